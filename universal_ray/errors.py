@@ -1,0 +1,44 @@
+"""Every error a user can cause or meet, each also the built-in exception it resembles.
+
+A message is one sentence that says what is wrong, where, and what to do.
+"""
+
+
+class UniversalRayError(Exception):
+    """Base of all errors raised on purpose by this project."""
+
+
+class ConfigurationError(UniversalRayError, ValueError):
+    """An option is misspelt, ill-typed, out of range or contradicts another."""
+
+
+class ModelError(UniversalRayError, ValueError):
+    """A model or its tokenizer cannot be used for this study."""
+
+
+class CorpusError(UniversalRayError, ValueError):
+    """A corpus is ragged, empty, or does not fit the models."""
+
+
+class MissingError(UniversalRayError, FileNotFoundError):
+    """A path that the study names does not exist."""
+
+
+class StorageError(UniversalRayError, OSError):
+    """A file cannot be written, read back or trusted."""
+
+
+class LockedError(UniversalRayError, RuntimeError):
+    """Another driver works on the same run directory."""
+
+
+class ResourceError(UniversalRayError, RuntimeError):
+    """The cluster lacks what the study asks for."""
+
+
+class NumericalError(UniversalRayError, ArithmeticError):
+    """A sum or a correlation lies outside what arithmetic allows."""
+
+
+class UnitError(UniversalRayError, RuntimeError):
+    """A unit of work failed as often as it may."""
