@@ -1,0 +1,238 @@
+"""What a model shows of its MLP neurons, against plain Hugging Face models with plain hooks."""
+
+import json
+import statistics
+import time
+from functools import partial
+
+import pytest
+import torch
+from helpers_models import make_gpt2, save_model
+
+from universal_ray.models import Capture, resolve
+
+STANFORD = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
+
+
+def plain(directory, out, before=None, dtype=torch.float32, attention=None):
+    """A Hugging Face model with hooks: a function from tokens [B, P] to values [T, N].
+
+    `out` ends the name of every module that reads post-activations, `before` of every module that
+    writes pre-activations, which are then what is captured. Attention is transformers' own choice.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, attn_implementation=attention
+    ).eval()
+    found = []
+    for name, module in model.named_modules():
+        if before is None and name.endswith(out):
+            module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        if before is not None and name.endswith(before):
+            module.register_forward_hook(lambda _, inputs, output: found.append(output))
+
+    def run(tokens_BP):
+        found.clear()
+        with torch.inference_mode():
+            model.base_model(tokens_BP, use_cache=False)
+        return torch.cat([x_BPD.reshape(tokens_BP.numel(), -1) for x_BPD in found], dim=1)
+
+    return run
+
+
+def rows(vocabulary, shape=(3, 20), seed=0):
+    return torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def families():
+    """(family, configuration, module that reads post-activations, module that writes pre)."""
+    common = {
+        "vocab_size": 320, "max_position_embeddings": 32, "hidden_size": 32,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "initializer_range": 0.2,
+        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    grouped = {"num_key_value_heads": 2, "intermediate_size": 96}
+    yield "GPTNeoX", {**common, "intermediate_size": 128}, "dense_4h_to_h", "dense_h_to_4h"
+    yield "Llama", {**common, **grouped}, "down_proj", "gate_proj"
+    yield "Gemma2", {**common, **grouped, "head_dim": 8}, "down_proj", "gate_proj"
+    yield "Phi", {**common, "intermediate_size": 128}, "fc2", "fc1"
+    yield "OPT", {
+        "vocab_size": 320, "max_position_embeddings": 32, "hidden_size": 32, "ffn_dim": 96,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "word_embed_proj_dim": 32,
+        "init_std": 0.2, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1,
+    }, "fc2", "fc1"  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ["post", "pre"])
+@pytest.mark.parametrize("flags", [{}, STANFORD], ids=["plain", "stanford"])
+def test_gpt2_equals_plain_hooks(tmp_path, flags, activation):
+    make_gpt2(tmp_path, seed=1, layers=4, **flags)
+    x_TN = Capture(resolve(str(tmp_path)), activation=activation)(rows(300))
+    assert x_TN.shape == (60, 4 * 128) and x_TN.dtype == torch.float32
+    before = None if activation == "post" else "c_fc"
+    for attention in ("sdpa", "eager"):
+        expected_TN = plain(tmp_path, "mlp.c_proj", before, attention=attention)(rows(300))
+        torch.testing.assert_close(x_TN, expected_TN, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", STANFORD)
+def test_the_quirks_of_the_stanford_seeds_reach_the_model(tmp_path, flag):
+    """The scale changes what neurons do, so its being ignored cannot go unnoticed above."""
+    on = make_gpt2(tmp_path / "on", seed=1, layers=4, **STANFORD)
+    off = make_gpt2(tmp_path / "off", seed=1, layers=4, **{**STANFORD, flag: False})
+    change_TN = (Capture(resolve(str(on)))(rows(300)) - Capture(resolve(str(off)))(rows(300))).abs()
+    layers_L = change_TN.reshape(60, 4, 128).amax((0, 2))
+    if flag == "scale_attn_by_inverse_layer_idx":
+        assert layers_L[0] == 0  # the first layer divides by one
+        assert (layers_L[1:] > 0.1).all()
+    else:  # the order of operations: rounding only in float32
+        assert (layers_L < 1e-5).all()
+
+
+def test_computes_in_the_dtype_asked_for(tmp_path):
+    make_gpt2(tmp_path, seed=1, layers=4, **STANFORD)
+    x_TN = Capture(resolve(str(tmp_path)), dtype=torch.float64)(rows(300))
+    expected_TN = plain(tmp_path, "mlp.c_proj", dtype=torch.float64)(rows(300))
+    torch.testing.assert_close(x_TN, expected_TN, rtol=0, atol=1e-12)
+
+
+def test_half_precision_is_no_worse_than_upcast_attention(tmp_path):
+    """`reorder_and_upcast_attn` keeps scores in float32; so must attention as it runs here."""
+    make_gpt2(tmp_path, seed=1, layers=4, **STANFORD)
+    exact_TN = plain(tmp_path, "mlp.c_proj", dtype=torch.float64)(rows(300))
+
+    def error(x_TN):
+        return (x_TN.double() - exact_TN).square().mean().sqrt()
+
+    x_TN = Capture(resolve(str(tmp_path)), dtype=torch.float16)(rows(300))
+    assert x_TN.dtype == torch.float16
+    upcast_TN = plain(tmp_path, "mlp.c_proj", dtype=torch.float16, attention="eager")(rows(300))
+    assert 0 < error(x_TN) < 1.2 * error(upcast_TN)
+
+
+@pytest.mark.parametrize("activation", ["post", "pre"])
+@pytest.mark.parametrize("family", list(families()), ids=lambda family: family[0])
+def test_other_architectures_equal_plain_hooks(tmp_path, family, activation):
+    import transformers
+
+    name, settings, post, pre = family
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = getattr(transformers, f"{name}ForCausalLM")(
+            getattr(transformers, f"{name}Config")(**settings)
+        )
+    save_model(model, tmp_path)
+    source = resolve(str(tmp_path))
+    assert (source.layers, source.vocabulary, source.context) == (3, 320, 32)
+    x_TN = Capture(source, activation=activation)(rows(320))
+    expected_TN = plain(tmp_path, post, None if activation == "post" else pre)(rows(320))
+    assert x_TN.shape == (60, source.neurons)
+    assert expected_TN.std() > 0.1
+    torch.testing.assert_close(x_TN, expected_TN, rtol=0, atol=1e-5)
+
+
+def test_post_of_a_gated_mlp_is_gate_times_up(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=48, hidden_act="silu", initializer_range=0.2,
+    )  # fmt: skip
+    save_model(LlamaForCausalLM(config), tmp_path)
+    source = resolve(str(tmp_path))
+    post_TN = Capture(source)(rows(300))
+    pre_TN = Capture(source, activation="pre")(rows(300))
+    up_TN = plain(tmp_path, "", "up_proj")(rows(300))
+    torch.testing.assert_close(post_TN, torch.nn.functional.silu(pre_TN) * up_TN)
+
+
+def test_tokens_run_row_by_row_and_neurons_layer_by_layer(tmp_path):
+    make_gpt2(tmp_path, seed=1, layers=3)
+    capture = Capture(resolve(str(tmp_path)))
+    tokens_BP = rows(300, (4, 10))
+    x_TN = capture(tokens_BP)
+    for row in range(4):
+        alone_TN = capture(tokens_BP[row : row + 1])
+        torch.testing.assert_close(x_TN[row * 10 : row * 10 + 10], alone_TN, rtol=0, atol=1e-5)
+    shallow = make_gpt2(tmp_path / "shallow", seed=1, layers=3)
+    (shallow / "config.json").write_text(
+        json.dumps({**json.loads((shallow / "config.json").read_text()), "n_layer": 2})
+    )
+    first_TN = Capture(resolve(str(shallow)))(tokens_BP)
+    torch.testing.assert_close(x_TN[:, : 2 * 128], first_TN)
+
+
+def test_results_belong_to_the_caller(tmp_path):
+    make_gpt2(tmp_path, seed=1)
+    capture = Capture(resolve(str(tmp_path)))
+    first_TN = capture(rows(300))
+    kept_TN = first_TN.clone()
+    capture(rows(300, seed=1))
+    assert torch.equal(first_TN, kept_TN)
+    assert not first_TN.requires_grad
+    first_TN.sub_(1.0)  # an inference tensor would refuse
+
+
+def test_the_unembedding_is_not_computed(tmp_path):
+    make_gpt2(tmp_path, seed=1)
+    capture = Capture(resolve(str(tmp_path)))
+    fired = []
+    for name, module in capture._bridge.original_model.named_modules():
+        if name.startswith("lm_head"):
+            module.register_forward_hook(lambda *_: fired.append("lm_head"))
+            fired.append("hooked")
+    capture(rows(300))
+    assert "hooked" in fired and "lm_head" not in fired
+
+
+def test_loading_is_quiet(tmp_path, capfd, recwarn):
+    make_gpt2(tmp_path, seed=1)
+    capfd.readouterr()
+    Capture(resolve(str(tmp_path)))(rows(300))
+    assert capfd.readouterr() == ("", "")
+    assert not list(recwarn)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"layers": 12, "width": 768, "heads": 12, "vocabulary": 500, "context": 128},
+        {"layers": 4, "width": 128, "heads": 4, "vocabulary": 500, "context": 128},
+    ],
+    ids=["gpt2-small", "tiny"],
+)
+def test_takes_at_most_1_4_times_plain_hooks(tmp_path, shape):
+    """Medians of interleaved runs, and a second look before failing: other work disturbs them."""
+    from transformers import GPT2LMHeadModel
+
+    make_gpt2(tmp_path, seed=0, initializer_range=0.02, **shape)
+    tokens_BP = rows(500, (1, 128) if shape["width"] == 768 else (16, 128))
+    model = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="sdpa").eval()
+    width = 4 * shape["width"]
+    x_TN = torch.empty(0)
+
+    def write(module, inputs, layer):
+        x_TN[:, layer * width : (layer + 1) * width] = inputs[0].reshape(-1, width)
+
+    for layer, block in enumerate(model.transformer.h):
+        block.mlp.c_proj.register_forward_pre_hook(partial(write, layer=layer))
+
+    def plain_hooks(tokens_BP):
+        nonlocal x_TN
+        x_TN = torch.empty(tokens_BP.numel(), shape["layers"] * width)
+        with torch.inference_mode():
+            model.transformer(tokens_BP, use_cache=False)
+
+    runs = (Capture(resolve(str(tmp_path))), plain_hooks)
+    seconds = ([], [])
+
+    def ratio(repetitions):
+        for _ in range(repetitions):
+            for run, times in zip(runs, seconds, strict=True):
+                start = time.perf_counter()
+                run(tokens_BP)
+                times.append(time.perf_counter() - start)
+        return statistics.median(seconds[0]) / statistics.median(seconds[1])
+
+    assert ratio(9) <= 1.4 or ratio(30) <= 1.4

@@ -1,0 +1,275 @@
+"""Streaming moment sums of activations, and the exact Pearson correlations they hold.
+
+Everything published is a function of these sums; all of them add, so a study may be cut into
+units of tokens anywhere and put together again. Pure: tensors in, tensors out.
+
+Shapes: T tokens of a batch, L layers, D neurons per layer, N = L·D neurons of one model,
+M neurons of another, R rows of a block, G groups of tokens (blocks of units).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from universal_ray.errors import NumericalError
+
+LayerSums = dict[str, Tensor]
+"""Sums of one layer by name: `n`, `sum`, `minimum`, `maximum`, `gram`, `cross`."""
+
+EXTREMES = {"minimum": torch.minimum, "maximum": torch.maximum}
+
+POLICIES = ("fp32", "fp16", "split")
+
+OVERSHOOT = {"fp32": 1e-5, "fp16": 2e-3, "split": 1e-5}
+"""How far |r| may exceed 1 by rounding before it is an error, per precision policy."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Shift and power-of-two scale of every neuron: `u = (x - shift) / scale`, both float32 [N]."""
+
+    shift_N: Tensor
+    scale_N: Tensor
+
+
+def calibrate(x_TN: Float[Tensor, "T N"], kept_T: Bool[Tensor, "T"], layers: int) -> Calibration:
+    """Choose shift and scale from one batch.
+
+    The scale is the power of two at or above the largest of the standard deviation, a thousandth
+    of the largest distance from the mean, and a hundredth of the layer's median deviation (so that
+    a neuron silent here which fires later does not overflow half precision). Raises
+    NumericalError where an activation is not finite or no token is kept.
+    """
+    if not bool(kept_T.any()):
+        raise NumericalError("calibration found no token to keep: exclude fewer tokens")
+    x_TN = x_TN[kept_T].double()
+    if not bool(torch.isfinite(x_TN).all()):
+        raise NumericalError("calibration met an activation that is not finite: check the model")
+    shift_N = x_TN.mean(0)
+    deviation_N = x_TN.std(0, correction=0)
+    reach_N = (x_TN - shift_N).abs().amax(0)
+    median_L = deviation_N.view(layers, -1).median(1).values
+    floor_N = median_L.repeat_interleave(deviation_N.numel() // layers) / 100
+    least_N = torch.stack([deviation_N, reach_N / 1000, floor_N]).amax(0)
+    mantissa_N, exponent_N = torch.frexp(least_N)
+    exponent_N = torch.where(mantissa_N == 0.5, exponent_N - 1, exponent_N)
+    scale_N = torch.ldexp(torch.ones_like(least_N), exponent_N)
+    scale_N = torch.where(least_N > 0, scale_N, torch.ones_like(scale_N))
+    return Calibration(shift_N.float(), scale_N.float())
+
+
+def normalise_(x_TN: Float[Tensor, "T N"], calibration: Calibration) -> Float[Tensor, "T N"]:
+    """Turn raw activations into `u` in place; dividing by a power of two is exact."""
+    return x_TN.sub_(calibration.shift_N).mul_(1 / calibration.scale_N)
+
+
+def operands(u_TN: Float[Tensor, "T N"], policy: str) -> tuple[Tensor, ...]:
+    """The factors a precision policy multiplies, made once per batch and model.
+
+    `fp32`: u itself. `fp16`: u rounded to half. `split`: u as the sum of two halves.
+    Without tensor cores the halves are held in float32, where their products are exact.
+    """
+    if policy == "fp32":
+        return (u_TN,)
+    held = torch.float16 if u_TN.is_cuda else torch.float32
+    high_TN = u_TN.half()
+    if policy == "fp16":
+        return (high_TN.to(held),)
+    low_TN = (u_TN - high_TN.float()).half()
+    return (high_TN.to(held), low_TN.to(held))
+
+
+def accumulate_(sums_NM: Tensor, left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> None:
+    """Add `leftᵀ · right` ([T, N], [T, M]) to float32 sums in place, low times low left out."""
+    for i, left_TN in enumerate(left):
+        for right_TM in right[: len(right) - i]:
+            if left_TN.dtype == torch.float32:
+                sums_NM.addmm_(left_TN.T, right_TM)
+            else:  # half precision products, accumulated in float32 by the tensor cores
+                torch.addmm(sums_NM, left_TN.T, right_TM, out_dtype=torch.float32, out=sums_NM)
+
+
+class ModelMoments:
+    """The sums of one model over one unit: n, Σu, extremes, and the Gram matrix of every layer."""
+
+    def __init__(self, layers: int, width: int, device: str):
+        self.layers, self.width = layers, width
+        self.n = 0
+        neurons = layers * width
+        self.sum_N = torch.zeros(neurons, dtype=torch.float64, device=device)
+        self.minimum_N = torch.full((neurons,), torch.inf, device=device)
+        self.maximum_N = torch.full((neurons,), -torch.inf, device=device)
+        self.gram_LDD = torch.zeros(layers, width, width, device=device)
+
+    def update(self, u_TN: Tensor, kept_T: Tensor, policy: str) -> tuple[Tensor, ...]:
+        """Add one batch of `u`; returns its operands for the cross products.
+
+        Rows of excluded tokens become zero in place. Raises NumericalError for values that are
+        not finite, or too large for the policy's half precision.
+        """
+        kept = int(kept_T.sum())
+        excluded_X = torch.nonzero(~kept_T).flatten()
+        if kept:
+            # Excluded rows first repeat a kept one, so that the extremes are those of kept tokens.
+            u_TN[excluded_X] = u_TN[torch.argmax(kept_T.to(torch.uint8))]
+            minimum_N, maximum_N = torch.aminmax(u_TN, dim=0)
+            self._check_range(minimum_N, maximum_N, policy)
+            self.minimum_N = torch.minimum(self.minimum_N, minimum_N)
+            self.maximum_N = torch.maximum(self.maximum_N, maximum_N)
+        u_TN[excluded_X] = 0
+        self.n += kept
+        self.sum_N += u_TN.sum(0, dtype=torch.float64)
+        factors = operands(u_TN, policy)
+        for layer in range(self.layers):
+            columns = slice(layer * self.width, (layer + 1) * self.width)
+            part = tuple(factor[:, columns] for factor in factors)
+            accumulate_(self.gram_LDD[layer], part, part)
+        return factors
+
+    def _check_range(self, minimum_N: Tensor, maximum_N: Tensor, policy: str) -> None:
+        limit = 65504.0 if policy != "fp32" else torch.finfo(torch.float32).max
+        wrong_N = ~((minimum_N >= -limit) & (maximum_N <= limit))
+        if bool(wrong_N.any()):
+            neuron = int(torch.nonzero(wrong_N)[0])
+            raise NumericalError(
+                f"layer {neuron // self.width}, neuron {neuron % self.width} has an activation "
+                f"that is not finite or too large for precision.moments={policy}: "
+                "check the model, or use fp32"
+            )
+
+    def layer_sums(self, layer: int) -> LayerSums:
+        """The sums of one layer, on the CPU, as they are stored."""
+        columns = slice(layer * self.width, (layer + 1) * self.width)
+        return {
+            "n": torch.tensor(self.n, dtype=torch.float64),
+            "sum": self.sum_N[columns].cpu(),
+            "minimum": self.minimum_N[columns].cpu(),
+            "maximum": self.maximum_N[columns].cpu(),
+            "gram": self.gram_LDD[layer].cpu(),
+        }
+
+
+def merge(sums: Iterable[LayerSums]) -> LayerSums:
+    """Merge sums of disjoint tokens in the order given: float64, extremes by extreme.
+
+    The inputs are left as they are.
+    """
+    merged: LayerSums = {}
+    for part in sums:
+        for name, value in part.items():
+            value = value.double()
+            if name not in merged:
+                merged[name] = value.clone()
+            elif name in EXTREMES:
+                merged[name] = EXTREMES[name](merged[name], value)
+            else:
+                merged[name] += value
+    return merged
+
+
+@dataclass(frozen=True)
+class NeuronMoments:
+    """Merged moments of every neuron of a model, float64 [N], in units of `u`."""
+
+    n: float
+    sum_N: Tensor
+    squares_N: Tensor
+    """Σ(u − mean)²"""
+    dead_N: Tensor
+    """bool: constant over the kept tokens, so without a correlation"""
+
+
+def neuron_moments(layers: list[LayerSums]) -> NeuronMoments:
+    """Moments of every neuron from the merged sums of all layers of a model."""
+    n = float(layers[0]["n"])
+    sum_N = torch.cat([part["sum"] for part in layers])
+    raw_N = torch.cat([part["gram"].diagonal() for part in layers])
+    squares_N = raw_N - sum_N * sum_N / n
+    constant_N = torch.cat([part["minimum"] >= part["maximum"] for part in layers])
+    return NeuronMoments(n, sum_N, squares_N, constant_N | (squares_N <= 1e-12 * raw_N))
+
+
+def centred_gram(part: LayerSums) -> Float[Tensor, "D D"]:
+    """Σ(u − mean)(u − mean)ᵀ of one layer from its merged sums."""
+    return part["gram"] - torch.outer(part["sum"], part["sum"]) / part["n"]
+
+
+def centred_cross(
+    cross_RM: Float[Tensor, "R M"], rows: NeuronMoments, columns: NeuronMoments, first: int
+) -> Float[Tensor, "R M"]:
+    """Σ(u − mean)(v − mean)ᵀ for the rows from `first` on; zero where a neuron is dead."""
+    block = slice(first, first + cross_RM.shape[0])
+    centred_RM = cross_RM - torch.outer(rows.sum_N[block], columns.sum_N) / rows.n
+    centred_RM[rows.dead_N[block]] = 0
+    centred_RM[:, columns.dead_N] = 0
+    return centred_RM
+
+
+def correlation(
+    centred_RM: Float[Tensor, "R M"],
+    rows: NeuronMoments,
+    columns: NeuronMoments,
+    first: int,
+    policy: str,
+) -> Float[Tensor, "R M"]:
+    """Pearson's r in float64 for the rows from `first` on, NaN where a neuron is dead.
+
+    |r| is clipped to 1 within the policy's bound and a NumericalError beyond it.
+    """
+    block = slice(first, first + centred_RM.shape[0])
+    deviation_R = rows.squares_N[block].clamp_min(0).sqrt()
+    deviation_M = columns.squares_N.clamp_min(0).sqrt()
+    r_RM = centred_RM / deviation_R[:, None] / deviation_M
+    r_RM[rows.dead_N[block]] = torch.nan
+    r_RM[:, columns.dead_N] = torch.nan
+    largest = float(r_RM.nan_to_num(0).abs().max())
+    if largest > 1 + OVERSHOOT[policy]:
+        raise NumericalError(
+            f"a correlation of {largest:.6f} exceeds 1 by more than precision.moments={policy} "
+            "allows: use a more exact policy"
+        )
+    return r_RM.clamp_(-1, 1)
+
+
+def jackknife_error(
+    n_G: Float[Tensor, "G"],
+    cross_GR: Float[Tensor, "G R"],
+    left_GR: tuple[Tensor, Tensor],
+    right_GR: tuple[Tensor, Tensor],
+) -> Float[Tensor, "R"]:
+    """Standard error of r by leaving out one group of tokens at a time.
+
+    Groups may differ in size (the delete-m_j jackknife of Busing, Meijer and van der Leeden 1999).
+    `left_GR`, `right_GR`: Σu and Σu² of the two neurons of each pair by group. NaN for one group.
+    """
+    groups = n_G.numel()
+    if groups < 2:
+        return torch.full_like(cross_GR[0], torch.nan)
+
+    def r_of(n: Tensor, cross: Tensor, sums: list[Tensor], squares: list[Tensor]) -> Tensor:
+        covariance = cross - sums[0] * sums[1] / n
+        variances = [q - s * s / n for s, q in zip(sums, squares, strict=True)]
+        return covariance / (variances[0].clamp_min(0) * variances[1].clamp_min(0)).sqrt()
+
+    sums_GR, squares_GR = [left_GR[0], right_GR[0]], [left_GR[1], right_GR[1]]
+    n = n_G.sum()
+    r_R = r_of(n, cross_GR.sum(0), [s.sum(0) for s in sums_GR], [q.sum(0) for q in squares_GR])
+    left_out_GR = r_of(
+        (n - n_G)[:, None],
+        cross_GR.sum(0) - cross_GR,
+        [s.sum(0) - s for s in sums_GR],
+        [q.sum(0) - q for q in squares_GR],
+    )
+    weight_G1 = (n / n_G)[:, None]
+    pseudo_GR = weight_G1 * r_R - (weight_G1 - 1) * left_out_GR
+    estimate_R = groups * r_R - ((1 - 1 / weight_G1) * left_out_GR).sum(0)
+    variance_R = ((pseudo_GR - estimate_R) ** 2 / (weight_G1 - 1)).sum(0) / groups
+    return variance_R.sqrt()
+
+
+def split_index(index: Int[Tensor, "..."], width: int) -> tuple[Tensor, Tensor]:
+    """Layer and neuron within the layer of a flat neuron index."""
+    return torch.div(index, width, rounding_mode="floor"), index % width

@@ -1,0 +1,276 @@
+"""The configuration of a study: Hydra's schema, its checks, and what of it fixes the bits.
+
+Every field here is a key a user may set; `conf/` holds the values. Checks across fields live in
+`check`; what a change of a key means for a run that exists is `CHANGES`.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from universal_ray.errors import ConfigurationError
+
+
+class Pairs(Enum):
+    """Which models are correlated."""
+
+    reference = "reference"
+    """the reference with each compared model, as in the paper"""
+    all = "all"
+    """every two models"""
+
+
+class Activation(Enum):
+    """Which value of an MLP neuron is correlated."""
+
+    post = "post"
+    pre = "pre"
+
+
+class ForwardType(Enum):
+    """Number format of the forward pass."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Exclusion(Enum):
+    """Named rules for tokens that do not count."""
+
+    paper = "paper"
+    special = "special"
+    none = "none"
+
+
+class Policy(Enum):
+    """How products are multiplied and accumulated."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    split = "split"
+
+
+class Rotation(Enum):
+    """Law of the baseline's rotations."""
+
+    gaussian = "gaussian"
+    orthogonal = "orthogonal"
+
+
+class Device(Enum):
+    """What a worker computes on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    dir: str = "runs/tiny"
+    """Run directory: a path or an fsspec address that every node can reach."""
+
+
+@dataclass(kw_only=True)
+class ModelsConfig:
+    reference: str = "???"
+    """The model whose neurons are asked about: hub `id[@revision]` or a directory."""
+    compared: list[str] = field(default_factory=list)
+    """The models they are looked for in."""
+    pairs: Pairs = Pairs.reference
+    tokenizer: str | None = None
+    """Tokenizer of all models, by default each model's own."""
+    activation: Activation = Activation.post
+    dtype: ForwardType = ForwardType.float32
+
+
+@dataclass(kw_only=True)
+class TextConfig:
+    source: str = "???"
+    """Hub `id[@revision]`, or a local .parquet, .jsonl, .json or .txt file or glob."""
+    name: str | None = None
+    """Configuration of a hub dataset."""
+    split: str = "train"
+    column: str = "text"
+    subset: str | None = None
+    """Column with a document's subset label, dots reach into nested ones."""
+    minimum_characters: int = 51
+    """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
+    prepared: str | None = None
+    """Where the token shards go, by default `<run.dir>/corpus`."""
+
+
+@dataclass(kw_only=True)
+class CorpusConfig:
+    path: str | None = None
+    """An already tokenised `datasets` directory; none where `text` is to be tokenised."""
+    context: int | None = None
+    """Tokens per row; by default what the tokenised directory holds."""
+    tokens: int | None = None
+    """Raw tokens to use, rounded up to whole rows; by default all."""
+    exclude: Exclusion = Exclusion.paper
+    seed: int = 0
+    """Seed of the shuffle when text is tokenised."""
+    text: TextConfig | None = None
+
+
+@dataclass(kw_only=True)
+class UnitsConfig:
+    tokens: int = 1_000_000
+    """Raw tokens of one unit of work, rounded down to whole rows."""
+    batch: int = 4096
+    """Raw tokens of one forward pass, rounded down to whole rows."""
+    fold: int = 8
+    """Full units that fold into one block; blocks are what the jackknife leaves out."""
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    address: str | None = None
+    """None: a local cluster; `auto` or an address: join that one."""
+    workers: int = 2
+    threads: int = 1
+    """CPU threads of each worker."""
+    device: Device = Device.cpu
+    """`cuda` pins one GPU to each worker."""
+
+
+@dataclass(kw_only=True)
+class PrecisionConfig:
+    moments: Policy = Policy.fp32
+
+
+@dataclass(kw_only=True)
+class BaselineConfig:
+    rotations: int = 5
+    kind: Rotation = Rotation.gaussian
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class UniversalConfig:
+    threshold: float = 0.5
+    """A neuron is universal when its excess correlation is above this."""
+
+
+@dataclass(kw_only=True)
+class Study:
+    run: RunConfig = field(default_factory=RunConfig)
+    models: ModelsConfig = field(default_factory=ModelsConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    units: UnitsConfig = field(default_factory=UnitsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    universal: UniversalConfig = field(default_factory=UniversalConfig)
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+
+REFUSED = "refused"
+REDUCED = "reduce alone"
+ADDED = "adds units"
+FREE = "no new work"
+
+CHANGES = {
+    "models.reference": ADDED,
+    "models.compared": ADDED,
+    "models.pairs": ADDED,
+    "models.tokenizer": FREE,
+    "models.activation": REFUSED,
+    "models.dtype": REFUSED,
+    "corpus.path": FREE,
+    "corpus.context": REFUSED,
+    "corpus.tokens": ADDED,
+    "corpus.exclude": REFUSED,
+    "corpus.seed": REFUSED,
+    "corpus.text": REFUSED,
+    "units.tokens": REFUSED,
+    "units.batch": REFUSED,
+    "units.fold": REFUSED,
+    "cluster.address": FREE,
+    "cluster.workers": FREE,
+    "cluster.threads": REFUSED,
+    "cluster.device": REFUSED,
+    "precision.moments": REFUSED,
+    "baseline.rotations": REDUCED,
+    "baseline.kind": REDUCED,
+    "baseline.seed": REDUCED,
+    "universal.threshold": REDUCED,
+}
+"""What a change of each key means for a run directory that holds results already.
+
+A path or a name may change freely as long as what it leads to is the same: tokens and models are
+known by their content.
+"""
+
+
+def check(study: Study) -> None:
+    """Every check across fields that needs no file. Raises ConfigurationError."""
+    positive = {
+        "units.tokens": study.units.tokens,
+        "units.batch": study.units.batch,
+        "units.fold": study.units.fold,
+        "cluster.workers": study.cluster.workers,
+        "cluster.threads": study.cluster.threads,
+        "baseline.rotations": study.baseline.rotations,
+        "corpus.tokens": study.corpus.tokens,
+        "corpus.context": study.corpus.context,
+    }
+    for key, value in positive.items():
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{key} is {value}: give a number of at least 1")
+    if not study.models.compared:
+        raise ConfigurationError("models.compared is empty: name at least one model to compare")
+    names = [study.models.reference, *study.models.compared]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"model {name} is named twice: name each model once")
+    if (study.corpus.path is None) == (study.corpus.text is None):
+        raise ConfigurationError(
+            "corpus.path and corpus.text are both set or both missing: "
+            "give a tokenised directory or text to tokenise"
+        )
+    if study.units.batch > study.units.tokens:
+        raise ConfigurationError(
+            f"units.batch ({study.units.batch}) is larger than units.tokens "
+            f"({study.units.tokens}): make units of at least one batch"
+        )
+    if not -1 <= study.universal.threshold <= 2:
+        raise ConfigurationError(
+            f"universal.threshold is {study.universal.threshold}: give a correlation"
+        )
+
+
+def plain(value: Any) -> Any:
+    """Nested dataclasses and enums as plain dictionaries, strings and numbers."""
+    if isinstance(value, Enum):
+        return value.value
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def value_of(study: Study, key: str) -> Any:
+    """The plain value of a dotted key."""
+    value: Any = study
+    for name in key.split("."):
+        value = getattr(value, name)
+    return plain(value)
+
+
+def bits(study: Study, context: int, excluded: tuple[int, ...]) -> dict[str, Any]:
+    """Everything but models and tokens that decides the bits of a unit's sums."""
+    refused = [key for key, change in CHANGES.items() if change == REFUSED]
+    skipped = {"corpus.text", "corpus.seed", "corpus.context", "corpus.exclude"}
+    fixed = {key: value_of(study, key) for key in refused if key not in skipped}
+    return {**fixed, "corpus.context": context, "corpus.exclude": list(excluded)}
+
+
+def fingerprint(content: Any) -> str:
+    """sha256 of a JSON-able value, keys sorted."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
