@@ -1,0 +1,285 @@
+"""Tokenised corpora: open and check them, read rows, and say which tokens count.
+
+A corpus is a directory written by `datasets`' `save_to_disk` with an integer column `tokens`. It is
+read through memory-mapped Arrow buffers, so that checking 100M tokens takes seconds, a worker opens
+only the files its rows lie in, and nothing is cached anywhere.
+
+Shapes: B rows, P positions of a row, T = B·P tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+
+from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
+
+MANIFEST = "manifest.json"
+TOKENS = "tokens"
+SUBSET = "subset"
+ROWS_AT_ONCE = 4096
+"""Rows held as int64 while hashing or counting: 16 MiB at 512 positions."""
+
+EXCLUSION_RULES = {
+    "paper": ("pad", "bos", "eos", "newline"),
+    "special": ("pad", "bos", "eos"),
+    "none": (),
+}
+"""Which tokens each rule takes out of every sum, for all models alike (arXiv 2401.12181, A.2)."""
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """A checked corpus; cheap to pickle, its files are opened anew by each read."""
+
+    path: str
+    rows: int
+    context: int
+    largest_id: int
+    tokenizer: str | None
+    """Identity of the tokenizer, where the corpus has a manifest that names it."""
+    files: tuple[tuple[str, int], ...]
+    """Arrow files in order, each with its number of rows."""
+
+    def read(self, start: int, stop: int) -> Int64[np.ndarray, "B P"]:
+        """A copy of rows start to stop. Raises CorpusError where there are no such rows."""
+        tokens_BP = np.empty((max(stop - start, 0), self.context), dtype=np.int64)
+        filled = 0
+        for column in self._columns(TOKENS, start, stop):
+            for chunk in column.chunks:
+                part_BP = chunk.flatten().to_numpy().reshape(len(chunk), self.context)
+                tokens_BP[filled : filled + len(chunk)] = part_BP
+                filled += len(chunk)
+        return tokens_BP
+
+    def subsets(self, start: int, stop: int) -> list[str] | None:
+        """The subset label of each row, or None where the corpus has no column `subset`."""
+        labels: list[str] = []
+        for column in self._columns(SUBSET, start, stop):
+            if column is None:
+                return None
+            labels += column.to_pylist()
+        return labels
+
+    def rows_hash(self, start: int, stop: int) -> str:
+        """sha256 (hex) of the rows' shape and of their tokens as little-endian int64."""
+        digest = hashlib.sha256(f"{stop - start},{self.context};".encode())
+        for tokens_BP in self._batches(start, stop):
+            digest.update(tokens_BP.astype("<i8", copy=False).data)
+        return digest.hexdigest()
+
+    def _batches(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        for first in range(start, stop, ROWS_AT_ONCE):
+            yield self.read(first, min(first + ROWS_AT_ONCE, stop))
+
+    def _columns(self, name: str, start: int, stop: int) -> Iterator[Any]:
+        """The part of a column that lies in each file touched, None where the file lacks it."""
+        if not 0 <= start <= stop <= self.rows:
+            raise CorpusError(
+                f"rows {start} to {stop} of {self.path} were asked for, but it has "
+                f"{self.rows} rows: ask for fewer"
+            )
+        first = 0
+        for file, rows in self.files:
+            if first < stop and start < first + rows:
+                table = _table(Path(self.path) / file)
+                begin = max(start - first, 0)
+                length = min(stop - first, rows) - begin
+                found = name in table.column_names
+                yield table[name].slice(begin, length) if found else None
+            first += rows
+
+
+def open_corpus(path: str) -> TokenCorpus:
+    """Open a tokenised `datasets` directory, having looked at every row's length and every id.
+
+    Raises MissingError for a path that is not there, StorageError for damaged files, and
+    CorpusError for whatever is no `Dataset` of rows of token ids, all of one length.
+    """
+    names = _arrow_files(Path(path))
+    files: list[tuple[str, int]] = []
+    context, rows, smallest_id, largest_id = None, 0, 0, 0
+    for name in names:
+        column = _token_column(_table(Path(path) / name), path)
+        for chunk in column.chunks:
+            if len(chunk) == 0:
+                continue
+            lengths_B = _lengths(chunk, path)
+            context = int(lengths_B[0]) if context is None else context
+            ragged_B = np.flatnonzero(lengths_B != context)
+            if ragged_B.size:
+                row = int(ragged_B[0])
+                raise CorpusError(
+                    f"row {rows + row} of {path} has {lengths_B[row]} tokens, row 0 has "
+                    f"{context}: cut all rows to one length"
+                )
+            ids = chunk.flatten()
+            if ids.null_count:
+                raise CorpusError(f"{path} has missing token ids: drop or mend those rows")
+            bounds = pc.min_max(ids).as_py() if len(ids) else {"min": 0, "max": 0}
+            smallest_id = min(smallest_id, bounds["min"])
+            largest_id = max(largest_id, bounds["max"])
+            rows += len(chunk)
+        files.append((name, len(column)))
+    if rows == 0:
+        raise CorpusError(f"{path} has no rows: tokenise some text into it first")
+    if not context:
+        raise CorpusError(f"the rows of {path} hold no tokens: tokenise the text again")
+    if smallest_id < 0:
+        raise CorpusError(f"{path} holds the token id {smallest_id}: ids must not be negative")
+    return TokenCorpus(
+        path=path,
+        rows=rows,
+        context=context,
+        largest_id=largest_id,
+        tokenizer=_tokenizer_identity(Path(path)),
+        files=tuple(files),
+    )
+
+
+def check_fits(
+    corpus: TokenCorpus,
+    *,
+    vocabulary: dict[str, int],
+    context: dict[str, int],
+    tokenizer_identity: str,
+) -> None:
+    """Check a corpus against each model's vocabulary size and context, and their tokenizer.
+
+    Raises CorpusError naming the model.
+    """
+    for model, size in vocabulary.items():
+        if corpus.largest_id >= size:
+            raise CorpusError(
+                f"{corpus.path} holds the token id {corpus.largest_id}, but {model} knows only "
+                f"ids below {size}: use a corpus made with this model's tokenizer"
+            )
+    for model, length in context.items():
+        if corpus.context > length:
+            raise CorpusError(
+                f"rows of {corpus.path} have {corpus.context} tokens, but {model} takes at most "
+                f"{length}: tokenise with a shorter context"
+            )
+    if corpus.tokenizer is not None and corpus.tokenizer != tokenizer_identity:
+        raise CorpusError(
+            f"{corpus.path} was made with the tokenizer {corpus.tokenizer[:12]}, but "
+            f"{', '.join(vocabulary)} use {tokenizer_identity[:12]}: tokenise the text again "
+            "with the models' own tokenizer"
+        )
+
+
+def excluded_ids(rule: str, tokenizer: Any) -> tuple[int, ...]:
+    """Sorted ids that a rule of EXCLUSION_RULES excludes under a Hugging Face tokenizer.
+
+    `newline` is the one token that decodes to a single newline (id 198 in GPT-2; two newlines in
+    one token are kept); a tokenizer that has no such token has none to exclude. Raises
+    ConfigurationError for an unknown rule.
+    """
+    if rule not in EXCLUSION_RULES:
+        raise ConfigurationError(
+            f"corpus.exclude is {rule}: choose one of {', '.join(EXCLUSION_RULES)}"
+        )
+    ids: set[int] = set()
+    for kind in EXCLUSION_RULES[rule]:
+        if kind == "newline":
+            encoded = tokenizer.encode("\n", add_special_tokens=False)
+            ids |= {token for token in encoded if tokenizer.decode([token]) == "\n"}
+        else:
+            ids |= {getattr(tokenizer, f"{kind}_token_id")} - {None}
+    return tuple(sorted(ids))
+
+
+def kept_mask(tokens_BP: Int[Tensor, "B P"], excluded: tuple[int, ...]) -> Bool[Tensor, "T"]:
+    """Which tokens count, row after row, on the device of the tokens."""
+    excluded_E = torch.tensor(excluded, dtype=tokens_BP.dtype, device=tokens_BP.device)
+    return torch.isin(tokens_BP.flatten(), excluded_E, invert=True)
+
+
+def count_kept(corpus: TokenCorpus, excluded: tuple[int, ...], start: int, stop: int) -> int:
+    """How many tokens of rows start to stop count; zero means there is nothing to correlate."""
+    excluded_E = np.array(excluded, dtype=np.int64)
+    batches = corpus._batches(start, stop)
+    return sum(int(np.isin(tokens_BP, excluded_E, invert=True).sum()) for tokens_BP in batches)
+
+
+def _arrow_files(directory: Path) -> list[str]:
+    """Names of the Arrow files of a saved `Dataset`, in the order of its rows."""
+    if not directory.exists():
+        raise MissingError(f"corpus {directory} does not exist: check corpus.path")
+    if (directory / "dataset_dict.json").is_file():
+        splits = ", ".join(json.loads((directory / "dataset_dict.json").read_text())["splits"])
+        raise CorpusError(
+            f"{directory} is a DatasetDict: name one of its splits ({splits}), "
+            f"as in corpus.path={directory}/{splits.split(', ')[0]}"
+        )
+    if not (directory / "state.json").is_file():
+        raise CorpusError(
+            f"{directory} is no directory written by `Dataset.save_to_disk`: "
+            "save the tokenised dataset with it, or give text to tokenise"
+        )
+    try:
+        state = json.loads((directory / "state.json").read_text())
+        return [entry["filename"] for entry in state["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{directory}/state.json cannot be read: save it again") from error
+
+
+def _table(file: Path) -> pa.Table:
+    """One Arrow file, memory-mapped: only the pages read later touch the disk."""
+    if not file.is_file():
+        raise MissingError(f"{file} is missing: copy the corpus again, with all its files")
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StorageError(f"{file} is truncated or damaged: copy the corpus again") from error
+
+
+def _token_column(table: pa.Table, path: str) -> pa.ChunkedArray:
+    """The column `tokens`, having checked that it is a list of integers."""
+    if TOKENS not in table.column_names:
+        raise CorpusError(
+            f"{path} has no column `{TOKENS}` but {', '.join(table.column_names)}: "
+            "rename the column that holds the token ids"
+        )
+    kind = table.schema.field(TOKENS).type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not (lists or pa.types.is_fixed_size_list(kind)):
+        raise CorpusError(f"`{TOKENS}` of {path} is {kind}: it must hold a list of ids per row")
+    # A dataset of empty rows only has the type null; it is refused for being empty.
+    if not (pa.types.is_integer(kind.value_type) or pa.types.is_null(kind.value_type)):
+        raise CorpusError(
+            f"`{TOKENS}` of {path} holds {kind.value_type}: token ids must be integers"
+        )
+    return table[TOKENS]
+
+
+def _lengths(chunk: pa.Array, path: str) -> np.ndarray:
+    """Tokens in each row of a chunk, from the Arrow offsets."""
+    if chunk.null_count:
+        raise CorpusError(f"{path} has rows without tokens (null): drop those rows")
+    if pa.types.is_fixed_size_list(chunk.type):
+        return np.full(len(chunk), chunk.type.list_size)
+    return np.diff(chunk.offsets.to_numpy())
+
+
+def _tokenizer_identity(directory: Path) -> str | None:
+    """What the manifest says about the tokenizer, None where there is no such manifest."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StorageError(
+            f"{directory / MANIFEST} cannot be read: tokenise the text again"
+        ) from error
+    identity = manifest.get("tokenizer") if isinstance(manifest, dict) else None
+    return identity if isinstance(identity, str) else None

@@ -1,0 +1,148 @@
+"""Documents of a text source, with their subset labels, streamed through `datasets`."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from glob import glob
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from universal_ray.errors import ConfigurationError, CorpusError, MissingError
+
+READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
+COMPRESSIONS = (".gz", ".zst")
+
+
+@dataclass(kw_only=True)
+class TextSettings:
+    """What to tokenise, and into which rows."""
+
+    source: str
+    """Hub dataset `id[@revision]`; or a file, glob or `hf://` address of .parquet, .jsonl, .json
+    or .txt (each .txt file one document), also compressed as .gz or .zst."""
+    name: str | None = None
+    """Configuration of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    column: str = "text"
+    """Column with the text; dots reach into nested columns."""
+    subset: str | None = None
+    """Column with a document's subset label, as `meta.pile_set_name`; none: no subsets."""
+    minimum_characters: int = 51
+    """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
+    documents: int | None = None
+    """How many documents to read from the start of the source; by default all."""
+    context: int = 512
+    """Tokens per row, BOS included."""
+    tokens: int | None = None
+    """Tokens wanted, rounded up to whole rows; by default all there are."""
+    seed: int = 0
+    """Seed of the shuffle."""
+
+
+def documents(settings: TextSettings) -> tuple[Iterator[tuple[str, str]], dict[str, Any]]:
+    """The documents of a source with their subset labels, and what the source is.
+
+    Streamed: `datasets` keeps no copy and no cache of the text.
+    """
+    import datasets
+
+    opened, provenance = _opening(settings)
+    try:
+        dataset = datasets.load_dataset(**opened, split=settings.split, streaming=True)
+        records = islice(dataset, settings.documents)
+    except Exception as error:
+        raise CorpusError(_unreadable(settings.source, error)) from error
+    return _labelled(records, settings), {**provenance, "datasets": datasets.__version__}
+
+
+def _labelled(
+    records: Iterator[dict[str, Any]], settings: TextSettings
+) -> Iterator[tuple[str, str]]:
+    """(text, subset label) of each record; documents without text count as empty."""
+    number = 0
+    while True:
+        try:
+            record = next(records, None)
+        except Exception as error:
+            raise CorpusError(_unreadable(settings.source, error)) from error
+        if record is None:
+            return
+        text = _value(record, settings.column, number, settings.source)
+        if text is not None and not isinstance(text, str):
+            raise CorpusError(
+                f"`{settings.column}` of {settings.source} holds {type(text).__name__}, not text: "
+                "name the column with the text"
+            )
+        label = ""
+        if settings.subset:
+            label = _value(record, settings.subset, number, settings.source)
+            if label is None:
+                raise CorpusError(
+                    f"document {number} of {settings.source} has no `{settings.subset}`: "
+                    "label every document or set corpus.text.subset=null"
+                )
+        yield text or "", str(label)
+        number += 1
+
+
+def _value(record: dict[str, Any], column: str, number: int, source: str) -> Any:
+    """A record's value under a dotted column name."""
+    value: Any = record
+    for part in column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise CorpusError(
+                f"document {number} of {source} has no `{column}`: its columns are "
+                f"{', '.join(record)}"
+            )
+        value = value[part]
+    return value
+
+
+def _opening(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of `load_dataset` for a source, and the record of it for the manifest."""
+    source = settings.source
+    stem = source
+    for compression in COMPRESSIONS:
+        stem = stem.removesuffix(compression)
+    reader = READERS.get(Path(stem).suffix)
+    if reader is None:
+        return _hub(settings)
+    if source.endswith(".zst") and importlib.util.find_spec("zstandard") is None:
+        raise ConfigurationError(f"{source} is compressed by zstd: pip install zstandard first")
+    opened: dict[str, Any] = {"path": reader, "data_files": {settings.split: source}}
+    provenance: dict[str, Any] = {"address": source}
+    if "://" not in source:
+        files = sorted(glob(source, recursive=True))
+        if not files:
+            raise MissingError(f"no file matches {source}: check corpus.text.source")
+        opened["data_files"] = {settings.split: files}
+        provenance = {"files": {file: os.path.getsize(file) for file in files}}
+    if reader == "text":
+        opened["sample_by"] = "document"
+    return opened, provenance
+
+
+def _hub(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A dataset on the hub, held to the commit that its revision means now."""
+    from huggingface_hub import HfApi
+
+    name, _, revision = settings.source.partition("@")
+    if os.path.exists(name) or name.startswith((".", "/")) or name.count("/") > 1:
+        raise ConfigurationError(
+            f"{settings.source} is neither a hub dataset nor a file of "
+            f"{', '.join(READERS)}: name files, as in '{name}/*.parquet'"
+        )
+    try:
+        commit = HfApi().dataset_info(name, revision=revision or None).sha
+    except Exception as error:
+        raise CorpusError(_unreadable(settings.source, error)) from error
+    opened = {"path": name, "name": settings.name, "revision": commit}
+    return opened, {"dataset": name, "commit": commit}
+
+
+def _unreadable(source: str, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return f"{source} cannot be read ({reason}): check corpus.text and the way to the hub"

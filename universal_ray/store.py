@@ -1,0 +1,399 @@
+"""Files of a run directory, on a local disk or an object store: whole or absent, never half.
+
+The only module that knows fsspec. Every file is first written whole under a local temporary name,
+hashed there, and then published: by fsync and rename on a local file system, by one put elsewhere.
+torch, safetensors and pyarrow are imported where they are used, so that reading a run's status
+does not wait for them.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from universal_ray.errors import (
+    ConfigurationError,
+    MissingError,
+    StorageError,
+    UniversalRayError,
+)
+
+if TYPE_CHECKING:
+    import pyarrow
+    import torch
+
+logger = logging.getLogger(__name__)
+
+PARTIAL = ".partial-"
+"""Part of every temporary name: what carries it was never finished."""
+
+_RIGHTS = "give this user the rights to that folder, or choose another run.dir"
+_IN_THE_WAY = "move away the file that lies on that path, or choose another run.dir"
+_REMEDIES = {
+    errno.ENOSPC: "free some space there, and run the same command again",
+    errno.EDQUOT: "raise the quota or free some space, and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files, and run the same command again",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "mount it writable, or choose another run.dir",
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+}
+_Paths = list[str]  # Store has a method called list
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What was written: path within the store, length in bytes, sha256 in hexadecimal."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Store:
+    """The files under one directory or bucket prefix, named by relative paths with slashes.
+
+    Can be pickled: a worker opens the file system anew. All failures are StorageError, or
+    MissingError where a file to be read does not exist.
+    """
+
+    def __init__(self, url: str) -> None:
+        """`url` is a path, made absolute, or s3://..., gs://...; ConfigurationError if unusable."""
+        try:
+            self._files, self._root = url_to_fs(str(url), use_listings_cache=False)
+        except (ValueError, ImportError) as error:
+            raise ConfigurationError(
+                f"The run directory {url} cannot be opened ({_reason(error)}): name a local path or"
+                " a URL whose protocol is installed."
+            ) from error
+        if "memory" in self._files.protocol:
+            raise ConfigurationError(
+                f"The run directory {url} lies in the memory of one process, which no worker can"
+                " see: name a path or an object store that all nodes share."
+            )
+        self._local = isinstance(self._files, LocalFileSystem)
+        self.url: str = self._root if self._local else self._files.unstrip_protocol(self._root)
+
+    def put(self, path: str, data: bytes) -> Receipt:
+        """Writes `data`, replacing what was there; readers see the old file or the new one."""
+        return self._publish(path, len(data), lambda name: Path(name).write_bytes(data))
+
+    def put_tensors(
+        self,
+        path: str,
+        tensors: Mapping[str, "torch.Tensor"],
+        metadata: Mapping[str, str] | None = None,
+    ) -> Receipt:
+        """Writes named tensors as one safetensors file, without a second copy in memory.
+
+        Tensors that overlap in memory are refused by safetensors (RuntimeError).
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+        def write(name: str) -> None:
+            try:
+                save_file(packed, name, metadata=dict(metadata or {}))
+            except SafetensorError as error:
+                code = re.search(r"os error (\d+)", str(error))
+                if code is None:
+                    raise
+                number = int(code[1])
+                raise OSError(number, os.strerror(number)) from error
+
+        return self._publish(path, sum(tensor.nbytes for tensor in packed.values()), write)
+
+    def put_json(self, path: str, content: Mapping[str, Any]) -> Receipt:
+        """Writes strict JSON: a NaN is a ValueError, a value that is missing is None."""
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+        return self.put(path, text.encode() + b"\n")
+
+    def put_table(
+        self, path: str, table: "pyarrow.Table", row_group_size: int | None = None
+    ) -> Receipt:
+        """Writes a Parquet file (zstd) with `row_group_size` rows to a group."""
+        import pyarrow.parquet
+
+        def write(name: str) -> None:
+            pyarrow.parquet.write_table(
+                table, name, compression="zstd", row_group_size=row_group_size
+            )
+
+        return self._publish(path, table.nbytes, write)
+
+    def finish(self, marker_path: str, content: Mapping[str, Any]) -> None:
+        """Writes the marker of a completed piece of work, after every file it vouches for."""
+        self.put_json(marker_path, content)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes `data` unless the file exists; of several writers at once exactly one gets True.
+
+        On an object store this rests on its conditional put (S3, GCS and Azure have one).
+        """
+        target = self._full(path)
+        with self._failing_as("written", target, len(data)):
+            if not self._local:
+                with suppress(FileExistsError), _as_os_error():
+                    self._files.pipe_file(target, data, mode="create")
+                    return self.get(path) == data
+                return False
+            with self._scratch(target) as name:
+                Path(name).write_bytes(data)
+                _seal(name)
+                with suppress(FileExistsError):
+                    try:
+                        os.link(name, target)  # unlike a rename, fails where the name is taken
+                    except FileExistsError:
+                        raise
+                    except OSError:  # a file system without links: exclusive, if not at one blow
+                        with open(target, "xb") as file:
+                            file.write(data)
+                    return True
+                return False
+
+    def get(self, path: str) -> bytes:
+        """The file's bytes."""
+        with self._fetched(path) as name:
+            return Path(name).read_bytes()
+
+    def get_tensors(
+        self, path: str, receipt: Receipt | None = None, names: Iterable[str] | None = None
+    ) -> dict[str, "torch.Tensor"]:
+        """The tensors of a safetensors file, or those in `names`, checked against the receipt.
+
+        On a local disk they are private mappings of the file: pages are read when touched.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        with self._fetched(path) as name:
+            if receipt is not None and not _matches(name, receipt):
+                raise StorageError(
+                    f"{self._full(path)} is not the file of {receipt.bytes} bytes that its receipt"
+                    " names: it was cut or altered, and has to be computed again."
+                )
+            try:
+                with safe_open(name, framework="pt") as file:
+                    wanted = file.keys() if names is None else names
+                    return {tensor: file.get_tensor(tensor) for tensor in wanted}
+            except SafetensorError as error:
+                raise self._damaged(path, "safetensors", error) from error
+
+    def get_json(self, path: str) -> dict[str, Any]:
+        """The object that a JSON file holds."""
+        try:
+            return json.loads(self.get(path))
+        except ValueError as error:
+            raise self._damaged(path, "JSON", error) from error
+
+    def get_table(self, path: str, columns: Sequence[str] | None = None) -> "pyarrow.Table":
+        """A Parquet file's table, or its `columns` alone."""
+        import pyarrow.parquet
+
+        with self._fetched(path) as name:
+            try:
+                # No partitioning: a folder called key=value is not a column.
+                return pyarrow.parquet.read_table(name, columns=columns, partitioning=None)
+            except pyarrow.ArrowInvalid as error:
+                raise self._damaged(path, "Parquet", error) from error
+
+    def verify(self, receipt: Receipt) -> bool:
+        """Whether the file exists with the length and the checksum of its receipt."""
+        try:
+            with self._fetched(receipt.path) as name:
+                return _matches(name, receipt)
+        except MissingError:
+            return False
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or folder."""
+        return self._files.exists(self._full(path))
+
+    def list(self, prefix: str = "") -> _Paths:
+        """The finished files in the folder `prefix` and below, sorted, relative to the store."""
+        target = self._full(prefix)
+        with self._failing_as("listed", target), _as_os_error():
+            found = self._files.find(target)
+        paths = (name[len(self._root) :].lstrip("/") for name in found)
+        return sorted(path for path in paths if PARTIAL not in path)
+
+    def delete(self, path: str) -> None:
+        """Removes a file; that it does not exist is fine."""
+        target = self._full(path)
+        with self._failing_as("deleted", target), suppress(FileNotFoundError), _as_os_error():
+            self._files.rm_file(target)
+
+    def sweep(self, older_than: float = 3600.0) -> int:
+        """Removes what dead writers left half done, by its age in seconds; returns how many.
+
+        With older_than=0, for when no writer can be alive, everything unfinished goes.
+        """
+        if not self._local:
+            return 0
+        removed = 0
+        for folder, _, names in os.walk(self._root):
+            if PARTIAL not in folder[len(self._root) :]:
+                continue
+            with suppress(OSError):  # its writer may finish meanwhile
+                written = (os.path.getmtime(os.path.join(folder, name)) for name in (*names, "."))
+                if time.time() - max(written) >= older_than:
+                    shutil.rmtree(folder)
+                    removed += 1
+        if removed:
+            logger.info("Removed %d unfinished files of dead writers from %s", removed, self.url)
+        return removed
+
+    def write_nonce(self) -> str:
+        """Leaves a fresh sign in the run directory and returns it, for workers to look for."""
+        for path in self.list(".nonce"):
+            self.delete(path)
+        nonce = uuid.uuid4().hex
+        # A new name each time: a name seen before may be answered from an NFS client's cache.
+        self.put(f".nonce/{nonce}", b"")
+        return nonce
+
+    def check_nonce(self, nonce: str) -> None:
+        """Raises StorageError where the driver's sign cannot be seen."""
+        if not self.exists(f".nonce/{nonce}"):
+            raise StorageError(
+                f"The worker on host {socket.gethostname()} cannot see the run directory {self.url}"
+                " as the driver does: it must be on storage that all nodes share."
+            )
+
+    def _full(self, path: str) -> str:
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ConfigurationError(
+                f"{path} leaves the run directory {self.url}: use a name in it."
+            )
+        return f"{self._root.rstrip('/')}/{path}" if path else self._root
+
+    def _publish(self, path: str, size: int, write: Callable[[str], Any]) -> Receipt:
+        """Lets `write` fill a temporary file of about `size` bytes and makes it visible at once."""
+        target = self._full(path)
+        with self._failing_as("written", target, size), self._scratch(target) as name:
+            write(name)
+            length, digest = _seal(name)
+            if self._local:
+                os.replace(name, target)
+                _sync(os.path.dirname(target))
+            else:
+                with _as_os_error():
+                    self._files.put_file(name, target)
+        return Receipt(path, length, digest)
+
+    @contextmanager
+    def _scratch(self, target: str) -> Iterator[str]:
+        """A name for a file in a temporary folder: beside the target, or on this host's disk.
+
+        A folder and not a file, since libraries that write leave temporary files of their own.
+        """
+        folder, name = os.path.split(target)
+        if self._local:
+            os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=folder if self._local else None,
+            prefix=f"{name}{PARTIAL}",
+            ignore_cleanup_errors=True,
+        ) as scratch:
+            yield os.path.join(scratch, name)
+
+    @contextmanager
+    def _fetched(self, path: str) -> Iterator[str]:
+        """A local name of the file: its own, or that of a copy which goes afterwards."""
+        target = self._full(path)
+        with self._failing_as("read", target):
+            try:
+                if self._local:
+                    yield target
+                else:
+                    with self._scratch(target) as name:
+                        with _as_os_error():
+                            self._files.get_file(target, name)
+                        yield name
+            except FileNotFoundError as error:
+                raise MissingError(
+                    f"{target} does not exist: compute it first, or check the path."
+                ) from error
+
+    @contextmanager
+    def _failing_as(self, done: str, target: str, size: int | None = None) -> Iterator[None]:
+        try:
+            yield
+        except UniversalRayError:
+            raise
+        except OSError as error:
+            folder, name = os.path.split(target)
+            if not self._local:
+                folder += f" by way of {tempfile.gettempdir()}"
+            amount = "" if size is None else f" ({size} bytes)"
+            remedy = _REMEDIES.get(error.errno or 0, "check that storage and run the command again")
+            raise StorageError(
+                f"{name}{amount} could not be {done} in {folder} ({_reason(error)}): {remedy}."
+            ) from error
+
+    def _damaged(self, path: str, kind: str, error: Exception) -> StorageError:
+        return StorageError(
+            f"{self._full(path)} cannot be read as {kind} ({_reason(error)}): if it was cut or"
+            " altered, it has to be computed again."
+        )
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().rstrip(".")
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Turns whatever an object store's client raises into OSError, which callers handle."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(_reason(error)) from error
+
+
+def _matches(name: str, receipt: Receipt) -> bool:
+    return os.path.getsize(name) == receipt.bytes and _sha256(name) == receipt.sha256
+
+
+def _seal(name: str) -> tuple[int, str]:
+    """Length and sha256 of a temporary file, once it is on the disk and others may read it."""
+    # safetensors writes for the owner's eyes alone; the grandparent is where the file will lie.
+    grandparent = os.path.dirname(os.path.dirname(name))
+    os.chmod(name, 0o600 | os.stat(grandparent).st_mode & 0o664)
+    digest = _sha256(name)
+    _sync(name)
+    return os.path.getsize(name), digest
+
+
+def _sha256(name: str) -> str:
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(name: str) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(name, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
