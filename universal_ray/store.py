@@ -356,8 +356,9 @@ class Store:
 
 
 def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().rstrip(".")
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 @contextmanager

@@ -98,6 +98,8 @@ class TextConfig:
     """Column with a document's subset label, dots reach into nested ones."""
     minimum_characters: int = 51
     """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
+    documents: int | None = None
+    """How many documents to read at most, by default all."""
     prepared: str | None = None
     """Where the token shards go, by default `<run.dir>/corpus`."""
 

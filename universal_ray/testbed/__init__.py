@@ -17,3 +17,8 @@ def model_path(name: str) -> Path:
 def tokens_path() -> Path:
     """The `datasets` directory of held-out rows: columns `tokens` (uint16) and `subset`."""
     return _DATA / "tokens"
+
+
+def resolve(name: str) -> str:
+    """The path of an embedded model, or of the held-out `tokens`: what `${testbed:…}` stands for."""
+    return str(tokens_path() if name == "tokens" else model_path(name))

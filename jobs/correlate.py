@@ -1,0 +1,18 @@
+"""Correlate every neuron of a reference model with those of other seeds: the tables, no more."""
+
+import hydra
+from omegaconf import DictConfig
+
+from universal_ray.job import correlate, guarded, parse, register
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(config: DictConfig) -> None:
+    with guarded():
+        correlate(parse(config))
+
+
+if __name__ == "__main__":
+    main()

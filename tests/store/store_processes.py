@@ -1,0 +1,66 @@
+"""What the tests of store and lock run in other processes; light, since each imports it anew."""
+
+import multiprocessing
+import os
+import time
+
+from universal_ray.errors import LockedError
+from universal_ray.lock import RunLock
+
+# Not fork, which a test process full of threads does not survive unharmed.
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def write_for_ever(store, kind, ready):
+    import torch
+
+    torch.set_num_threads(1)
+    number = 0
+    while True:
+        number += 1
+        if kind == "tensors":
+            store.put_tensors("x", {"x": torch.full((4_000_000,), float(number))})
+        else:
+            store.put("x", bytes([number % 256]) * 16_000_000)
+        ready.set()
+
+
+def create_many(store, start, won):
+    start.wait()
+    for number in range(100):
+        if store.create(f"c/{number}", str(os.getpid()).encode()):
+            won.put((number, os.getpid()))
+    won.put(None)
+
+
+def hold(store, ready):
+    with RunLock(store):
+        ready.set()
+        time.sleep(600)
+
+
+def inherit(stores, start, all_tried, results):
+    for number, store in enumerate(stores):
+        start.wait()
+        try:
+            with RunLock(store):
+                results.put((number, "won"))
+                all_tried.wait()
+        except LockedError:
+            results.put((number, "refused"))
+            all_tried.wait()
+
+
+def come_and_go(store, start, seconds, entries):
+    start.wait()
+    until, entered = time.monotonic() + seconds, 0
+    inside = os.path.join(store.url, "inside")
+    while time.monotonic() < until:
+        try:
+            with RunLock(store):
+                os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if anyone else is in
+                os.unlink(inside)
+                entered += 1
+        except LockedError:
+            continue
+    entries.put(entered)

@@ -1,0 +1,266 @@
+"""The store on a local directory, with faults, and on an object store that lives in a dict."""
+
+import errno
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+from store_contract import StoreContract
+from store_processes import CONTEXT, create_many, write_for_ever
+
+from universal_ray.errors import ConfigurationError, MissingError, StorageError
+from universal_ray.store import PARTIAL, Store
+
+
+class TestLocalStore(StoreContract):
+    @pytest.fixture
+    def store(self, tmp_path):
+        return Store(str(tmp_path / "run"))
+
+    def corrupt(self, store, path, data):
+        Path(store.url, path).write_bytes(data)
+
+
+class ObjectStore(MemoryFileSystem):
+    """Keys and values without rename: what S3 offers."""
+
+    protocol = "objects"
+    store: dict = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    def mv(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+class TestObjectStore(StoreContract):
+    @pytest.fixture
+    def store(self):
+        fsspec.register_implementation("objects", ObjectStore, clobber=True)
+        ObjectStore.store.clear()
+        return Store("objects://bucket/run")
+
+    def test_any_complaint_of_the_client_is_a_storage_error(self, store, monkeypatch):
+        def refuse(*args, **kwargs):
+            raise RuntimeError("AccessDenied")
+
+        monkeypatch.setattr(ObjectStore, "put_file", refuse)
+        with pytest.raises(StorageError, match=r"x \(1 bytes\) could not be written.*AccessDenied"):
+            store.put("x", b".")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "run"))
+
+
+def leftovers(store):
+    return [str(path) for path in Path(store.url).rglob("*") if PARTIAL in str(path)]
+
+
+def test_urls(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = Store("runs/x")
+    assert relative.url == str(tmp_path / "runs/x") and not os.path.exists(relative.url)
+    relative.put("a", b"1")
+    moved = pickle.dumps(relative)
+    monkeypatch.chdir("/")
+    assert pickle.loads(moved).get("a") == b"1"
+    assert Store(f"file://{tmp_path}/runs/x").get("a") == b"1"
+    with pytest.raises(ConfigurationError, match="memory of one process"):
+        Store("memory://run")
+    with pytest.raises(ConfigurationError, match="cannot be opened"):
+        Store("nonsense://run")
+
+
+def test_importing_the_store_is_quick():
+    heavy = "torch|pyarrow|safetensors|ray|transformers|datasets|numpy"
+    code = (
+        "import sys, universal_ray.lock;"
+        f"print([name for name in '{heavy}'.split('|') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_files_are_as_readable_as_their_folder(store):
+    store.put_tensors("t.safetensors", {"x": torch.ones(1)})
+    store.put("b", b"1")
+    for path in ("t.safetensors", "b"):
+        assert os.stat(Path(store.url, path)).st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("kind", ["tensors", "bytes"])
+def test_a_writer_killed_in_the_middle_leaves_whole_files_only(store, kind):
+    ready = CONTEXT.Event()
+    writer = CONTEXT.Process(target=write_for_ever, args=(store, kind, ready), daemon=True)
+    writer.start()
+    assert ready.wait(60)
+    deadline = time.monotonic() + 30
+    while True:  # stop it at a moment when a file is half written
+        os.kill(writer.pid, signal.SIGSTOP)
+        found = [p for p in Path(store.url).rglob(f"*{PARTIAL}*/*") if p.stat().st_size > 0]
+        if found:
+            break
+        os.kill(writer.pid, signal.SIGCONT)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    assert store.list() == ["x"]
+    if kind == "tensors":
+        x = store.get_tensors("x")["x"]
+        assert x.shape == (4_000_000,) and bool((x == x[0]).all())
+    else:
+        data = store.get("x")
+        assert data == data[:1] * 16_000_000
+    assert leftovers(store)
+    assert store.sweep() == 0  # too young: its writer might live
+    assert store.sweep(older_than=0) == 1
+    assert not leftovers(store) and store.list() == ["x"]
+
+
+def test_sweep_goes_by_the_last_sign_of_life(store):
+    folder = Path(store.url, "moments", f"u{PARTIAL}1")
+    folder.mkdir(parents=True)
+    (folder / "u").write_bytes(b"half")
+    hour_ago = time.time() - 4000
+    os.utime(folder, (hour_ago, hour_ago))
+    assert store.sweep() == 0  # the file in it is fresh
+    os.utime(folder / "u", (hour_ago, hour_ago))
+    assert store.sweep() == 1 and not folder.exists()
+    assert Store(store.url + "/never").sweep() == 0
+
+
+WRITES = {
+    "put": lambda store: store.put("m/u", bytes(3_000_000)),
+    "put_tensors": lambda store: store.put_tensors("m/u", {"x": torch.zeros(750_000)}),
+    "put_table": lambda store: store.put_table("m/u", pa.table({"x": torch.rand(750_000).numpy()})),
+    "create": lambda store: store.create("m/u", bytes(3_000_000)),
+}
+
+
+def one_sentence(error):
+    text = str(error)
+    return text.endswith(".") and not re.search(r"\. [A-Z]", text) and "\n" not in text
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_full_disk_is_one_sentence(tmp_path, write):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        store = Store(str(disk / "run"))
+        store.put("small", b"1")
+        with pytest.raises(StorageError) as caught:
+            WRITES[write](store)
+        assert one_sentence(caught.value)
+        assert re.search(r"u \(3\d{6} bytes\) could not be written in ", str(caught.value))
+        assert f"{disk}/run/m (No space left on device): free some space" in str(caught.value)
+        assert store.list() == ["small"] and not leftovers(store)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_limit_on_file_sizes_is_one_sentence(store, write):
+    store.put("small", b"1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large") as caught:
+            WRITES[write](store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert one_sentence(caught.value)
+    assert store.list() == ["small"] and not leftovers(store)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_fails_when_flushed_loses_nothing(store, monkeypatch, number):
+    store.put("u", b"old")
+
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match=re.escape(os.strerror(number))) as caught:
+        store.put("u", b"new")
+    assert one_sentence(caught.value) and store.get("u") == b"old" and not leftovers(store)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_an_unwritable_directory_is_one_sentence(store, monkeypatch, number):
+    def refuse(path, *args, **kwargs):
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(StorageError, match=r"u \(1 bytes\).*choose another run\.dir") as caught:
+        store.put("m/u", b".")
+    assert one_sentence(caught.value)
+
+
+@pytest.mark.parametrize("path", ["file/u", "file/deeper/u"])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_file_where_a_folder_should_be_is_one_sentence(store, path, write):
+    store.put("file", b"1")
+    inner = Store(f"{store.url}/{os.path.dirname(path)}")
+    with pytest.raises(StorageError, match="move away the file") as caught:
+        WRITES[write](inner)
+    assert one_sentence(caught.value) and store.get("file") == b"1"
+
+
+def test_a_folder_in_the_place_of_a_file(store):
+    store.put("u/inner", b"1")
+    with pytest.raises(StorageError, match="Is a directory"):
+        store.put("u", b"2")
+    with pytest.raises(StorageError, match="Is a directory"):
+        store.get("u")
+    assert store.list() == ["u/inner"] and not leftovers(store)
+
+
+def test_create_where_there_are_no_hard_links(store, monkeypatch):
+    def refuse(*args):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert store.create("lock/1", b"mine") and not store.create("lock/1", b"yours")
+    assert store.get("lock/1") == b"mine" and not leftovers(store)
+
+
+def test_of_many_creators_one_wins_each_time(store):
+    start, won = CONTEXT.Barrier(4), CONTEXT.Queue()
+    creators = [CONTEXT.Process(target=create_many, args=(store, start, won)) for _ in range(4)]
+    for creator in creators:
+        creator.start()
+    ended, winners = 0, []
+    while ended < 4:
+        item = won.get(timeout=30)
+        ended += item is None
+        winners += [item] if item else []
+    for creator in creators:
+        creator.join()
+    assert sorted(number for number, _ in winners) == list(range(100))
+    assert all(store.get(f"c/{number}") == str(pid).encode() for number, pid in winners)
+
+
+def test_what_reads_a_file_that_goes_is_told(store):
+    receipt = store.put_tensors("u", {"x": torch.arange(10.0)})
+    kept = store.get_tensors("u", receipt)["x"]
+    store.delete("u")
+    assert torch.equal(kept, torch.arange(10.0))  # a mapping outlives its name
+    with pytest.raises(MissingError):
+        store.get_tensors("u", receipt)

@@ -1,0 +1,136 @@
+"""The last step of the correlations: reduced pairs to the published tables and their summary."""
+
+from collections import defaultdict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from universal_ray.plan import Plan
+from universal_ray.published import published
+from universal_ray.reduce import Reduction, read_pair
+from universal_ray.store import Store
+from universal_ray.study import Pairs
+from universal_ray.tables import mutual_partners, neuron_table, pair_table
+from universal_ray.worker import fix_arithmetic
+
+PAIRS_PATH = "tables/pairs.parquet"
+NEURONS_PATH = "tables/neurons.parquet"
+SUMMARY_PATH = "tables/summary.json"
+
+
+def assemble(order: Reduction, plan: Plan, pairs: Pairs, threshold: float) -> None:
+    """Write `pairs.parquet`, `neurons.parquet` and `summary.json`."""
+    fix_arithmetic(order.threads)
+    store = Store(order.store_url)
+    by_model: dict[str, list[pa.Table]] = defaultdict(list)
+    for pair in plan.pairs:
+        rows, columns = read_pair(store, order, pair)
+        excluded = plan.total_tokens - int(rows.n)
+        for direction, mutual in zip(
+            (rows, columns), mutual_partners(rows, columns), strict=True
+        ):
+            by_model[direction.model.name].append(pair_table(direction, mutual, excluded))
+    names = [model.name for model in plan.models]
+    for tables in by_model.values():
+        tables.sort(key=lambda table: names.index(table["other"][0].as_py()))
+    references = plan.models if pairs is Pairs.all else plan.models[:1]
+    neurons = [neuron_table(by_model[model.name], threshold) for model in references]
+    width = max(model.width for model in plan.models)
+    every = [table for name in names for table in by_model[name]]
+    store.put_table(PAIRS_PATH, pa.concat_tables(every), width)
+    store.put_table(NEURONS_PATH, pa.concat_tables(neurons), width)
+    content = {
+        "threshold": threshold,
+        "tokens": plan.total_tokens,
+        "tokens_kept": int(rows.n),
+        "references": [
+            summary(table, by_model[model.name], model.layers)
+            for model, table in zip(references, neurons, strict=True)
+        ],
+    }
+    store.put_json(SUMMARY_PATH, content)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
+    """What the paper prints about a reference model, with the published figures where it has them.
+
+    `partner_layers[l][k]`: share of layer l's neurons whose best partner lies in layer k, averaged
+    over the other models. `spread`: mean of max_corr - min_corr. `statistics`: Pearson
+    correlations between columns of the neuron table.
+    """
+    name = neurons["model"][0].as_py()
+    live = neurons.filter(pc.is_valid(neurons["excess_corr"]))
+    layer = live["layer"].to_numpy()
+    universal = live["is_universal"].to_numpy(zero_copy_only=False)
+    columns = {
+        key: live[key].to_numpy() for key in
+        ("max_corr", "mean_corr", "min_corr", "mean_baseline", "excess_corr")
+    }
+    spread = columns["max_corr"] - columns["min_corr"]
+    counts = np.bincount(neurons["layer"].to_numpy(), minlength=layers)
+    found = np.bincount(layer[universal], minlength=layers)
+    statistics = {}
+    if len(layer) > 2:
+        keys = ("mean_corr", "mean_baseline", "excess_corr")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            matrix = np.corrcoef([columns[key] for key in keys])
+        statistics = {
+            f"{keys[i]}~{keys[j]}": float(matrix[i, j]) if np.isfinite(matrix[i, j]) else None
+            for i in range(len(keys)) for j in range(i)
+        }
+    return {
+        "model": name,
+        "others": [table["other"][0].as_py() for table in pairs],
+        "neurons": neurons.num_rows,
+        "neurons_without_correlation": neurons.num_rows - len(layer),
+        "universal": int(universal.sum()),
+        "universal_share": float(universal.sum() / neurons.num_rows),
+        "layers": [
+            {
+                "layer": index,
+                "neurons": int(counts[index]),
+                "universal": int(found[index]),
+                "universal_share": float(found[index] / counts[index]),
+                "mean_corr": _mean(columns["mean_corr"][layer == index]),
+                "mean_baseline": _mean(columns["mean_baseline"][layer == index]),
+                "mean_excess": _mean(columns["excess_corr"][layer == index]),
+            }
+            for index in range(layers)
+        ],
+        "mean_corr": _mean(columns["mean_corr"]),
+        "mean_baseline": _mean(columns["mean_baseline"]),
+        "mean_excess": _mean(columns["excess_corr"]),
+        "largest_excess": float(columns["excess_corr"].max()) if len(layer) else None,
+        "excess_above": {
+            f"{level:.1f}": float((columns["excess_corr"] > level).sum() / neurons.num_rows)
+            for level in (0.3, 0.4, 0.5)
+        },
+        "spread": _mean(spread),
+        "spread_universal": _mean(spread[universal]),
+        "mutual_share": float(
+            np.mean([pc.mean(pc.cast(table["mutual"], pa.float64())).as_py() or 0 for table in pairs])
+        ),
+        "partner_layers": partner_layers(pairs, layers).tolist(),
+        "statistics": statistics,
+        "published": published(name),
+    }
+
+
+def partner_layers(pairs: list[pa.Table], layers: int) -> torch.Tensor:
+    """Share of each layer's neurons by the layer of their best partner, mean over other models."""
+    depth = max(pc.max(table["max_layer"]).as_py() or 0 for table in pairs) + 1
+    matrix = torch.zeros(layers, max(depth, layers), dtype=torch.float64)
+    for table in pairs:
+        live = table.filter(pc.is_valid(table["max_layer"]))
+        here = torch.tensor(live["layer"].to_numpy()).long()
+        there = torch.tensor(live["max_layer"].to_numpy()).long()
+        counts = torch.zeros_like(matrix)
+        counts.index_put_((here, there), torch.ones(len(here)).double(), accumulate=True)
+        matrix += counts / counts.sum(1, keepdim=True).clamp_min(1)
+    return matrix / len(pairs)

@@ -1,0 +1,334 @@
+"""From stored sums to correlations: fold, correlate, compare with the baseline, summarise.
+
+Plain functions over the store, each one task of the cluster. Row blocks are whole layers of a
+pair's first model; a second step merges the columns, so both directions come from one matrix.
+Shapes as in `moments`: G groups (blocks, then trailing units), K draws of the rotation.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+
+from universal_ray import rotation
+from universal_ray.moments import (
+    LayerSums,
+    NeuronMoments,
+    centred_cross,
+    centred_gram,
+    correlation,
+    jackknife_error,
+    merge,
+    neuron_moments,
+)
+from universal_ray.plan import (
+    Block,
+    Item,
+    Layout,
+    Model,
+    calibration_file,
+    layer_file,
+    marker,
+)
+from universal_ray.store import Receipt, Store
+from universal_ray.study import fingerprint
+from universal_ray.summary import RowSummary, merge_summaries, summarise
+from universal_ray.worker import fix_arithmetic
+
+TOP = 50
+"""Entries of the lists of best and worst partners."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What every task of one reduction is told."""
+
+    store_url: str
+    layout: Layout
+    rotations: int
+    kind: str
+    seed: int
+    policy: str
+    threads: int
+
+    def folder(self, item: Item) -> str:
+        """Where the results of an item go: another folder when what they come from changes."""
+        members = [Item((model,)) for model in item.models]
+        sources = [folder for member in {item, *members} for folder, _ in
+                   self.layout.folders(member)]
+        content = [sorted(sources), self.rotations, self.kind, self.seed, TOP]
+        return f"reduce/{item.key}-{fingerprint(content)[:8]}"
+
+
+def read_sums(store: Store, folder: str, layer: int) -> LayerSums:
+    """The sums of one layer, checked against the receipt in the folder's marker."""
+    path = layer_file(folder, layer)
+    receipts = store.get_json(marker(folder))["files"]
+    receipt = next(Receipt(**entry) for entry in receipts if entry["path"] == path)
+    return store.get_tensors(path, receipt)
+
+
+def groups(store: Store, layout: Layout, item: Item, layer: int) -> Iterator[LayerSums]:
+    """Float64 sums of one layer by group of tokens: every block, folded yet or not, then units."""
+    for folder, units in layout.folders(item):
+        if units and not store.exists(marker(folder)):
+            yield merge(read_sums(store, unit, layer) for unit in units)
+        else:
+            yield merge([read_sums(store, folder, layer)])
+
+
+def fold(store_url: str, item: Item, block: Block, threads: int) -> None:
+    """Fold the units of a block into one float64 file per layer; verify it; drop the units."""
+    fix_arithmetic(threads)
+    store = Store(store_url)
+    folder = item.block_folder(block)
+    units = [item.unit_folder(unit) for unit in block.units]
+    receipts, n = [], 0.0
+    for layer in range(item.layers):
+        sums = merge(read_sums(store, unit, layer) for unit in units)
+        receipts.append(store.put_tensors(layer_file(folder, layer), sums))
+        if not store.verify(receipts[-1]):
+            receipts[-1] = store.put_tensors(layer_file(folder, layer), sums)
+        n = float(sums["n"])
+    content = {"units": [unit.name for unit in block.units], "n": n}
+    store.finish(marker(folder), {**content, "files": [vars(receipt) for receipt in receipts]})
+    drop(store, units)
+
+
+def drop(store: Store, folders: list[str]) -> None:
+    """Delete folders of sums, their markers first."""
+    for folder in folders:
+        store.delete(marker(folder))
+        for path in store.list(folder):
+            store.delete(path)
+
+
+def reduce_model(order: Reduction, item: Item) -> None:
+    """Moments of every neuron of a model by group, and the variance of its rotated units."""
+    fix_arithmetic(order.threads)
+    store, model = Store(order.store_url), item.models[0]
+    scale_N = store.get_tensors(calibration_file(model))["scale"].double()
+    merged, parts, rotated_KN = [], [], []
+    for layer in range(model.layers):
+        pieces = []
+        for part in groups(store, order.layout, item, layer):
+            pieces.append(part)
+        total = merge(pieces)
+        merged.append({**total, "gram": total["gram"].diagonal().diag_embed()})
+        parts.append(
+            {
+                "n": torch.stack([part["n"] for part in pieces]),
+                "sum": torch.stack([part["sum"] for part in pieces]),
+                "raw": torch.stack([part["gram"].diagonal() for part in pieces]),
+            }
+        )
+        gram_DD = centred_gram(total)
+        dead_D = neuron_moments([total]).dead_N
+        gram_DD[dead_D] = 0
+        gram_DD[:, dead_D] = 0
+        rotated_KN.append(
+            torch.stack(
+                [
+                    rotation.rotated_squares(weights_DD, gram_DD)
+                    for weights_DD in _rotations(order, model, layer, scale_N)
+                ]
+            )
+        )
+    moments = neuron_moments(merged)
+    tensors = {
+        "n_G": parts[0]["n"],
+        "sum_GN": torch.cat([part["sum"] for part in parts], 1),
+        "raw_GN": torch.cat([part["raw"] for part in parts], 1),
+        "rotated_KN": torch.cat(rotated_KN, 1),
+        "n": torch.tensor(moments.n, dtype=torch.float64),
+        "sum_N": moments.sum_N,
+        "squares_N": moments.squares_N,
+        "dead_N": moments.dead_N,
+        "scale_N": scale_N,
+    }
+    _finish(store, order.folder(item), {"model": tensors})
+
+
+def _rotations(
+    order: Reduction, model: Model, layer: int, scale_N: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    """Every draw for one layer, as a map of the scaled sums."""
+    scale_D = scale_N[layer * model.width : (layer + 1) * model.width]
+    for draw in range(order.rotations):
+        drawn_DD = rotation.rotation(
+            order.kind, order.seed, model.identity, layer, draw, model.width
+        )
+        yield rotation.scaled(drawn_DD, scale_D)
+
+
+def _finish(store: Store, folder: str, files: dict[str, dict[str, torch.Tensor]]) -> None:
+    receipts = [
+        store.put_tensors(f"{folder}/{name}.safetensors", tensors)
+        for name, tensors in files.items()
+    ]
+    store.finish(f"{folder}/{next(iter(files))}.json", {"files": [vars(r) for r in receipts]})
+
+
+def read_model(store: Store, order: Reduction, model: Model) -> dict[str, torch.Tensor]:
+    """What `reduce_model` stored."""
+    return store.get_tensors(f"{order.folder(Item((model,)))}/model.safetensors")
+
+
+def _moments(stored: dict[str, torch.Tensor]) -> NeuronMoments:
+    return NeuronMoments(
+        float(stored["n"]), stored["sum_N"], stored["squares_N"], stored["dead_N"].bool()
+    )
+
+
+def reduce_rows(order: Reduction, pair: Item, layer: int) -> None:
+    """Correlate one layer of a pair's first model with all of the second, both directions."""
+    fix_arithmetic(order.threads)
+    store = Store(order.store_url)
+    first, second = pair.models
+    left, right = read_model(store, order, first), read_model(store, order, second)
+    rows, columns = _moments(left), _moments(right)
+    begin = layer * first.width
+    block = slice(begin, begin + first.width)
+    total = merge(groups(store, order.layout, pair, layer))
+    centred_DM = centred_cross(total["cross"], rows, columns, begin)
+    del total
+    r_DM = correlation(centred_DM, rows, columns, begin, order.policy)
+    row_summary = summarise(r_DM, ~columns.dead_N, 0, TOP)
+    column_summary = summarise(r_DM.T.contiguous(), ~rows.dead_N[block], begin, TOP)
+    diagonal_D = torch.full((first.width,), torch.nan, dtype=torch.float64)
+    if (first.layers, first.width) == (second.layers, second.width):
+        diagonal_D = r_DM[:, block].diagonal().clone()
+    del r_DM
+    row_baseline_KD = torch.full((order.rotations, first.width), -torch.inf, dtype=torch.float64)
+    for other in range(second.layers):
+        span = slice(other * second.width, (other + 1) * second.width)
+        for draw, weights_DD in enumerate(_rotations(order, second, other, right["scale_N"])):
+            best_D = rotation.best_rotated(
+                centred_DM[:, span],
+                weights_DD,
+                right["rotated_KN"][draw, span],
+                rows.squares_N[block],
+            )
+            row_baseline_KD[draw] = torch.maximum(row_baseline_KD[draw], best_D)
+    column_baseline_KM = torch.stack(
+        [
+            rotation.best_rotated(
+                centred_DM.T, weights_DD, left["rotated_KN"][draw, block], columns.squares_N
+            )
+            for draw, weights_DD in enumerate(_rotations(order, first, layer, left["scale_N"]))
+        ]
+    )
+    del centred_DM
+    row_error_D, column_error_M = _errors(
+        store, order, pair, layer, left, right, row_summary, column_summary
+    )
+    _finish(
+        store,
+        order.folder(pair),
+        {
+            f"layer-{layer:02d}": {
+                **{f"rows.{k}": v for k, v in vars(row_summary).items()},
+                **{f"columns.{k}": v for k, v in vars(column_summary).items()},
+                "rows.baseline": row_baseline_KD.T.contiguous(),
+                "columns.baseline": column_baseline_KM.T.contiguous(),
+                "rows.error": row_error_D,
+                "columns.error": column_error_M,
+                "rows.diagonal": diagonal_D,
+            }
+        },
+    )
+
+
+def _errors(
+    store: Store,
+    order: Reduction,
+    pair: Item,
+    layer: int,
+    left: dict[str, torch.Tensor],
+    right: dict[str, torch.Tensor],
+    row_summary: RowSummary,
+    column_summary: RowSummary,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Jackknife errors of the best correlation of each row, and of each column in this layer."""
+    begin = layer * pair.models[0].width
+    # A second reading: which entries matter is known only once all groups are summed.
+    partner_D = row_summary.top_index_RK[:, 0]
+    partner_M = column_summary.top_index_RK[:, 0]
+    row_D = torch.arange(partner_D.numel())
+    column_M = torch.arange(partner_M.numel())
+    row_cross, column_cross = [], []
+    for part in groups(store, order.layout, pair, layer):
+        row_cross.append(part["cross"][row_D, partner_D])
+        column_cross.append(part["cross"][partner_M - begin, column_M])
+
+    def sums(stored: dict[str, torch.Tensor], index: torch.Tensor) -> tuple:
+        return stored["sum_GN"][:, index], stored["raw_GN"][:, index]
+
+    return (
+        jackknife_error(
+            left["n_G"], torch.stack(row_cross), sums(left, row_D + begin), sums(right, partner_D)
+        ),
+        jackknife_error(
+            left["n_G"],
+            torch.stack(column_cross),
+            sums(left, partner_M),
+            sums(right, column_M),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Direction:
+    """All rows of one direction of a pair."""
+
+    model: Model
+    other: Model
+    summary: RowSummary
+    baseline_NK: torch.Tensor
+    error_N: torch.Tensor
+    diagonal_N: torch.Tensor
+    dead_N: torch.Tensor
+    n: float
+
+
+def read_pair(store: Store, order: Reduction, pair: Item) -> tuple[Direction, Direction]:
+    """Both directions of a pair, its columns merged over the row blocks."""
+    first, second = pair.models
+    folder = order.folder(pair)
+    parts = [
+        store.get_tensors(f"{folder}/layer-{layer:02d}.safetensors")
+        for layer in range(first.layers)
+    ]
+    names = [field.name for field in fields(RowSummary)]
+    rows = RowSummary(**{k: torch.cat([part[f"rows.{k}"] for part in parts]) for k in names})
+    partial = [RowSummary(**{k: part[f"columns.{k}"] for k in names}) for part in parts]
+    columns = merge_summaries(partial, TOP)
+    # The error of a column's best correlation is that of the layer the best partner lies in.
+    best_M = columns.top_index_RK[:, 0] // first.width
+    errors_LM = torch.stack([part["columns.error"] for part in parts])
+    diagonal_N = torch.cat([part["rows.diagonal"] for part in parts])
+    same = diagonal_N.numel() == second.neurons and first.width == second.width
+    left, right = read_model(store, order, first), read_model(store, order, second)
+    n = float(left["n"])
+    return (
+        Direction(
+            first,
+            second,
+            rows,
+            torch.cat([part["rows.baseline"] for part in parts]),
+            torch.cat([part["rows.error"] for part in parts]),
+            diagonal_N,
+            left["dead_N"].bool(),
+            n,
+        ),
+        Direction(
+            second,
+            first,
+            columns,
+            torch.stack([part["columns.baseline"] for part in parts]).amax(0),
+            errors_LM.gather(0, best_M[None])[0],
+            diagonal_N if same else torch.full((second.neurons,), torch.nan).double(),
+            right["dead_N"].bool(),
+            n,
+        ),
+    )

@@ -1,0 +1,166 @@
+"""Plans, progress and results on a terminal, or as plain lines where there is none."""
+
+import logging
+import time
+from types import TracebackType
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from universal_ray.store import Store
+
+log = logging.getLogger(__name__)
+
+LINE_EVERY = 10.0
+"""Seconds between log lines where there is no terminal."""
+STRONGEST = 10
+
+
+def console() -> Console:
+    """The terminal, or 110 columns of plain text."""
+    found = Console()
+    return found if found.is_terminal else Console(width=110)
+
+
+def short(name: str) -> str:
+    """A model's last path component, without its revision."""
+    return name.rstrip("/").split("/")[-1].split("@")[0]
+
+
+def show_plan(out: Console, rows: list[tuple[str, str]], title: str) -> None:
+    """The plan, before anything runs."""
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+class Watcher:
+    """Progress with rate and remaining time: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, out: Console):
+        self._out = out
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[note]}"),
+            console=out,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last = 0.0
+
+    def __enter__(self) -> "Watcher":
+        if self._out.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int, rate: float) -> None:
+        seconds = (total - done) / rate if rate > 0 else 0.0
+        what = "tokens/s" if stage == "tokens" else "steps/s"
+        note = f"{rate:,.0f} {what}" if rate >= 10 else f"{rate:.1f} {what}"
+        note += f", {seconds:,.0f} s left"
+        if self._out.is_terminal:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bar.add_task(stage, total=total, note=note)
+            self._bar.update(self._tasks[stage], completed=done, note=note)
+        elif done == total or time.monotonic() - self._last > LINE_EVERY:
+            self._last = time.monotonic()
+            self._out.print(f"{stage}: {done:,} of {total:,}, {note}")
+
+
+def _figure(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def show_results(out: Console, store: Store) -> None:
+    """Shares by layer and the strongest universal neurons of every reference model."""
+    summary = store.get_json("tables/summary.json")
+    neurons = store.get_table("tables/neurons.parquet")
+    partners = store.get_table(
+        "tables/pairs.parquet",
+        ["model", "other", "layer", "neuron", "max_corr", "max_layer", "max_neuron"],
+    )
+    for reference in summary["references"]:
+        out.print(_layers(reference, summary))
+        if reference["published"]:
+            published = reference["published"]
+            out.print(
+                f"published: {published['universal']} universal, "
+                f"{published['universal_share']:.2%}; here: {reference['universal']}, "
+                f"{reference['universal_share']:.2%}"
+            )
+        out.print(_strongest(reference, neurons, partners))
+    out.print(f"{summary['tokens_kept']:,} of {summary['tokens']:,} tokens counted")
+    for name in ("neurons.parquet", "pairs.parquet", "summary.json"):
+        out.print(f"{store.url.rstrip('/')}/tables/{name}", soft_wrap=True)
+
+
+def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:
+    others = ", ".join(short(name) for name in reference["others"])
+    table = Table(
+        title=f"{short(reference['model'])} against {others}: neurons with excess correlation "
+        f"above {summary['threshold']}",
+        title_justify="left",
+    )
+    heads = ("layer", "neurons", "universal", "share", "best r", "rotated", "excess")
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in reference["layers"]:
+        table.add_row(
+            str(row["layer"]), f"{row['neurons']:,}", f"{row['universal']:,}",
+            f"{row['universal_share']:.2%}", _figure(row["mean_corr"]),
+            _figure(row["mean_baseline"]), _figure(row["mean_excess"]),
+        )
+    table.add_section()
+    table.add_row(
+        "all", f"{reference['neurons']:,}", f"{reference['universal']:,}",
+        f"{reference['universal_share']:.2%}", _figure(reference["mean_corr"]),
+        _figure(reference["mean_baseline"]), _figure(reference["mean_excess"]),
+    )
+    if reference["neurons_without_correlation"]:
+        table.caption = f"{reference['neurons_without_correlation']} neurons never vary"
+    return table
+
+
+def _strongest(reference: dict[str, Any], neurons: Any, partners: Any) -> Table:
+    mine = neurons.filter(pc.equal(neurons["model"], reference["model"]))
+    order = pc.sort_indices(mine, [("excess_corr", "descending")], null_placement="at_end")
+    best = mine.take(order[:STRONGEST]).to_pylist()
+    table = Table(title="strongest, with their partner in every other seed", title_justify="left")
+    for head in ("neuron", "excess", "best r", "rotated"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for name in reference["others"]:
+        table.add_column(short(name), justify="right", no_wrap=True)
+    found = partners.filter(pc.equal(partners["model"], reference["model"]))
+    for row in best:
+        if row["excess_corr"] is None:
+            continue
+        here = found.filter(
+            pc.and_(
+                pc.equal(found["layer"], row["layer"]), pc.equal(found["neuron"], row["neuron"])
+            )
+        )
+        by_other = {entry["other"]: entry for entry in here.to_pylist()}
+        cells = [
+            f"{by_other[name]['max_layer']}.{by_other[name]['max_neuron']} "
+            f"({by_other[name]['max_corr']:.2f})"
+            for name in reference["others"]
+        ]
+        table.add_row(
+            f"{row['layer']}.{row['neuron']}", _figure(row["excess_corr"]),
+            _figure(row["mean_corr"]), _figure(row["mean_baseline"]), *cells,
+        )
+    return table
