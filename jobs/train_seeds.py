@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import ray
@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from universal_ray.errors import ConfigurationError, ResourceError
+from universal_ray.job import guarded
 from universal_ray.study import ClusterConfig, Device
 from universal_ray.testbed import text
 from universal_ray.testbed.training import Settings, export, prepare, train_seed
@@ -42,37 +43,36 @@ def train(settings: Settings, name: str, output: Path, device: str, threads: int
 
 
 def connect(cluster: ClusterConfig) -> None:
-    """Start a local cluster or join one; ResourceError where no task would ever fit."""
-    cuda = cluster.device is Device.cuda
     local = {"num_cpus": cluster.workers * cluster.threads, "include_dashboard": False}
     ray.init(**({"address": cluster.address} if cluster.address else local))
+    gpus = int(cluster.device is Device.cuda)
     has = ray.cluster_resources()
-    cpus, gpus = has.get("CPU", 0), has.get("GPU", 0)
-    if cpus < cluster.threads or gpus < cuda:
-        asked = f"{cluster.threads} CPUs and {int(cuda)} GPUs"
-        raise ResourceError(f"A seed asks for {asked}, the cluster has {cpus:g} and {gpus:g}.")
+    if has.get("CPU", 0) < cluster.threads or has.get("GPU", 0) < gpus:
+        asked = f"{cluster.threads} CPUs and {gpus} GPUs"
+        raise ResourceError(f"a seed asks for {asked}, more than the cluster has: {has}")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train_seeds")
 def main(config: DictConfig) -> None:
-    job: TrainSeeds = OmegaConf.to_object(config)
-    if len(set(job.seeds)) < len(job.seeds) or not all(s.isalnum() for s in job.seeds):
-        raise ConfigurationError(f"seeds={job.seeds} must be distinct names of letters and digits.")
-    output, device = Path(job.output).resolve(), job.cluster.device
-    connect(job.cluster)
-    prepare(job.training, output, text.gather())
-    task = train.options(num_cpus=job.cluster.threads, num_gpus=int(device is Device.cuda))
-    waiting, running = list(job.seeds), []
-    while waiting or running:
-        while waiting and len(running) < job.cluster.workers:
-            rest = (output, device.value, job.cluster.threads)
-            running.append(task.remote(job.training, waiting.pop(0), *rest))
-        done, running = ray.wait(running)
-        record = ray.get(done[0])
-        print(f"seed {record['name']}: {record['tokens_seen']:,} tokens, held-out loss "
-              f"{record['held_out_loss']:.3f} nats, {record['seconds']} s, in {output}")
-    if job.export:
-        export(output, job.seeds, Path(job.export))
+    job = cast(TrainSeeds, OmegaConf.to_object(config))
+    output, device, threads = Path(job.output).resolve(), job.cluster.device, job.cluster.threads
+    with guarded():
+        if len(set(job.seeds)) < len(job.seeds) or not all(name.isalnum() for name in job.seeds):
+            raise ConfigurationError(f"seeds={job.seeds} must be distinct, of letters and digits")
+        connect(job.cluster)
+        prepare(job.training, output, text.gather())
+        task = train.options(num_cpus=threads, num_gpus=int(device is Device.cuda))
+        waiting, running = list(job.seeds), list[ray.ObjectRef]()
+        while waiting or running:
+            while waiting and len(running) < job.cluster.workers:
+                name = waiting.pop(0)
+                running.append(task.remote(job.training, name, output, device.value, threads))
+            done, running = ray.wait(running)
+            record = ray.get(done[0])
+            print(f"seed {record['name']}: {record['tokens_seen']:,} tokens, held-out loss "
+                  f"{record['held_out_loss']:.3f} nats, {record['seconds']} s, in {output}")
+        if job.export:
+            export(output, job.seeds, Path(job.export))
 
 
 if __name__ == "__main__":

@@ -256,7 +256,8 @@ class _Sums:
     def _failed(self, worker: Any, unit: Unit, items: tuple[Item, ...], error: Exception) -> None:
         """Put the unit back, on a new worker if the old one died."""
         self.attempts[unit.index] = self.attempts.get(unit.index, 0) + 1
-        reason = str(error).strip().splitlines()[0]
+        cause = getattr(error, "cause", None) or error
+        reason = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
         self.progress.failed(unit.index, reason)
         self._publish()
         if self.attempts[unit.index] >= ATTEMPTS:

@@ -26,6 +26,9 @@ POLICIES = ("fp32", "fp16", "split")
 OVERSHOOT = {"fp32": 1e-5, "fp16": 2e-3, "split": 1e-5}
 """How far |r| may exceed 1 by rounding before it is an error, per precision policy."""
 
+LARGEST = {"fp32": 1e15, "fp16": 65504.0, "split": 65504.0}
+"""Largest |u| per policy: halves end there, and float32 sums of squares must stay finite."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -56,6 +59,7 @@ def calibrate(x_TN: Float[Tensor, "T N"], kept_T: Bool[Tensor, "T"], layers: int
     least_N = torch.stack([deviation_N, reach_N / 1000, floor_N]).amax(0)
     mantissa_N, exponent_N = torch.frexp(least_N)
     exponent_N = torch.where(mantissa_N == 0.5, exponent_N - 1, exponent_N)
+    exponent_N = exponent_N.clamp_min(-126)  # the inverse of a smaller scale overflows float32
     scale_N = torch.ldexp(torch.ones_like(least_N), exponent_N)
     scale_N = torch.where(least_N > 0, scale_N, torch.ones_like(scale_N))
     return Calibration(shift_N.float(), scale_N.float())
@@ -114,15 +118,16 @@ class ModelMoments:
         excluded_X = torch.nonzero(~kept_T).flatten()
         if kept:
             # Excluded rows first repeat a kept one, so that the extremes are those of kept tokens.
-            u_TN[excluded_X] = u_TN[torch.argmax(kept_T.to(torch.uint8))]
+            u_TN[excluded_X] = u_TN[int(torch.argmax(kept_T.to(torch.uint8)))].clone()
             minimum_N, maximum_N = torch.aminmax(u_TN, dim=0)
             self._check_range(minimum_N, maximum_N, policy)
             self.minimum_N = torch.minimum(self.minimum_N, minimum_N)
             self.maximum_N = torch.maximum(self.maximum_N, maximum_N)
         u_TN[excluded_X] = 0
         self.n += kept
-        self.sum_N += u_TN.sum(0, dtype=torch.float64)
         factors = operands(u_TN, policy)
+        for factor in factors:  # the sum of what is multiplied: its rounding cancels in r
+            self.sum_N += factor.sum(0, dtype=torch.float64)
         for layer in range(self.layers):
             columns = slice(layer * self.width, (layer + 1) * self.width)
             part = tuple(factor[:, columns] for factor in factors)
@@ -130,14 +135,13 @@ class ModelMoments:
         return factors
 
     def _check_range(self, minimum_N: Tensor, maximum_N: Tensor, policy: str) -> None:
-        limit = 65504.0 if policy != "fp32" else torch.finfo(torch.float32).max
-        wrong_N = ~((minimum_N >= -limit) & (maximum_N <= limit))
+        wrong_N = ~((minimum_N >= -LARGEST[policy]) & (maximum_N <= LARGEST[policy]))
         if bool(wrong_N.any()):
             neuron = int(torch.nonzero(wrong_N)[0])
             raise NumericalError(
                 f"layer {neuron // self.width}, neuron {neuron % self.width} has an activation "
                 f"that is not finite or too large for precision.moments={policy}: "
-                "check the model, or use fp32"
+                f"check the model{'' if policy == 'fp32' else ', or use fp32'}"
             )
 
     def layer_sums(self, layer: int) -> LayerSums:
@@ -243,18 +247,22 @@ def jackknife_error(
     """Standard error of r by leaving out one group of tokens at a time.
 
     Groups may differ in size (the delete-m_j jackknife of Busing, Meijer and van der Leeden 1999).
-    `left_GR`, `right_GR`: Σu and Σu² of the two neurons of each pair by group. NaN for one group.
+    `left_GR`, `right_GR`: Σu and Σu² of the two neurons of each pair by group. Groups without
+    tokens do not count; NaN for one group.
     """
+    used_G = n_G > 0
+    n_G, cross_GR = n_G[used_G], cross_GR[used_G]
     groups = n_G.numel()
     if groups < 2:
-        return torch.full_like(cross_GR[0], torch.nan)
+        return cross_GR.new_full(cross_GR.shape[1:], torch.nan)
 
     def r_of(n: Tensor, cross: Tensor, sums: list[Tensor], squares: list[Tensor]) -> Tensor:
         covariance = cross - sums[0] * sums[1] / n
         variances = [q - s * s / n for s, q in zip(sums, squares, strict=True)]
         return covariance / (variances[0].clamp_min(0) * variances[1].clamp_min(0)).sqrt()
 
-    sums_GR, squares_GR = [left_GR[0], right_GR[0]], [left_GR[1], right_GR[1]]
+    sums_GR = [left_GR[0][used_G], right_GR[0][used_G]]
+    squares_GR = [left_GR[1][used_G], right_GR[1][used_G]]
     n = n_G.sum()
     r_R = r_of(n, cross_GR.sum(0), [s.sum(0) for s in sums_GR], [q.sum(0) for q in squares_GR])
     left_out_GR = r_of(

@@ -235,7 +235,7 @@ class Plan:
         return sum(item.sums_bytes for item in self.items) + activations
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes for people."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
@@ -266,6 +266,12 @@ def describe(plan: Plan, workers: int) -> list[tuple[str, str]]:
             f"{trailing} after them), {done} already done",
         ),
         ("arithmetic left", f"{plan.flops:.3g} FLOP of sums"),
-        ("memory", f"{size(plan.worker_bytes)} of sums and activations in each of {workers} workers"),
-        ("to write", f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks"),
+        (
+            "memory",
+            f"{size(plan.worker_bytes)} of sums and activations in each of {workers} workers",
+        ),
+        (
+            "to write",
+            f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks",
+        ),
     ]

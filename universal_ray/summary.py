@@ -19,10 +19,10 @@ class RowSummary:
     """Summary of R rows over some columns; summaries over disjoint columns merge."""
 
     top_RK: Tensor
-    """float64, descending; -inf where there are fewer than K columns"""
+    """float64, descending; -inf where fewer than K columns are live"""
     top_index_RK: Tensor
     bottom_RK: Tensor
-    """float64, ascending; +inf where there are fewer than K columns"""
+    """float64, ascending; +inf where fewer than K columns are live"""
     bottom_index_RK: Tensor
     histogram_RB: Tensor
     powers_R5: Tensor
@@ -36,7 +36,7 @@ def largest(
 
     `index_RM` (ascending in each row among equal values) names the columns, by default 0 … M-1.
     """
-    rows, columns = values_RM.shape
+    columns = values_RM.shape[1]
     kept = min(count, columns)
     probe = torch.topk(values_RM, min(kept + 1, columns), dim=1)
     chosen_RK = probe.indices[:, :kept].sort(dim=1).values

@@ -1,0 +1,102 @@
+"""Small studies on models made on the spot, and the float64 truth about them."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from helpers_models import make_gpt2
+from transformers import GPT2LMHeadModel
+
+from universal_ray import driver
+from universal_ray.preflight import prepare
+from universal_ray.store import Store
+from universal_ray.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    ModelsConfig,
+    RunConfig,
+    Study,
+    UnitsConfig,
+)
+
+CONTEXT, ROWS, VOCABULARY, LAYERS, WIDTH = 32, 97, 300, 2, 32
+DEAD = 5
+"""A neuron of layer 0 of model `a` that never varies."""
+
+
+def make_models(folder: Path, names: str = "abc") -> list[str]:
+    """Random GPT-2s with both of the Stanford seeds' flags; `a` has one dead neuron."""
+    paths = []
+    for seed, name in enumerate(names):
+        path = folder / name
+        make_gpt2(
+            path,
+            seed,
+            layers=LAYERS,
+            width=WIDTH,
+            vocabulary=VOCABULARY,
+            context=CONTEXT,
+            scale_attn_by_inverse_layer_idx=True,
+            reorder_and_upcast_attn=True,
+        )
+        if name == "a":
+            model = GPT2LMHeadModel.from_pretrained(path)
+            with torch.no_grad():
+                model.transformer.h[0].mlp.c_fc.weight[:, DEAD] = 0
+                model.transformer.h[0].mlp.c_fc.bias[DEAD] = 0
+            model.save_pretrained(path)
+        paths.append(str(path))
+    return paths
+
+
+def make_tokens(path: Path, rows: int = ROWS, seed: int = 0) -> str:
+    """Random rows, begin-of-text first; the first rows do not depend on how many follow."""
+    tokens = np.random.default_rng(seed).integers(1, VOCABULARY, (1000, CONTEXT))[:rows]
+    tokens[:, 0] = 0
+    tokens[:, 7] = np.where(np.arange(rows) % 3 == 0, 0, tokens[:, 7])
+    datasets.Dataset.from_dict({"tokens": tokens.tolist()}).save_to_disk(str(path))
+    return str(path)
+
+
+def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study:
+    """97 rows in units of 8: six blocks of two units and one short unit after them."""
+    return Study(
+        run=RunConfig(dir=str(folder)),
+        models=ModelsConfig(reference=models[0], compared=models[1:]),
+        corpus=CorpusConfig(path=tokens),
+        units=UnitsConfig(tokens=8 * CONTEXT + 5, batch=3 * CONTEXT, fold=2),
+        cluster=ClusterConfig(**{"workers": 1, **cluster}),
+        baseline=BaselineConfig(rotations=3),
+    )
+
+
+def run(study: Study) -> Store:
+    """The correlation stage, in this process."""
+    store = Store(study.run.dir)
+    driver.correlate(prepare(study, store), store, lambda *_: None)
+    return store
+
+
+def table_bytes(store: Store) -> dict[str, bytes]:
+    return {path: store.get(path) for path in store.list("tables") if "done" not in path}
+
+
+def computed(store: Store) -> list[int]:
+    """Unit indices in the order they were computed, over all runs of the directory."""
+    return [json.loads(line)["unit"] for line in store.get("metrics.jsonl").decode().splitlines()]
+
+
+def true_activations(path: str, tokens_BP: np.ndarray) -> np.ndarray:
+    """Post-activations [T, N] of a plain Hugging Face model in float64."""
+    model = GPT2LMHeadModel.from_pretrained(path).double().eval()
+    kept = []
+    for block in model.transformer.h:
+        block.mlp.c_proj.register_forward_pre_hook(
+            lambda _, inputs: kept.append(inputs[0].flatten(0, 1))
+        )
+    with torch.inference_mode():
+        model(torch.from_numpy(tokens_BP))
+    return torch.cat(kept, dim=1).numpy()

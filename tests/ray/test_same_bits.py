@@ -1,0 +1,252 @@
+"""However a run was made, scheduled, interrupted or grown, the tables have the same bits."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers_study import (
+    computed,
+    make_models,
+    make_study,
+    make_tokens,
+    run,
+    table_bytes,
+)
+
+from universal_ray import driver, reduce
+from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
+from universal_ray.lock import RunLock
+from universal_ray.plan import layer_file, marker
+from universal_ray.preflight import prepare
+from universal_ray.store import Store
+from universal_ray.study import Pairs, Rotation
+
+ROOT = Path(__file__).parents[2]
+UNITS = 13
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bits")
+    return make_models(folder, "abc"), make_tokens(folder / "tokens")
+
+
+@pytest.fixture(scope="module")
+def expected(inputs, tmp_path_factory):
+    """Tables of an undisturbed run with one worker."""
+    store = run(make_study(tmp_path_factory.mktemp("plain"), *inputs))
+    assert sorted(computed(store)) == list(range(UNITS))
+    return table_bytes(store)
+
+
+def command(study, *more):
+    compared = "[" + ",".join(study.models.compared) + "]"
+    return [
+        sys.executable, str(ROOT / "jobs" / "correlate.py"), "corpus=tokens",
+        f"corpus.path={study.corpus.path}", f"run.dir={study.run.dir}",
+        f"models.reference={study.models.reference}", f"models.compared={compared}",
+        f"units.tokens={study.units.tokens}", f"units.batch={study.units.batch}",
+        f"units.fold={study.units.fold}", f"cluster.workers={study.cluster.workers}",
+        f"baseline.rotations={study.baseline.rotations}", *more,
+    ]
+
+
+def workers_of(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [
+            child
+            for child in psutil.Process(process).children(recursive=True)
+            if any("ray::MomentsWorker" in part or "ray::unit-" in part for part in _line(child))
+        ]
+    return []
+
+
+def _line(process):
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def units_stored(store):
+    return [path for path in store.list("moments") if path.endswith("done.json")]
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_number_of_workers(inputs, expected, tmp_path, workers):
+    assert table_bytes(run(make_study(tmp_path, *inputs, workers=workers))) == expected
+
+
+def test_worker_killed_in_the_middle_of_a_unit(inputs, expected, tmp_path):
+    study = make_study(tmp_path, *inputs, workers=2)
+    killed = []
+
+    def kill():
+        worker = wait_for(lambda: units_stored(Store(study.run.dir)) and workers_of(os.getpid()))[0]
+        worker.send_signal(signal.SIGKILL)
+        killed.append(worker.pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    store = run(study)
+    thread.join()
+    assert killed
+    assert table_bytes(store) == expected
+    assert sorted(set(computed(store))) == list(range(UNITS))
+
+
+def test_driver_killed_and_started_again(inputs, expected, tmp_path):
+    study = make_study(tmp_path / "run", *inputs, workers=2)
+    store = Store(study.run.dir)
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command(study), stdout=log, stderr=log, cwd=tmp_path)
+    try:
+        wait_for(lambda: len(units_stored(store)) > 4 or process.poll() is not None)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.wait()
+    finished = computed(store) if store.exists("metrics.jsonl") else []
+    assert len(finished) < UNITS, (tmp_path / "log").read_text()
+    assert table_bytes(run(study)) == expected
+    again = computed(store)[len(finished) :]
+    assert not set(again) & set(finished)
+
+
+def test_damaged_unit_is_found_and_computed_again(inputs, expected, tmp_path, caplog):
+    store = run(make_study(tmp_path, *inputs))
+    units = [path for path in store.list("moments") if "unit-" in path and "layer" in path]
+    victim = tmp_path / units[-1]
+    data = bytearray(victim.read_bytes())
+    data[-3] ^= 1
+    victim.write_bytes(bytes(data))
+    blocks = [path for path in store.list("moments") if "block-" in path and "layer" in path]
+    short = tmp_path / blocks[0]
+    short.write_bytes(short.read_bytes()[:-10])
+    before = len(computed(store))
+    with caplog.at_level(logging.WARNING):
+        run(make_study(tmp_path, *inputs))
+    assert caplog.text.count("cut or altered") == 2
+    assert set(computed(store)[before:]) == {0, 1, 12}
+    assert table_bytes(store) == expected
+
+
+def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
+    study = make_study(tmp_path, *inputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver._Sums, "_fold_ready", lambda self: None)
+        store = run(study)
+    assert not [path for path in store.list("moments") if "block-" in path]
+    assert table_bytes(store) == expected
+    for path in store.list("tables"):
+        store.delete(path)
+    prepared = prepare(study, store)
+    for item in prepared.plan.items:
+        for block in prepared.plan.layout.blocks:
+            reduce.fold(store.url, item, block, 1)
+    run(study)
+    assert table_bytes(store) == expected
+
+
+def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, expected, tmp_path):
+    study = make_study(tmp_path, *inputs)
+    small = deepcopy(study)
+    small.models.compared = study.models.compared[:1]
+    small.corpus.tokens = 50 * 32
+    store = run(small)
+    assert computed(store) == list(range(7))
+    kept = {path: store.get(path) for path in store.list("moments") if "block-" in path}
+    run(study)
+    assert table_bytes(store) == expected
+    assert all(store.get(path) == data for path, data in kept.items())
+
+
+def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_path):
+    study = make_study(tmp_path, *inputs)
+    store = run(study)
+    count = len(computed(store))
+    pairs = store.get_table("tables/pairs.parquet")
+    study.baseline.rotations, study.baseline.kind = 4, Rotation.orthogonal
+    study.universal.threshold = 0.1
+    run(study)
+    assert len(computed(store)) == count
+    again = store.get_table("tables/pairs.parquet")
+    assert again["max_corr"] == pairs["max_corr"]
+    assert len(again["baseline_draws"][0].as_py()) == 4
+    study.models.pairs = Pairs.all
+    run(study)
+    assert len(computed(store)) == 2 * count
+    new = {line for line in store.get("metrics.jsonl").decode().splitlines()[count:]}
+    assert all('"model-' not in line.split('"tokens"')[0] for line in new)
+
+
+def test_settings_that_decide_the_bits_may_not_change(inputs, tmp_path):
+    study = make_study(tmp_path, *inputs)
+    store = run(study)
+    study.units.batch = 64
+    with pytest.raises(ConfigurationError, match=r"units\.batch \(was 96, now 64\)"):
+        prepare(study, store)
+    study = make_study(tmp_path, inputs[0], make_tokens(tmp_path / "other", seed=1))
+    with pytest.raises(ConfigurationError, match="are not the tokens of the run"):
+        prepare(study, store)
+    study = make_study(tmp_path, *inputs)
+    study.corpus.tokens = 32
+    with pytest.raises(ConfigurationError, match="tokens may only be added"):
+        prepare(study, store)
+
+
+def test_second_driver_is_refused_while_the_first_lives(inputs, tmp_path):
+    study = make_study(tmp_path, *inputs)
+    with RunLock(Store(study.run.dir)), pytest.raises(LockedError, match="in use by process"):
+        run(study)
+
+
+def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp_path):
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    broken = make_models(tmp_path, "z")[0]
+    model = GPT2LMHeadModel.from_pretrained(broken)
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_fc.bias[3] = torch.inf
+    model.save_pretrained(broken)
+    study = make_study(tmp_path / "run", [inputs[0][0], broken], inputs[1])
+    with pytest.raises(NumericalError, match=r"model .*/z: .*not finite"):
+        run(study)
+
+
+def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
+    inputs, expected, tmp_path
+):
+    study = make_study(tmp_path, *inputs)
+    store = Store(study.run.dir)
+    prepared = prepare(study, store)
+    item = prepared.plan.items[0]
+    # A folder where unit 3 must put a file makes every attempt fail.
+    in_the_way = tmp_path / layer_file(item.unit_folder(prepared.plan.layout.units[3]), 0)
+    in_the_way.mkdir(parents=True)
+    (in_the_way / "thing").write_text("")
+    with pytest.raises(UnitError, match="unit 3 failed 3 times"):
+        run(study)
+    assert store.get_json("progress.json")["stage"] == "stopped"
+    assert not store.exists(marker(item.unit_folder(prepared.plan.layout.units[3])))
+    (in_the_way / "thing").unlink()
+    in_the_way.rmdir()
+    assert table_bytes(run(study)) == expected

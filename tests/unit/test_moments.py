@@ -1,0 +1,573 @@
+"""Moment sums and correlations against numpy in float64; the jackknife against brute force.
+
+Shapes: T tokens, N neurons of the first model, M of the second, G groups of tokens, R pairs.
+"""
+
+import copy
+from dataclasses import dataclass
+from itertools import pairwise
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+
+from universal_ray.errors import NumericalError
+from universal_ray.moments import (
+    OVERSHOOT,
+    POLICIES,
+    Calibration,
+    LayerSums,
+    ModelMoments,
+    NeuronMoments,
+    accumulate_,
+    calibrate,
+    centred_cross,
+    centred_gram,
+    correlation,
+    jackknife_error,
+    merge,
+    neuron_moments,
+    normalise_,
+    operands,
+    split_index,
+)
+
+BOUNDS = {"fp32": 1e-6, "split": 1e-6, "fp16": 1e-3}
+"""Largest error of r that each precision policy may make."""
+
+quickly = hypothesis.settings(
+    max_examples=25, deadline=None, database=None, derandomize=True
+)
+
+
+@dataclass
+class Sums:
+    """What a run holds of a pair of models before it correlates."""
+
+    left: list[LayerSums]
+    right: list[LayerSums]
+    cross_NM: torch.Tensor
+    policy: str
+
+    def r(self) -> np.ndarray:
+        rows, columns = neuron_moments(self.left), neuron_moments(self.right)
+        centred_NM = centred_cross(self.cross_NM, rows, columns, 0)
+        return correlation(centred_NM, rows, columns, 0, self.policy).numpy()
+
+
+def sum_up(
+    x_TN, y_TM, kept_T=None, policy="fp32", layers=(1, 1), batch=500, unit=10**9, first=500
+) -> Sums:
+    """Calibrate on the `first` tokens, sum in batches, store by unit, merge: as a worker does."""
+    x_TN, y_TM = (torch.as_tensor(v, dtype=torch.float32) for v in (x_TN, y_TM))
+    kept_T = torch.ones(len(x_TN), dtype=torch.bool) if kept_T is None else torch.as_tensor(kept_T)
+    fits = [
+        calibrate(v[:first], kept_T[:first], depth)
+        for v, depth in zip((x_TN, y_TM), layers, strict=True)
+    ]
+    sums: list[list[list[LayerSums]]] = [[], []]
+    crosses = []
+    for begin in range(0, len(x_TN), unit):
+        end = min(begin + unit, len(x_TN))
+        models = [
+            ModelMoments(depth, v.shape[1] // depth, "cpu")
+            for v, depth in zip((x_TN, y_TM), layers, strict=True)
+        ]
+        cross_NM = torch.zeros(x_TN.shape[1], y_TM.shape[1])
+        for start in range(begin, end, batch):
+            rows = slice(start, min(start + batch, end))
+            factors = [
+                model.update(normalise_(v[rows].clone(), fit), kept_T[rows], policy)
+                for model, v, fit in zip(models, (x_TN, y_TM), fits, strict=True)
+            ]
+            accumulate_(cross_NM, *factors)
+        crosses.append({"cross": cross_NM})
+        for held, model in zip(sums, models, strict=True):
+            held.append([model.layer_sums(layer) for layer in range(model.layers)])
+    left, right = ([merge(parts) for parts in zip(*held, strict=True)] for held in sums)
+    return Sums(left, right, merge(crosses)["cross"], policy)
+
+
+def oracle(x_TN, y_TM) -> np.ndarray:
+    """numpy's Pearson correlations in float64."""
+    x_TN, y_TM = np.asarray(x_TN, np.float64), np.asarray(y_TM, np.float64)
+    return np.corrcoef(x_TN, y_TM, rowvar=False)[: x_TN.shape[1], x_TN.shape[1] :]
+
+
+def gelu(x):
+    return x * 0.5 * (1 + np.tanh(0.79788456 * (x + 0.044715 * x**3)))
+
+
+def activations(tokens: int, neurons: int = 24, seed: int = 0):
+    """Two models of GELU-like neurons that share causes; scales over 100, large means.
+
+    Partners have correlations from 0 up to 1 - 1e-9; the last two are equal and opposite.
+    """
+    rng = np.random.default_rng(seed)
+    cause_TN = rng.standard_normal((tokens, neurons))
+    noise_N = 10 ** np.linspace(1, -4.5, neurons)
+    own_TM = rng.standard_normal((tokens, neurons)) * noise_N
+    x_TN = gelu(cause_TN - 0.5)
+    y_TM = gelu(cause_TN - 0.5) + own_TM * x_TN.std()
+    y_TM[:, -2], y_TM[:, -1] = x_TN[:, -2], -x_TN[:, -1]
+    scale_N = 10 ** rng.uniform(-1, 1, neurons)
+    mean_N = rng.uniform(-30, 30, neurons) * scale_N
+    x_TN, y_TM = x_TN * scale_N + mean_N, y_TM * scale_N[::-1] + mean_N
+    return x_TN.astype(np.float32), y_TM.astype(np.float32)
+
+
+# Correlations against numpy
+
+
+@pytest.mark.parametrize("tokens", [1_500, 12_000, 40_000])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_keeps_its_bound_at_every_r(policy, tokens):
+    x_TN, y_TM = activations(tokens)
+    true_NM = oracle(x_TN, y_TM)
+    sums = sum_up(x_TN, y_TM, policy=policy, layers=(2, 3), unit=25_000)
+    error_NM = np.abs(sums.r() - true_NM)
+    for low, high in [(0, 0.5), (0.5, 0.99), (0.99, 0.9999), (0.9999, 1.01)]:
+        inside_NM = (np.abs(true_NM) >= low) & (np.abs(true_NM) < high)
+        assert inside_NM.any()
+        assert error_NM[inside_NM].max() < BOUNDS[policy]
+
+
+def test_the_policies_differ_as_they_should():
+    x_TN, y_TM = activations(6_000)
+    true_NM = oracle(x_TN, y_TM)
+    error = {p: np.abs(sum_up(x_TN, y_TM, policy=p).r() - true_NM).max() for p in POLICIES}
+    assert error["fp16"] > 10 * error["split"]
+
+
+def test_sums_are_those_of_numpy():
+    x_TN, y_TM = activations(3_000)
+    kept_T = np.random.default_rng(1).random(3_000) < 0.7
+    sums = sum_up(x_TN, y_TM, kept_T, layers=(2, 3))
+    fit = calibrate(torch.from_numpy(x_TN[:500]), torch.from_numpy(kept_T[:500]), 2)
+    u_TN = (x_TN[kept_T].astype(np.float64) - fit.shift_N.numpy()) / fit.scale_N.numpy()
+    for layer, part in enumerate(sums.left):
+        u_TD = u_TN[:, layer * 12 : (layer + 1) * 12]
+        assert float(part["n"]) == kept_T.sum()
+        np.testing.assert_allclose(part["sum"], u_TD.sum(0), atol=2e-3)
+        np.testing.assert_allclose(part["gram"], u_TD.T @ u_TD, atol=1e-6 * len(u_TD))
+        np.testing.assert_array_equal(part["minimum"], u_TD.min(0).astype(np.float32))
+        np.testing.assert_array_equal(part["maximum"], u_TD.max(0).astype(np.float32))
+        centred_DD = (u_TD - u_TD.mean(0)).T @ (u_TD - u_TD.mean(0))
+        np.testing.assert_allclose(centred_gram(part), centred_DD, atol=1e-6 * len(u_TD))
+
+
+def test_correlations_of_a_row_block_are_rows_of_the_whole():
+    x_TN, y_TM = activations(2_000)
+    sums = sum_up(x_TN, y_TM, layers=(2, 3))
+    rows, columns = neuron_moments(sums.left), neuron_moments(sums.right)
+    centred_DM = centred_cross(sums.cross_NM[12:], rows, columns, 12)
+    block_DM = correlation(centred_DM, rows, columns, 12, "fp32")
+    np.testing.assert_array_equal(block_DM, sums.r()[12:])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_scaling_by_powers_of_two_changes_no_bit(policy):
+    x_TN, y_TM = activations(2_000)
+    scale_N = 2.0 ** np.random.default_rng(2).integers(-3, 4, x_TN.shape[1])
+    # One layer per neuron, so that no neighbour's scale decides.
+    plain = sum_up(x_TN, y_TM, policy=policy, layers=(24, 24)).r()
+    scaled = sum_up(x_TN * scale_N, y_TM, policy=policy, layers=(24, 24)).r()
+    np.testing.assert_array_equal(plain, scaled)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_shift_and_scale_leave_r_unchanged(policy):
+    rng = np.random.default_rng(3)
+    x_TN, y_TM = activations(4_000)
+    x_TN -= x_TN.mean(0)
+    scale_N = 10 ** rng.uniform(-1, 1, x_TN.shape[1])
+    moved_TN = (x_TN * scale_N + 100 * scale_N * x_TN.std(0)).astype(np.float32)
+    r_NM = sum_up(moved_TN, y_TM, policy=policy).r()
+    # float32 activations with a mean of 100 deviations hold five digits of them at best.
+    np.testing.assert_allclose(r_NM, oracle(x_TN, y_TM), atol=BOUNDS[policy] + 1e-5)
+    np.testing.assert_allclose(r_NM, oracle(moved_TN, y_TM), atol=BOUNDS[policy])
+
+
+@pytest.mark.parametrize("drift", [0.5, 3])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_means_that_drift_after_calibration_cost_little(policy, drift):
+    rng = np.random.default_rng(4)
+    x_TN, y_TM = activations(6_000)
+    # Nearly always at one value, some deviations away from where calibration saw it, so that all
+    # tokens round the same way: only sums of what is multiplied let that cancel.
+    x_TN = np.where(rng.random(x_TN.shape) < 0.9, 0, x_TN - x_TN.mean(0))
+    x_TN[500:] += drift * x_TN.std(0)
+    x_TN = x_TN.astype(np.float32)
+    bound = 1e-4 if policy == "fp16" else BOUNDS[policy] * (1 + drift**2)
+    r_NM = sum_up(x_TN, y_TM, policy=policy).r()
+    np.testing.assert_allclose(r_NM, oracle(x_TN, y_TM), atol=bound)
+
+
+# Excluded tokens
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("junk", [1e30, np.nan, np.inf, -np.inf])
+def test_excluded_tokens_do_not_count_whatever_they_hold(policy, junk):
+    x_TN, y_TM = activations(2_000)
+    kept_T = np.random.default_rng(5).random(2_000) < 0.6
+    kept_T[0] = False
+    clean = sum_up(np.where(kept_T[:, None], x_TN, 0), y_TM, kept_T, policy, layers=(2, 2))
+    dirty_TN = np.where(kept_T[:, None], x_TN, junk).astype(np.float32)
+    dirty = sum_up(dirty_TN, y_TM, kept_T, policy, layers=(2, 2))
+    for one, other in zip(clean.left, dirty.left, strict=True):
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=0, atol=0)
+    np.testing.assert_array_equal(clean.r(), dirty.r())
+    np.testing.assert_allclose(dirty.r(), oracle(x_TN[kept_T], y_TM[kept_T]), atol=BOUNDS[policy])
+
+
+def test_a_batch_without_a_kept_token_adds_nothing():
+    x_TN, y_TM = activations(2_000)
+    kept_T = np.ones(2_000, bool)
+    kept_T[500:1_000] = False  # the whole second batch
+    x_TN[600] = np.nan
+    sums = sum_up(x_TN, y_TM, kept_T)
+    assert float(sums.left[0]["n"]) == 1_500
+    np.testing.assert_allclose(sums.r(), oracle(x_TN[kept_T], y_TM[kept_T]), atol=1e-6)
+
+
+def test_a_unit_without_a_kept_token_is_neutral():
+    empty = ModelMoments(1, 3, "cpu")
+    factors = empty.update(torch.full((4, 3), torch.nan), torch.zeros(4, dtype=torch.bool), "fp32")
+    assert all((factor == 0).all() for factor in factors)
+    assert neuron_moments([merge([empty.layer_sums(0)])]).dead_N.all()
+    full = ModelMoments(1, 3, "cpu")
+    full.update(torch.randn(4, 3), torch.ones(4, dtype=torch.bool), "fp32")
+    both = merge([empty.layer_sums(0), full.layer_sums(0), empty.layer_sums(0)])
+    for name, value in merge([full.layer_sums(0)]).items():
+        torch.testing.assert_close(both[name], value, rtol=0, atol=0)
+
+
+# Dead neurons, late neurons, range
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("value", [0.0, -0.17, 1234.5678])
+def test_dead_neurons_have_no_correlation_and_harm_no_other(policy, value):
+    x_TN, y_TM = activations(2_000)
+    kept_T = np.random.default_rng(6).random(2_000) < 0.8
+    x_TN[:, 3] = value
+    x_TN[kept_T, 7] = value  # it varies, but only where tokens do not count
+    y_TM[:, 5] = value
+    sums = sum_up(x_TN, y_TM, kept_T, policy, layers=(2, 3))
+    dead_N = neuron_moments(sums.left).dead_N
+    assert torch.nonzero(dead_N).flatten().tolist() == [3, 7]
+    r_NM = sums.r()
+    assert np.isnan(r_NM[[3, 7]]).all() and np.isnan(r_NM[:, 5]).all()
+    live_N, live_M = ~dead_N.numpy(), np.arange(24) != 5
+    true_NM = oracle(x_TN[kept_T][:, live_N], y_TM[kept_T][:, live_M])
+    np.testing.assert_allclose(r_NM[live_N][:, live_M], true_NM, atol=BOUNDS[policy])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("rest", [0.0, 1e-5])
+def test_a_neuron_silent_in_calibration_that_fires_later_is_right(policy, rest):
+    rng = np.random.default_rng(7)
+    x_TN, y_TM = activations(6_000, neurons=12)
+    x_TN = (x_TN - x_TN.mean(0)) / x_TN.std(0)
+    # It rests at (nearly) nothing, then fires with 3e5 times the deviation it was seen to have.
+    x_TN[:, 2] = rest * rng.standard_normal(6_000)
+    fires_T = (np.arange(6_000) >= 500) & (y_TM[:, 4] > np.quantile(y_TM[:, 4], 0.97))
+    x_TN[fires_T, 2] += 3 + rng.random(fires_T.sum())
+    sums = sum_up(x_TN, y_TM, policy=policy)
+    true_NM = oracle(x_TN, y_TM)
+    assert np.abs(true_NM[2, 4]) > 0.3
+    np.testing.assert_allclose(sums.r(), true_NM, atol=BOUNDS[policy])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_firing_far_beyond_its_layer_is_right_or_refused(policy):
+    x_TN, y_TM = activations(2_000, neurons=12)
+    x_TN = (x_TN - x_TN.mean(0)) / x_TN.std(0)
+    x_TN[:, 8] = 0
+    x_TN[1_000::50, 8] = 3e5  # 3e5 deviations of its neighbours: beyond half precision
+    if policy == "fp32":
+        np.testing.assert_allclose(sum_up(x_TN, y_TM).r(), oracle(x_TN, y_TM), atol=1e-6)
+    else:
+        with pytest.raises(NumericalError, match=r"layer 1, neuron 2 has an activation .* fp32"):
+            sum_up(x_TN, y_TM, policy=policy, layers=(2, 2))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e30])
+def test_values_without_finite_squares_are_refused_by_layer_and_neuron(policy, wrong):
+    model = ModelMoments(3, 4, "cpu")
+    u_TN = torch.randn(6, 12)
+    u_TN[4, 9] = wrong
+    kept_T = torch.ones(6, dtype=torch.bool)
+    with pytest.raises(NumericalError, match=f"layer 2, neuron 1 .*precision.moments={policy}"):
+        model.update(u_TN, kept_T, policy)
+
+
+# Calibration
+
+
+@quickly
+@hypothesis.given(seed=st.integers(0, 10**6), layers=st.sampled_from([1, 2, 4]))
+def test_scale_is_the_least_power_of_two_above_its_three_bounds(seed, layers):
+    rng = np.random.default_rng(seed)
+    x_TN = rng.standard_normal((64, 12)) * 10 ** rng.uniform(-6, 4, 12)
+    x_TN[rng.integers(64), rng.integers(12)] *= 10**5  # its reach decides
+    x_TN[:, rng.integers(12)] = rng.choice([0.0, 5.0])  # the layer's median decides
+    x_TN = x_TN.astype(np.float32).astype(np.float64)
+    kept_T = rng.random(64) < 0.8
+    fit = calibrate(torch.from_numpy(x_TN).float(), torch.from_numpy(kept_T), layers)
+    kept_TN = x_TN[kept_T]
+    deviation_N = kept_TN.std(0)
+    median_L = np.quantile(deviation_N.reshape(layers, -1), 0.5, axis=1, method="lower")
+    least_N = np.maximum.reduce(
+        [
+            deviation_N,
+            np.abs(kept_TN - kept_TN.mean(0)).max(0) / 1000,
+            np.repeat(median_L, 12 // layers) / 100,
+        ]
+    )
+    scale_N = fit.scale_N.double().numpy()
+    np.testing.assert_array_equal(np.frexp(scale_N)[0], 0.5)
+    assert (scale_N >= least_N * (1 - 1e-12)).all()
+    assert (scale_N < 2 * least_N * (1 + 1e-12))[least_N > 0].all()
+    np.testing.assert_allclose(fit.shift_N, kept_TN.mean(0), rtol=1e-6, atol=1e-6 * scale_N.max())
+
+
+def test_each_bound_of_the_scale_decides_where_it_is_largest():
+    x_TN = np.tile([[1.0], [-1.0]], (5_000, 5))  # deviation 1 exactly: a power of two stays
+    x_TN[:, 1] *= 1.5
+    x_TN[:, 2] *= 1e-9
+    x_TN[0, 3], x_TN[1:, 3] = 1e6, 0
+    fit = calibrate(torch.from_numpy(x_TN).float(), torch.ones(10_000, dtype=torch.bool), 1)
+    # The fourth deviates by 1e4; the median deviation is 1, of which a hundredth is 2^-6 or more.
+    assert fit.scale_N.tolist() == [1, 2, 2**-6, 2**14, 1]
+    many_TN = np.zeros((2_000_000, 1), np.float32)
+    many_TN[0] = 1024 * 1000
+    # So many tokens that the reach exceeds a thousand deviations.
+    fit = calibrate(torch.from_numpy(many_TN), torch.ones(2_000_000, dtype=torch.bool), 1)
+    assert fit.scale_N.tolist() == [1024]
+
+
+def test_scale_of_vanishing_activations_can_be_inverted():
+    x_TN = torch.tensor([[1e-42, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    kept_T = torch.ones(2, dtype=torch.bool)
+    u_TN = normalise_(x_TN.clone(), calibrate(x_TN, kept_T, 1))
+    assert u_TN.isfinite().all()
+
+
+def test_calibration_refuses_what_it_cannot_use():
+    x_TN = torch.randn(4, 2)
+    with pytest.raises(NumericalError, match="no token to keep"):
+        calibrate(x_TN, torch.zeros(4, dtype=torch.bool), 1)
+    x_TN[2, 1] = torch.nan
+    kept_T = torch.ones(4, dtype=torch.bool)
+    with pytest.raises(NumericalError, match="not finite"):
+        calibrate(x_TN, kept_T, 1)
+    kept_T[2] = False
+    assert calibrate(x_TN, kept_T, 1).shift_N.isfinite().all()
+
+
+def test_normalise_is_exact_and_in_place():
+    x_TN = torch.randn(50, 3)
+    fit = Calibration(torch.zeros(3), torch.tensor([0.25, 1.0, 64.0]))
+    u_TN = normalise_(x_TN, fit)
+    assert u_TN.data_ptr() == x_TN.data_ptr()
+    torch.manual_seed(0)
+    x_TN = torch.randn(50, 3)
+    assert torch.equal(normalise_(x_TN.clone(), fit) * fit.scale_N, x_TN)
+
+
+# Operands
+
+
+def test_operands_add_up_to_what_their_policy_promises():
+    u_TN = torch.randn(1_000, 4) * torch.tensor([1e-3, 1.0, 30.0, 1e4])
+    assert operands(u_TN, "fp32")[0] is u_TN
+    (half_TN,) = operands(u_TN, "fp16")
+    assert torch.equal(half_TN, u_TN.half().float())
+    high_TN, low_TN = operands(u_TN, "split")
+    assert ((high_TN.double() + low_TN.double() - u_TN).abs() <= 2e-7 * u_TN.abs() + 6e-8).all()
+
+
+# Merging
+
+
+def random_sums(seed: int) -> LayerSums:
+    rng = np.random.default_rng(seed)
+    model = ModelMoments(1, 4, "cpu")
+    u_TN = torch.from_numpy(rng.standard_normal((rng.integers(1, 30), 4))).float()
+    model.update(u_TN, torch.from_numpy(rng.random(len(u_TN)) < 0.9), "fp32")
+    return {**model.layer_sums(0), "cross": torch.from_numpy(rng.standard_normal((4, 6)))}
+
+
+@quickly
+@hypothesis.given(seeds=st.lists(st.integers(0, 10**6), min_size=3, max_size=6), at=st.data())
+def test_merging_is_associative_and_leaves_its_inputs(seeds, at):
+    parts = [random_sums(seed) for seed in seeds]
+    before = copy.deepcopy(parts)
+    cut = at.draw(st.integers(1, len(parts) - 1))
+    whole = merge(parts)
+    prefix_first = merge([merge(parts[:cut]), *parts[cut:]])
+    nested = merge([merge(parts[:cut]), merge(parts[cut:])])
+    for name, value in whole.items():
+        assert value.dtype == torch.float64
+        assert torch.equal(prefix_first[name], value)
+        torch.testing.assert_close(nested[name], value, rtol=1e-14, atol=1e-13)
+        every = torch.stack([part[name].double() for part in parts])
+        extreme = {"minimum": every.amin(0), "maximum": every.amax(0)}.get(name)
+        torch.testing.assert_close(value, every.sum(0) if extreme is None else extreme)
+    whole["sum"] += 1
+    for part, old in zip(parts, before, strict=True):
+        for name in part:
+            assert torch.equal(part[name], old[name])
+
+
+@quickly
+@hypothesis.given(
+    seed=st.integers(0, 10**6),
+    cuts=st.sets(st.integers(1, 59), max_size=6),
+    policy=st.sampled_from(POLICIES),
+)
+def test_any_split_of_the_tokens_gives_the_same_sums(seed, cuts, policy):
+    rng = np.random.default_rng(seed)
+    u_TN = torch.from_numpy(rng.integers(-50, 50, (60, 6))).float()  # sums of integers are exact
+    kept_T = torch.from_numpy(rng.random(60) < 0.7)
+
+    def sums(edges):
+        parts = []
+        for start, stop in pairwise(edges):
+            model = ModelMoments(2, 3, "cpu")
+            model.update(u_TN[start:stop].clone(), kept_T[start:stop], policy)
+            parts.append([model.layer_sums(layer) for layer in range(2)])
+        return [merge(layer) for layer in zip(*parts, strict=True)]
+
+    for one, other in zip(sums([0, 60]), sums([0, *sorted(cuts), 60]), strict=True):
+        for name in one:
+            assert torch.equal(one[name], other[name])
+
+
+# The edges of r
+
+
+def moments_of(squares: float, n: float = 100.0) -> NeuronMoments:
+    zero_N = torch.zeros(1, dtype=torch.float64)
+    return NeuronMoments(n, zero_N, zero_N + squares, zero_N.bool())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_r_beyond_one_is_clipped_within_the_bound_and_an_error_beyond(policy, sign):
+    one = moments_of(4.0)
+    within = torch.full((1, 1), sign * 4 * (1 + 0.5 * OVERSHOOT[policy]), dtype=torch.float64)
+    assert correlation(within, one, one, 0, policy).item() == sign
+    beyond = torch.full((1, 1), sign * 4 * (1 + 2 * OVERSHOOT[policy]), dtype=torch.float64)
+    with pytest.raises(NumericalError, match=f"exceeds 1 by more than precision.moments={policy}"):
+        correlation(beyond, one, one, 0, policy)
+
+
+def test_a_neuron_that_hardly_varies_is_dead_by_its_sum_of_squares():
+    part = {
+        "n": torch.tensor(100.0),
+        "sum": torch.tensor([1e4, 0.0]),
+        "gram": torch.diag(torch.tensor([1e6, 100.0])),
+        "minimum": torch.tensor([99.999999, -1.0]),
+        "maximum": torch.tensor([100.000001, 1.0]),
+    }
+    assert neuron_moments([merge([part])]).dead_N.tolist() == [True, False]
+
+
+# Jackknife
+
+
+def grouped(x_TR, y_TR, edges):
+    """The arguments of jackknife_error from raw float64 data cut into groups."""
+    spans = [slice(a, b) for a, b in pairwise(edges)]
+
+    def by_group(v_TR):
+        return torch.from_numpy(np.stack([v_TR[span].sum(0) for span in spans]))
+
+    n_G = torch.tensor([float(s.stop - s.start) for s in spans], dtype=torch.float64)
+    left, right = ((by_group(v), by_group(v * v)) for v in (x_TR, y_TR))
+    return n_G, by_group(x_TR * y_TR), left, right
+
+
+def r_of(x_TR, y_TR):
+    return np.array([np.corrcoef(x, y)[0, 1] for x, y in zip(x_TR.T, y_TR.T, strict=True)])
+
+
+def series(tokens, pairs, memory, seed=0, shared=0.5):
+    """Pairs of autoregressive series with `memory` from one token to the next."""
+    rng = np.random.default_rng(seed)
+
+    def one():
+        noise_TR = rng.standard_normal((tokens, pairs))
+        for t in range(1, tokens):
+            noise_TR[t] = memory * noise_TR[t - 1] + (1 - memory**2) ** 0.5 * noise_TR[t]
+        return noise_TR
+
+    common, a, b = one(), one(), one()
+    return (shared**0.5 * common + (1 - shared) ** 0.5 * v for v in (a, b))
+
+
+def test_jackknife_of_unequal_groups_is_brute_force_leave_one_out():
+    x_TR, y_TR = series(900, 5, 0.5)
+    edges = [0, 40, 300, 310, 650, 900]
+    error_R = jackknife_error(*grouped(x_TR, y_TR, edges))
+    n, g = 900, len(edges) - 1
+    whole_R = r_of(x_TR, y_TR)
+    left_out, h = [], []
+    for a, b in pairwise(edges):
+        keep_T = np.r_[0:a, b:n]
+        left_out.append(r_of(x_TR[keep_T], y_TR[keep_T]))
+        h.append(n / (b - a))
+    estimate_R = g * whole_R - sum((1 - 1 / k) * r for k, r in zip(h, left_out, strict=True))
+    variance_R = sum(
+        (k * whole_R - (k - 1) * r - estimate_R) ** 2 / (k - 1)
+        for k, r in zip(h, left_out, strict=True)
+    )
+    np.testing.assert_allclose(error_R, np.sqrt(variance_R / g), rtol=1e-9)
+
+
+def test_jackknife_of_equal_groups_is_the_textbooks():
+    x_TR, y_TR = series(800, 5, 0.5)
+    error_R = jackknife_error(*grouped(x_TR, y_TR, range(0, 801, 100)))
+    left_out_GR = np.stack(
+        [
+            r_of(np.delete(x_TR, span, 0), np.delete(y_TR, span, 0))
+            for span in (slice(a, a + 100) for a in range(0, 800, 100))
+        ]
+    )
+    textbook_R = np.sqrt(7 / 8 * ((left_out_GR - left_out_GR.mean(0)) ** 2).sum(0))
+    np.testing.assert_allclose(error_R, textbook_R, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("memory", "ratio"), [(0.0, 1.0), (0.8, 2.13)])
+def test_jackknife_sees_that_tokens_are_not_independent(memory, ratio):
+    # For two such series var(r) grows by (1 + memory²) / (1 - memory²).
+    tokens, pairs = 4_000, 300
+    x_TR, y_TR = series(tokens, pairs, memory, shared=0.3)
+    error_R = jackknife_error(*grouped(x_TR, y_TR, range(0, tokens + 1, 100))).numpy()
+    textbook_R = (1 - r_of(x_TR, y_TR) ** 2) / tokens**0.5
+    assert np.median(error_R / textbook_R) == pytest.approx(ratio, rel=0.1)
+    spread = r_of(x_TR, y_TR).std()  # the truth, over independent repetitions
+    assert np.sqrt((error_R**2).mean()) == pytest.approx(spread, rel=0.15)
+
+
+def test_jackknife_ignores_groups_without_tokens_and_needs_two():
+    x_TR, y_TR = series(600, 3, 0.5)
+    whole = jackknife_error(*grouped(x_TR, y_TR, [0, 200, 400, 600]))
+    with_empty = jackknife_error(*grouped(x_TR, y_TR, [0, 200, 200, 400, 600, 600]))
+    torch.testing.assert_close(with_empty, whole, rtol=1e-12, atol=0)
+    assert jackknife_error(*grouped(x_TR, y_TR, [0, 600])).isnan().all()
+    assert jackknife_error(*grouped(x_TR, y_TR, [0, 600, 600])).isnan().all()
+
+
+@quickly
+@hypothesis.given(index=st.integers(0, 10**9), width=st.integers(1, 10**5))
+def test_split_index_is_divmod(index, width):
+    layer, neuron = split_index(torch.tensor([index]), width)
+    assert (layer.item(), neuron.item()) == divmod(index, width)

@@ -1,0 +1,183 @@
+"""The configuration: its checks, its table of changes, and what decides the bits of the sums."""
+
+import copy
+import json
+from dataclasses import fields, is_dataclass
+from enum import Enum
+
+import pytest
+
+from universal_ray.errors import ConfigurationError
+from universal_ray.moments import POLICIES
+from universal_ray.rotation import KINDS
+from universal_ray.study import (
+    ADDED,
+    CHANGES,
+    FREE,
+    REDUCED,
+    REFUSED,
+    Policy,
+    Rotation,
+    Study,
+    TextConfig,
+    bits,
+    check,
+    fingerprint,
+    plain,
+    value_of,
+)
+
+BY_CONTENT = {"corpus.seed", "corpus.text"}
+"""Refused too, but found by the token rows they change, not by their own value."""
+
+
+def valid() -> Study:
+    study = Study()
+    study.models.reference, study.models.compared = "a", ["b", "c"]
+    study.corpus.path = "tokens"
+    return study
+
+
+def put(study: Study, key: str, value) -> Study:
+    *folders, name = key.split(".")
+    place = study
+    for folder in folders:
+        place = getattr(place, folder)
+    assert hasattr(place, name), key
+    setattr(place, name, value)
+    return study
+
+
+def leaves(value, prefix=""):
+    """Dotted keys of every option; `corpus.text` is one, none where no text is tokenised."""
+    for field in fields(value):
+        entry = getattr(value, field.name)
+        if is_dataclass(entry):
+            yield from leaves(entry, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}"
+
+
+def another(study: Study, key: str):
+    """Another valid value of an option."""
+    value: object = study
+    for name in key.split("."):
+        value = getattr(value, name)
+    if isinstance(value, Enum):
+        return next(other for other in type(value) if other is not value)
+    if isinstance(value, list):
+        return [*value, "d"]
+    if isinstance(value, str):
+        return f"{value}-other"
+    if value is None:
+        return {
+            "corpus.context": 64, "corpus.tokens": 10**6, "corpus.text": TextConfig(source="t"),
+        }.get(key, "other")
+    assert isinstance(value, int | float)
+    return value * 2 + 1 if isinstance(value, int) else value / 2
+
+
+# Checks
+
+
+def test_a_valid_study_passes():
+    check(valid())
+    text = valid()
+    text.corpus.path, text.corpus.text = None, TextConfig(source="file.txt")
+    check(text)
+
+
+POSITIVE = [
+    "units.tokens", "units.batch", "units.fold", "cluster.workers", "cluster.threads",
+    "baseline.rotations", "corpus.tokens", "corpus.context",
+]
+
+WRONG = [
+    *[([(key, wrong)], f"{key} is {wrong}: give a number of at least 1")
+      for key in POSITIVE for wrong in (0, -3)],
+    ([("models.compared", [])], "models.compared is empty: name at least one model to compare"),
+    ([("models.compared", ["b", "b"])], "model b is named twice: name each model once"),
+    ([("models.compared", ["b", "a"])], "model a is named twice: name each model once"),
+    ([("corpus.path", None)], "corpus.path and corpus.text are both set or both missing"),
+    ([("corpus.text", TextConfig(source="t"))], "corpus.path and corpus.text are both set"),
+    ([("units.batch", 2_000), ("units.tokens", 1_000)],
+     "units.batch (2000) is larger than units.tokens (1000)"),
+    *[([("universal.threshold", wrong)], f"universal.threshold is {wrong}: give a correlation")
+      for wrong in (-1.5, 2.5, float("nan"))],
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), WRONG)
+def test_each_check_is_one_sentence(changes, sentence):
+    study = valid()
+    for key, value in changes:
+        put(study, key, value)
+    with pytest.raises(ConfigurationError) as caught:
+        check(study)
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message and ". " not in message and ": " in message
+
+
+def test_the_edges_of_what_is_allowed():
+    study = valid()
+    for key in POSITIVE:
+        put(study, key, 1)
+    for threshold in (-1, 0, 2):
+        check(put(study, "universal.threshold", float(threshold)))
+
+
+# What a change means
+
+
+def test_changes_covers_every_key():
+    assert set(CHANGES) == set(leaves(Study())) - {"run.dir", "dry_run"}
+    assert set(CHANGES.values()) == {REFUSED, REDUCED, ADDED, FREE}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_bits_change_exactly_with_refused_keys(key):
+    study = valid()
+    altered = put(copy.deepcopy(study), key, another(study, key))
+    assert value_of(altered, key) != value_of(study, key)
+    # The context is the rows' and the exclusion the ids', whatever rule or default led to them.
+    contexts = (64, 32) if key == "corpus.context" else (64, 64)
+    excluded = ((0, 2), (0,)) if key == "corpus.exclude" else ((0, 2), (0, 2))
+    before, after = (
+        bits(one, context, ids)
+        for one, context, ids in zip((study, altered), contexts, excluded, strict=True)
+    )
+    assert (fingerprint(before) != fingerprint(after)) == (
+        CHANGES[key] == REFUSED and key not in BY_CONTENT
+    )
+    if before != after:
+        assert [name for name in before if before[name] != after[name]] == [key]
+
+
+def test_bits_can_be_written_and_read_back():
+    content = bits(valid(), 64, (0, 2))
+    assert json.loads(json.dumps(content)) == content
+    assert set(content) == {k for k, v in CHANGES.items() if v == REFUSED} - BY_CONTENT
+
+
+# Plain values
+
+
+def test_plain_values():
+    study = valid()
+    assert json.loads(json.dumps(plain(study))) == plain(study)
+    assert plain(study)["models"]["pairs"] == "reference"
+    assert value_of(study, "models.compared") == ["b", "c"]
+    assert value_of(study, "precision.moments") == "fp32"
+    assert value_of(put(study, "corpus.text", TextConfig(source="t")), "corpus.text.source") == "t"
+
+
+def test_fingerprints_do_not_depend_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
+    assert fingerprint([1, 2]) != fingerprint([2, 1])
+
+
+def test_options_name_what_the_core_knows():
+    assert tuple(policy.value for policy in Policy) == POLICIES
+    assert tuple(kind.value for kind in Rotation) == KINDS
