@@ -28,7 +28,8 @@ clean:
 	    echo "No Python 3.11 or newer with its venv module was found among $(or $(PYTHON),$(PYTHONS)):" \
 	        "install one (on Debian and Ubuntu also python3-venv), or name it by PYTHON=..." >&2; \
 	    exit 1; fi; \
-	if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+	if ! .venv/bin/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' \
+	    2>/dev/null; then \
 	    echo "Making .venv with $$python"; $$python -m venv --clear .venv; fi
 	@echo "Installing the pinned packages into .venv (once, some minutes)"
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.plan import Plan
 from universal_ray.published import published
 from universal_ray.reduce import Reduction, read_pair
 from universal_ray.store import Store
 from universal_ray.study import Pairs
 from universal_ray.tables import mutual_partners, neuron_table, pair_table
-from universal_ray.worker import fix_arithmetic
 
 PAIRS_PATH = "tables/pairs.parquet"
 NEURONS_PATH = "tables/neurons.parquet"

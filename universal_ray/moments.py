@@ -29,6 +29,9 @@ OVERSHOOT = {"fp32": 1e-5, "fp16": 2e-3, "split": 1e-5}
 LARGEST = {"fp32": 1e15, "fp16": 65504.0, "split": 65504.0}
 """Largest |u| per policy: halves end there, and float32 sums of squares must stay finite."""
 
+CPU_ROWS = 1024
+"""Rows of a product that a CPU makes before it adds them to the sums."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -87,13 +90,26 @@ def operands(u_TN: Float[Tensor, "T N"], policy: str) -> tuple[Tensor, ...]:
 
 
 def accumulate_(sums_NM: Tensor, left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> None:
-    """Add `leftᵀ · right` ([T, N], [T, M]) to float32 sums in place, low times low left out."""
-    for i, left_TN in enumerate(left):
-        for right_TM in right[: len(right) - i]:
-            if left_TN.dtype == torch.float32:
-                sums_NM.addmm_(left_TN.T, right_TM)
-            else:  # half precision products, accumulated in float32 by the tensor cores
-                torch.addmm(sums_NM, left_TN.T, right_TM, out_dtype=torch.float32, out=sums_NM)
+    """Add `leftᵀ · right` ([T, N], [T, M]) to float32 sums in place, low times low left out.
+
+    A CPU's kernel would add to the sums many times within one product and round each time, so
+    there a block of rows is multiplied on its own first (errors of r in a unit of a million
+    tokens: 6e-7 instead of 2e-6).
+    """
+    products = [(a_TN, b_TM) for i, a_TN in enumerate(left) for b_TM in right[: len(right) - i]]
+    if not sums_NM.is_cuda:
+        for start in range(0, len(sums_NM), CPU_ROWS):
+            rows = slice(start, start + CPU_ROWS)
+            part_RM = torch.zeros_like(sums_NM[rows])
+            for a_TN, b_TM in products:
+                part_RM.addmm_(a_TN[:, rows].T, b_TM)
+            sums_NM[rows] += part_RM
+        return
+    for a_TN, b_TM in products:
+        if a_TN.dtype == torch.float32:
+            sums_NM.addmm_(a_TN.T, b_TM)
+        else:  # half precision products, accumulated in float32 by the tensor cores
+            torch.addmm(sums_NM, a_TN.T, b_TM, out_dtype=torch.float32, out=sums_NM)
 
 
 class ModelMoments:

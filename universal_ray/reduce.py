@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from universal_ray import rotation
+from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.moments import (
     LayerSums,
     NeuronMoments,
@@ -33,7 +34,6 @@ from universal_ray.plan import (
 from universal_ray.store import Receipt, Store
 from universal_ray.study import fingerprint
 from universal_ray.summary import RowSummary, merge_summaries, summarise
-from universal_ray.worker import fix_arithmetic
 
 TOP = 50
 """Entries of the lists of best and worst partners."""

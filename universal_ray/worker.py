@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import NumericalError, ResourceError
 from universal_ray.models import Capture, ModelSource
@@ -35,14 +36,6 @@ class Assignment:
     batch_rows: int
     threads: int
     device: str
-
-
-def fix_arithmetic(threads: int) -> None:
-    """Fix what else would vary between processes: thread count, TF32, MKL's choice of kernels."""
-    # Read by MKL at its first product; without it results may depend on how memory is aligned.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")
 
 
 class MomentsWorker:

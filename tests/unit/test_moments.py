@@ -158,6 +158,25 @@ def test_sums_are_those_of_numpy():
         np.testing.assert_allclose(centred_gram(part), centred_DD, atol=1e-6 * len(u_TD))
 
 
+@pytest.mark.parametrize("policy", ["fp32", "split"])
+def test_a_long_unit_of_many_additions_keeps_the_bound(policy):
+    u_XTN = torch.from_numpy(np.random.default_rng(8).standard_normal((256, 2_048, 8))).float()
+    sums_NN = torch.zeros(8, 8)
+    for u_TN in u_XTN:
+        factors = operands(u_TN, policy)
+        accumulate_(sums_NN, factors, factors)
+    u_TN = u_XTN.flatten(0, 1).double()
+    assert (sums_NN - u_TN.T @ u_TN).abs().max() < BOUNDS[policy] * len(u_TN)
+
+
+def test_row_blocks_of_a_product_are_the_product():
+    rng = np.random.default_rng(9)
+    a_TN, b_TM = (torch.from_numpy(rng.integers(-9, 9, (5, n))).float() for n in (2_500, 3))
+    sums_NM = torch.ones(2_500, 3)
+    accumulate_(sums_NM, (a_TN,), (b_TM,))
+    assert torch.equal(sums_NM, 1 + a_TN.T @ b_TM)
+
+
 def test_correlations_of_a_row_block_are_rows_of_the_whole():
     x_TN, y_TM = activations(2_000)
     sums = sum_up(x_TN, y_TM, layers=(2, 3))

@@ -1,0 +1,175 @@
+"""What is refused before any model runs, each with one sentence that says what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from helpers_models import make_gpt2
+from helpers_study import CONTEXT, VOCABULARY, make_models, make_study, make_tokens
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from universal_ray import job
+from universal_ray.driver import cluster
+from universal_ray.errors import (
+    ConfigurationError,
+    CorpusError,
+    MissingError,
+    ModelError,
+    ResourceError,
+    StorageError,
+    UniversalRayError,
+)
+from universal_ray.preflight import prepare
+from universal_ray.store import Store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("refusals")
+    return make_models(folder, "ab"), make_tokens(folder / "tokens", rows=12)
+
+
+@pytest.fixture
+def study(inputs, tmp_path):
+    return make_study(tmp_path / "run", *inputs)
+
+
+def refused(study, kind, match):
+    with pytest.raises(kind, match=match) as caught:
+        prepare(study, Store(study.run.dir))
+    assert "\n" not in str(caught.value)
+
+
+def save(rows, path):
+    datasets.Dataset.from_dict({"tokens": rows}).save_to_disk(str(path))
+    return str(path)
+
+
+def test_a_sound_study_is_accepted(study):
+    assert prepare(study, Store(study.run.dir)).plan.total_tokens == 12 * CONTEXT
+
+
+def test_missing_model_directory(study):
+    study.models.reference = "/nowhere/model"
+    refused(study, (MissingError, ModelError), "/nowhere/model")
+
+
+def test_model_without_tokenizer(study, tmp_path):
+    make_gpt2(tmp_path / "bare", 9, vocabulary=VOCABULARY, context=CONTEXT, tokenizer=False)
+    study.models.compared = [str(tmp_path / "bare")]
+    refused(study, ModelError, "tokenizer")
+
+
+def test_tokenizers_that_differ(study, tmp_path):
+    from helpers_models import make_tokenizer
+
+    make_gpt2(tmp_path / "other", 9, vocabulary=VOCABULARY, context=CONTEXT)
+    make_tokenizer(tmp_path / "other", text="quite another text, " * 50)
+    study.models.compared = [str(tmp_path / "other")]
+    refused(study, ModelError, "tokenizer")
+
+
+def test_same_model_under_two_names(study, inputs, tmp_path):
+    twin = tmp_path / "twin"
+    twin.symlink_to(inputs[0][1])
+    study.models.compared = [inputs[0][1], str(twin)]
+    refused(study, ConfigurationError, "same weights")
+
+
+def test_missing_corpus(study):
+    study.corpus.path = "/nowhere/tokens"
+    refused(study, MissingError, "/nowhere/tokens")
+
+
+def test_token_ids_outside_the_vocabulary(study, tmp_path):
+    rows = np.full((4, CONTEXT), VOCABULARY)
+    study.corpus.path = save(rows.tolist(), tmp_path / "large")
+    refused(study, CorpusError, str(VOCABULARY))
+
+
+def test_rows_longer_than_the_context(study, tmp_path):
+    study.corpus.path = save(np.ones((4, CONTEXT + 1), int).tolist(), tmp_path / "long")
+    refused(study, CorpusError, str(CONTEXT + 1))
+
+
+def test_ragged_rows(study, tmp_path):
+    study.corpus.path = save([[1] * CONTEXT, [1] * (CONTEXT - 1)], tmp_path / "ragged")
+    refused(study, CorpusError, "row")
+
+
+def test_no_token_left_after_the_mask(study, tmp_path):
+    study.corpus.path = save([[0] * CONTEXT] * 4, tmp_path / "empty")
+    refused(study, CorpusError, "leaves no token")
+
+
+def test_context_other_than_the_rows(study):
+    study.corpus.context = 16
+    refused(study, CorpusError, r"corpus\.context=16")
+
+
+def test_batch_shorter_than_a_row(study):
+    study.units.batch = 3
+    refused(study, ConfigurationError, r"units\.batch")
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("baseline.rotation=3", "rotation"),
+        ("baseline.rotations=many", "rotations"),
+        ("cluster.workers=1.5", "workers"),
+        ("models.pairs=some", "pairs"),
+        ("units.token=5", "token"),
+    ],
+)
+def test_misspelt_or_ill_typed_option(override, named):
+    job.register()
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises((HydraException, UniversalRayError), match=named),
+    ):
+        job.parse(compose("config", overrides=[override]))
+
+
+@pytest.mark.parametrize("name", ["gpt2_small", "gpt2_medium", "pythia_160m"])
+def test_experiments_compose_and_check(name):
+    from universal_ray.study import check
+
+    job.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        study = job.parse(compose("config", overrides=[f"experiment={name}"]))
+    check(study)
+    assert all("@" in model for model in [study.models.reference, *study.models.compared])
+
+
+def test_run_directory_that_cannot_be_written(study, tmp_path):
+    from universal_ray import driver
+
+    (tmp_path / "file").write_text("")
+    study.run.dir = str(tmp_path / "file" / "run")
+    store = Store(study.run.dir)
+    with pytest.raises(StorageError, match="run.dir"):
+        driver.correlate(prepare(study, store), store, lambda *_: None)
+
+
+def test_joined_cluster_with_too_few_processors_or_none_at_all(study):
+    study.cluster.address = "127.0.0.1:1"
+    with pytest.raises(ResourceError, match=r"cluster\.address"), cluster(study):
+        pass
+
+
+def test_entry_point_prints_one_sentence_and_exits(study, tmp_path):
+    found = subprocess.run(
+        [sys.executable, ROOT / "jobs" / "run.py", "models.reference=/nowhere/model",
+         f"run.dir={tmp_path}/run"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
