@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -43,7 +44,7 @@ def make_models(folder: Path, names: str = "abc") -> list[str]:
             reorder_and_upcast_attn=True,
         )
         if name == "a":
-            model = GPT2LMHeadModel.from_pretrained(path)
+            model: Any = GPT2LMHeadModel.from_pretrained(path)
             with torch.no_grad():
                 model.transformer.h[0].mlp.c_fc.weight[:, DEAD] = 0
                 model.transformer.h[0].mlp.c_fc.bias[DEAD] = 0

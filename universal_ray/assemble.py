@@ -114,7 +114,7 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
         "spread": _mean(spread),
         "spread_universal": _mean(spread[universal]),
         "mutual_share": float(
-            np.mean([pc.mean(pc.cast(table["mutual"], pa.float64())).as_py() or 0 for table in pairs])
+            np.mean([pc.mean(table["mutual"].cast(pa.float64())).as_py() or 0 for table in pairs])
         ),
         "partner_layers": partner_layers(pairs, layers).tolist(),
         "statistics": statistics,

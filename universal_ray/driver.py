@@ -6,6 +6,7 @@ A unit is one durable set of files; a worker that dies costs the unit it held, n
 import json
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -54,8 +55,9 @@ def cluster(study: Study) -> Iterator[None]:
         ray.init(num_cpus=int(need["CPU"]), include_dashboard=False, **quiet)
     else:
         try:
+            _knock(settings.address)
             ray.init(address=settings.address, **quiet)
-        except ConnectionError as error:
+        except OSError as error:
             raise ResourceError(
                 f"no Ray cluster answers at cluster.address={settings.address}: start one with "
                 "`ray start --head`, or leave cluster.address out"
@@ -72,6 +74,13 @@ def cluster(study: Study) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def correlate(prepared: Prepared, store: Store, watch: Watch) -> None:
@@ -311,7 +320,8 @@ def _get(references: list) -> list:
 
 def _run_all(tasks: list[tuple], threads: int, bound: int, done: Callable[[], None]) -> None:
     """Run (function, name, arguments) as Ray tasks, a bounded number at a time."""
-    left, running = deque(tasks), set()
+    left: deque[tuple] = deque(tasks)
+    running: set[ray.ObjectRef] = set()
     while left or running:
         while left and len(running) < bound:
             function, name, arguments = left.popleft()

@@ -109,7 +109,9 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
     live = ~null[:, None]
     draws_NK = direction.baseline_NK
     count = draws_NK.shape[1]
-    spread = draws_NK.std(1) / count**0.5 if count > 1 else torch.full_like(draws_NK[:, 0], torch.nan)
+    error_N = torch.full((neurons,), torch.nan, dtype=torch.float64)
+    if count > 1:
+        error_N = draws_NK.std(1) / count**0.5
     layer, neuron = split_index(torch.arange(neurons), model.width)
     columns: dict[str, Any] = {
         "model": pa.array([model.name] * neurons),
@@ -119,7 +121,7 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
         "diag_corr": _number(direction.diagonal_N, null, pa.float64()),
         "corr_se": _number(direction.error_N, null, pa.float64()),
         "baseline_corr": _number(draws_NK.mean(1), null, pa.float64()),
-        "baseline_se": _number(spread, null, pa.float64()),
+        "baseline_se": _number(error_N, null, pa.float64()),
         "baseline_draws": _lists(draws_NK, live.expand_as(draws_NK), pa.float64()),
         "hist": _lists(
             summary.histogram_RB, live.expand_as(summary.histogram_RB), pa.int32()

@@ -154,7 +154,7 @@ def test_run_directory_that_cannot_be_written(study, tmp_path):
     (tmp_path / "file").write_text("")
     study.run.dir = str(tmp_path / "file" / "run")
     store = Store(study.run.dir)
-    with pytest.raises(StorageError, match="run.dir"):
+    with pytest.raises(StorageError, match=r"run\.dir"):
         driver.correlate(prepare(study, store), store, lambda *_: None)
 
 

@@ -286,6 +286,14 @@ def test_dead_neurons_have_no_correlation_and_harm_no_other(policy, value):
     np.testing.assert_allclose(r_NM[live_N][:, live_M], true_NM, atol=BOUNDS[policy])
 
 
+def test_centred_sums_of_dead_neurons_are_zero_whatever_rounding_left():
+    sum_N = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    moments = NeuronMoments(7.0, sum_N, sum_N, torch.tensor([False, True]))
+    cross_NN = torch.full((2, 2), 1.25, dtype=torch.float64)
+    centred_NN = centred_cross(cross_NN, moments, moments, 0)
+    assert centred_NN.tolist() == [[1.25 - 9 / 7, 0], [0, 0]]
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("rest", [0.0, 1e-5])
 def test_a_neuron_silent_in_calibration_that_fires_later_is_right(policy, rest):
@@ -365,10 +373,10 @@ def test_each_bound_of_the_scale_decides_where_it_is_largest():
     # The fourth deviates by 1e4; the median deviation is 1, of which a hundredth is 2^-6 or more.
     assert fit.scale_N.tolist() == [1, 2, 2**-6, 2**14, 1]
     many_TN = np.zeros((2_000_000, 1), np.float32)
-    many_TN[0] = 1024 * 1000
+    many_TN[0] = 1_100_000  # deviates by 778
     # So many tokens that the reach exceeds a thousand deviations.
     fit = calibrate(torch.from_numpy(many_TN), torch.ones(2_000_000, dtype=torch.bool), 1)
-    assert fit.scale_N.tolist() == [1024]
+    assert fit.scale_N.tolist() == [2048]
 
 
 def test_scale_of_vanishing_activations_can_be_inverted():

@@ -20,5 +20,5 @@ def tokens_path() -> Path:
 
 
 def resolve(name: str) -> str:
-    """The path of an embedded model, or of the held-out `tokens`: what `${testbed:…}` stands for."""
+    """What `${testbed:name}` stands for: the path of a model, or of the held-out `tokens`."""
     return str(tokens_path() if name == "tokens" else model_path(name))

@@ -102,7 +102,7 @@ def _documents(source: str, tree: ast.Module, module: str, subset: str) -> Itera
     """Docstrings and code of one module, cut after every top-level class or function."""
     lines = source.splitlines()
     definitions = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    cuts = [node.end_lineno for node in tree.body if isinstance(node, definitions)]
+    cuts = [node.end_lineno or 0 for node in tree.body if isinstance(node, definitions)]
     if not cuts or cuts[-1] < len(lines):
         cuts.append(len(lines))
     entries = list(_docstrings(tree, module))

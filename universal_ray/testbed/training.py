@@ -145,7 +145,7 @@ def _save_rows(rows_BP: np.ndarray, subsets: list[str], path: Path) -> None:
     datasets.Dataset.from_dict(columns, features=features).save_to_disk(str(path))
 
 
-def build(settings: Settings, device: str) -> torch.nn.Module:
+def build(settings: Settings, device: str) -> Any:
     """A new GPT2LMHeadModel from the current random state."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -168,7 +168,7 @@ def build(settings: Settings, device: str) -> torch.nn.Module:
     return GPT2LMHeadModel(config).to(device)
 
 
-def optimizer_of(model: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def optimizer_of(model: Any, settings: Settings) -> torch.optim.Optimizer:
     """AdamW; weight decay on matrices alone."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -195,7 +195,7 @@ def batch_rows(stream: np.ndarray, seed: int, step: int, settings: Settings) -> 
     return torch.from_numpy(np.insert(rows, 0, 0, axis=1).astype(np.int64))
 
 
-def loss_function(model: torch.nn.Module, settings: Settings, device: str) -> Any:
+def loss_function(model: Any, settings: Settings, device: str) -> Any:
     """Mean next-token loss in nats of rows [B, P + 1], multiplied in bfloat16."""
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
@@ -210,7 +210,7 @@ def loss_function(model: torch.nn.Module, settings: Settings, device: str) -> An
 
 
 @torch.no_grad()
-def held_out_loss(model: torch.nn.Module, data: Path, rows: int = 512) -> float:
+def held_out_loss(model: Any, data: Path, rows: int = 512) -> float:
     """Mean next-token loss in nats over held-out rows, in float32."""
     import datasets
 
@@ -225,7 +225,7 @@ def held_out_loss(model: torch.nn.Module, data: Path, rows: int = 512) -> float:
     return total / len(rows_BP)
 
 
-def save_model(model: torch.nn.Module, data: Path, folder: Path) -> None:
+def save_model(model: Any, data: Path, folder: Path) -> None:
     """An ordinary Hugging Face directory: config, float16 safetensors, tokenizer."""
     from transformers import GPT2LMHeadModel
 
