@@ -177,7 +177,7 @@ def test_neuron_table_follows_from_the_pairs(study):
     for model in names:
         others = [rows_of(store, model, other) for other in names if other != model]
         mine = [row for row in neurons if row["model"] == model]
-        for row, *pairs in zip(mine, *others, strict=True):  # type: ignore[misc]
+        for row, pairs in zip(mine, zip(*others, strict=True), strict=True):
             if row["null_reason"]:
                 continue
             best = [pair["max_corr"] for pair in pairs]
