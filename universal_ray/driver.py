@@ -52,7 +52,7 @@ def cluster(study: Study) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if settings.address is None:
-        ray.init(num_cpus=int(need["CPU"]), include_dashboard=False, **quiet)
+        ray.init("local", num_cpus=int(need["CPU"]), include_dashboard=False, **quiet)
     else:
         try:
             _knock(settings.address)

@@ -113,16 +113,17 @@ def unit_rows(rows: int, context: int, unit_tokens: int) -> list[tuple[int, int]
 
 
 def make_units(
-    ranges: list[tuple[int, int]], hashes: list[str], bits_fingerprint: str
+    ranges: list[tuple[int, int]], hashes: list[str], bits_fingerprint: str, step: int
 ) -> tuple[Unit, ...]:
-    """Units named by their index and the content that decides their sums."""
-    longest = ranges[0][1] - ranges[0][0]
+    """Units named by their index and the content that decides their sums; full ones have `step`
+    rows.
+    """
     return tuple(
         Unit(
             index,
             start,
             stop,
-            stop - start == longest,
+            stop - start == step,
             f"{index:06d}-{fingerprint([content, bits_fingerprint])[:8]}",
         )
         for index, ((start, stop), content) in enumerate(zip(ranges, hashes, strict=True))

@@ -113,7 +113,10 @@ def prepare(study: Study, store: Store) -> Prepared:
         },
     }
     _compare(store, record)
-    layout = Layout(make_units(ranges, hashes, fingerprint(fixed)), study.units.fold)
+    units = make_units(
+        ranges, hashes, fingerprint(fixed), study.units.tokens // corpus.context
+    )
+    layout = Layout(units, study.units.fold)
     plan = Plan(
         models=tuple(planned),
         items=items,

@@ -76,7 +76,7 @@ def test_the_dead_give_way_at_once(store, case):
 def test_a_late_heartbeat_gives_way_and_is_unknown_to_status(store, long_up, case):
     leave(store, **LATE[case]())
     assert read_lock(store)["alive"] is None
-    assert read_lock(store, stale_after=200)["alive"] is True
+    assert read_lock(store, stale_after=200.0)["alive"] is True
     with RunLock(store) as lock:
         lock.check()
 

@@ -126,7 +126,7 @@ def test_a_writer_killed_in_the_middle_leaves_whole_files_only(store, kind):
         assert data == data[:1] * 16_000_000
     assert leftovers(store)
     assert store.sweep() == 0  # too young: its writer might live
-    assert store.sweep(older_than=0) == 1
+    assert store.sweep(older_than=0.0) == 1
     assert not leftovers(store) and store.list() == ["x"]
 
 

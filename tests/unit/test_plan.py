@@ -42,7 +42,7 @@ def units_of(rows: int, step: int, settings: str = "settings", changed: int | No
         str([-1 if row == changed else row for row in range(start, stop)])
         for start, stop in ranges
     ]
-    return make_units(ranges, hashes, settings)
+    return make_units(ranges, hashes, settings, step)
 
 
 def plan_of(rows=21, step=4, fold=2, done=(), pairs=Pairs.reference) -> Plan:

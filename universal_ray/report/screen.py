@@ -137,7 +137,8 @@ def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:
 
 def _strongest(reference: dict[str, Any], neurons: Any, partners: Any) -> Table:
     mine = neurons.filter(pc.equal(neurons["model"], reference["model"]))
-    order = pc.sort_indices(mine, [("excess_corr", "descending")], null_placement="at_end")
+    mine = mine.filter(pc.is_valid(mine["excess_corr"]))
+    order = pc.sort_indices(mine, [("excess_corr", "descending")])
     best = mine.take(order[:STRONGEST]).to_pylist()
     table = Table(title="strongest, with their partner in every other seed", title_justify="left")
     for head in ("neuron", "excess", "best r", "rotated"):
@@ -146,8 +147,6 @@ def _strongest(reference: dict[str, Any], neurons: Any, partners: Any) -> Table:
         table.add_column(short(name), justify="right", no_wrap=True)
     found = partners.filter(pc.equal(partners["model"], reference["model"]))
     for row in best:
-        if row["excess_corr"] is None:
-            continue
         here = found.filter(
             pc.and_(
                 pc.equal(found["layer"], row["layer"]), pc.equal(found["neuron"], row["neuron"])

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Settings:
     weight_decay: float = 0.1
     checkpoint_every: int = 200
     """steps between resumable checkpoints"""
-    keep: tuple[int, ...] = ()
+    keep: list[int] = field(default_factory=list)
     """steps whose models are kept as directories of their own, to follow a seed through training"""
     compiled: bool = True
     """torch.compile: half as much time again on a CPU, needs a C++ compiler"""
