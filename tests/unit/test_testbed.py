@@ -219,7 +219,7 @@ def test_interrupted_training_ends_in_the_same_bits(prepared, tmp_path, monkeypa
 
 def test_models_along_the_way_and_export(prepared, tmp_path):
     output = branch(prepared, tmp_path / "seeds")
-    settings = replace(MICRO, keep=(3, 7))
+    settings = replace(MICRO, keep=[3, 7])
     records = [training.train_seed(settings, name, output) for name in ("a", "f")]
     early, late, final = (arrays(output / path) for path in ("a-step3", "a-step7", "a"))
     assert all(torch.equal(late[key], final[key]) for key in final)
