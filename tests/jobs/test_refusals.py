@@ -11,6 +11,7 @@ from helpers_models import make_gpt2
 from helpers_study import CONTEXT, VOCABULARY, make_models, make_study, make_tokens
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from ray.cluster_utils import Cluster
 
 from universal_ray import job
 from universal_ray.driver import cluster
@@ -25,6 +26,7 @@ from universal_ray.errors import (
 )
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
+from universal_ray.study import Device
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,10 +160,22 @@ def test_run_directory_that_cannot_be_written(study, tmp_path):
         driver.correlate(prepare(study, store), store, lambda *_: None)
 
 
-def test_joined_cluster_with_too_few_processors_or_none_at_all(study):
+def test_cluster_that_does_not_answer(study):
     study.cluster.address = "127.0.0.1:1"
     with pytest.raises(ResourceError, match=r"cluster\.address"), cluster(study):
         pass
+
+
+@pytest.mark.parametrize(("device", "lacking"), [("cpu", "4 CPUs"), ("cuda", "GPUs")])
+def test_joined_cluster_that_has_too_little(study, device, lacking):
+    joined = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    study.cluster.address, study.cluster.device = joined.address, Device(device)
+    study.cluster.workers, study.cluster.threads = (2, 2) if device == "cpu" else (1, 1)
+    try:
+        with pytest.raises(ResourceError, match=lacking), cluster(study):
+            pass
+    finally:
+        joined.shutdown()
 
 
 def test_entry_point_prints_one_sentence_and_exits(study, tmp_path):

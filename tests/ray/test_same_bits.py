@@ -21,6 +21,7 @@ from helpers_study import (
     run,
     table_bytes,
 )
+from ray.cluster_utils import Cluster
 
 from universal_ray import driver, reduce
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
@@ -93,6 +94,16 @@ def wait_for(condition, seconds=90):
 @pytest.mark.parametrize("workers", [2, 3])
 def test_number_of_workers(inputs, expected, tmp_path, workers):
     assert table_bytes(run(make_study(tmp_path, *inputs, workers=workers))) == expected
+
+
+def test_joined_cluster_of_two_nodes(inputs, expected, tmp_path):
+    joined = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        joined.add_node(num_cpus=1)
+        study = make_study(tmp_path, *inputs, workers=2, address=joined.address)
+        assert table_bytes(run(study)) == expected
+    finally:
+        joined.shutdown()
 
 
 def test_worker_killed_in_the_middle_of_a_unit(inputs, expected, tmp_path):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from universal_ray.errors import MissingError, NumericalError
+from universal_ray.errors import ConfigurationError, MissingError, NumericalError
 from universal_ray.testbed import text
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,17 @@ def prepare(settings: Settings, output: Path, documents: list[text.Document]) ->
 
     data = output / "data"
     if (data / "manifest.json").exists():
+        made = json.loads((data / "manifest.json").read_text())
+        wanted = {
+            "text_sha256": text.fingerprint(documents),
+            "context": settings.context,
+            "vocabulary": settings.vocabulary,
+        }
+        differing = [key for key, value in wanted.items() if made.get(key, value) != value]
+        if differing:
+            raise ConfigurationError(
+                f"{data} was made with another {' and '.join(differing)}: choose another output"
+            )
         return data
     data.mkdir(parents=True, exist_ok=True)
     training = [document for document in documents if not document.held_out]
@@ -105,6 +116,7 @@ def prepare(settings: Settings, output: Path, documents: list[text.Document]) ->
         "rows": len(rows),
         "tokens": int(rows.size),
         "context": settings.context,
+        "vocabulary": settings.vocabulary,
         "tokenizer": hashlib.sha256(
             json.dumps(sorted(fast.get_vocab().items())).encode()
         ).hexdigest(),
@@ -264,11 +276,17 @@ def train_seed(settings: Settings, name: str, output: Path, device: str = "cpu")
     start, seconds, curve = 0, 0.0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
-        if state["settings"] == json.dumps(described):
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            start, seconds, curve = state["step"], state["seconds"], state["curve"]
-            log.info("seed %s goes on at step %d", name, start)
+        before, free = json.loads(state["settings"]), {"keep", "checkpoint_every"}
+        differing = [k for k, v in before.items() if k not in free and described[k] != v]
+        if differing:
+            raise ConfigurationError(
+                f"{checkpoint} was trained with another {' and '.join(differing)}: set it back or "
+                "choose another output"
+            )
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, seconds, curve = state["step"], state["seconds"], state["curve"]
+        log.info("seed %s goes on at step %d", name, start)
     loss_of = loss_function(model, settings, device)
     every = max(1, settings.steps // 200)
     since = time.monotonic()
