@@ -88,6 +88,7 @@ def correlate(prepared: Prepared, store: Store, watch: Watch) -> None:
     with RunLock(store) as lock:
         store.put(STUDY_FILE, yaml.safe_dump(prepared.record, sort_keys=False).encode())
         store.sweep()
+        reduce.drop(store, list(prepared.damaged))
         order = _order(prepared, store)
         if not prepared.plan.work and _tables_stand(store, prepared, order):
             log.info("nothing is left to do")

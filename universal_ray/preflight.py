@@ -19,7 +19,7 @@ from universal_ray.corpus import (
     excluded_ids,
     open_corpus,
 )
-from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.errors import ConfigurationError, CorpusError, MissingError
 from universal_ray.plan import (
     Item,
     Layout,
@@ -30,7 +30,6 @@ from universal_ray.plan import (
     marker,
     unit_rows,
 )
-from universal_ray.reduce import drop
 from universal_ray.store import Receipt, Store
 from universal_ray.study import Device, Study, bits, check, fingerprint, plain
 from universal_ray.tokenise import TextSettings, tokenise
@@ -49,8 +48,9 @@ class Prepared:
     corpus: TokenCorpus
     sources: dict[str, models.ModelSource]
     excluded: tuple[int, ...]
-    unit_hashes: list[str]
     calibration_rows: int
+    damaged: tuple[str, ...]
+    """folders whose files were cut or altered: the driver drops them once it holds the lock"""
     record: dict[str, Any]
     """what `study.yaml` will say"""
 
@@ -117,6 +117,7 @@ def prepare(study: Study, store: Store) -> Prepared:
         ranges, hashes, fingerprint(fixed), study.units.tokens // corpus.context
     )
     layout = Layout(units, study.units.fold)
+    done, damaged = find_done(store, items, layout)
     plan = Plan(
         models=tuple(planned),
         items=items,
@@ -124,7 +125,7 @@ def prepare(study: Study, store: Store) -> Prepared:
         context=corpus.context,
         batch_rows=batch_rows,
         bits=fixed,
-        done=find_done(store, items, layout),
+        done=done,
     )
     _check_memory(study, plan)
     return Prepared(
@@ -133,8 +134,8 @@ def prepare(study: Study, store: Store) -> Prepared:
         corpus,
         {source.identity: source for source in sources},
         excluded,
-        hashes,
         calibration_rows,
+        damaged,
         record,
     )
 
@@ -218,20 +219,26 @@ def _compare(store: Store, record: dict[str, Any]) -> None:
             )
 
 
-def find_done(store: Store, items: tuple[Item, ...], layout: Layout) -> frozenset:
-    """(unit index, item key) whose sums are stored and whole; what is damaged is dropped."""
+def find_done(
+    store: Store, items: tuple[Item, ...], layout: Layout
+) -> tuple[frozenset[tuple[int, str]], tuple[str, ...]]:
+    """(unit index, item key) whose sums are stored and whole, and the folders that are damaged."""
     if not store.exists(STUDY_FILE):
-        return frozenset()
+        return frozenset(), ()
     stored = set(store.list("moments"))
+    dropped: list[str] = []
 
     def whole(folder: str) -> bool:
         if marker(folder) not in stored:
             return False
-        receipts = store.get_json(marker(folder))["files"]
+        try:
+            receipts = store.get_json(marker(folder))["files"]
+        except MissingError:  # folded by a live driver since the listing
+            return False
         damaged = [entry["path"] for entry in receipts if not store.verify(Receipt(**entry))]
         if damaged:
             log.warning("%s was cut or altered: it is computed again", damaged[0])
-            drop(store, [folder])
+            dropped.append(folder)
         return not damaged
 
     done = set()
@@ -243,7 +250,7 @@ def find_done(store: Store, items: tuple[Item, ...], layout: Layout) -> frozense
             left = [unit for unit in layout.units if (unit.index, item.key) not in done]
             verdicts = pool.map(whole, [item.unit_folder(unit) for unit in left])
             done |= {(u.index, item.key) for u, good in zip(left, verdicts, strict=True) if good}
-    return frozenset(done)
+    return frozenset(done), tuple(dropped)
 
 
 def _check_memory(study: Study, plan: Plan) -> None:
