@@ -1,9 +1,11 @@
 """Correlate every neuron of a reference model with those of other seeds: the tables, no more."""
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
-from universal_ray.job import correlate, guarded, parse, register
+from universal_ray.job import check_arguments, correlate, guarded, parse, register
 
 register()
 
@@ -15,4 +17,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_arguments(Path(__file__).resolve().parents[1] / "conf")
     main()

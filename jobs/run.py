@@ -1,9 +1,11 @@
 """The whole study: correlate, then show which neurons are universal."""
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
-from universal_ray.job import correlate, guarded, parse, register
+from universal_ray.job import check_arguments, correlate, guarded, parse, register
 
 register()
 
@@ -19,4 +21,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_arguments(Path(__file__).resolve().parents[1] / "conf")
     main()

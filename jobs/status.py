@@ -1,9 +1,11 @@
 """What a run has done, does and how fast, from its files alone: `jobs/status.py run.dir=DIR`."""
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
-from universal_ray.job import guarded, parse, register
+from universal_ray.job import check_arguments, guarded, parse, register
 
 register()
 
@@ -20,4 +22,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    check_arguments(Path(__file__).resolve().parents[1] / "conf")
     main()

@@ -4,9 +4,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +25,24 @@ def register() -> None:
     """Name the schema and the resolver (`${testbed:a}`) that `conf/` builds on."""
     ConfigStore.instance().store(name="study_schema", node=Study)
     OmegaConf.register_new_resolver("testbed", testbed.resolve, replace=True)
+
+
+def check_arguments(folder: Path) -> None:
+    """Compose `folder`'s configuration with the command line's options, before Hydra does.
+
+    Hydra would answer a misspelt or ill-typed option in several lines; this exits with one.
+    """
+    options = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    if len(options) < len(sys.argv) - 1:
+        return  # Hydra's own flags (--help, --multirun) are Hydra's own affair
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            compose("config", overrides=options)
+    except HydraException as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        what = str(error).splitlines()[0].rstrip(".")
+        print(f"error: {what}: {reason}; README.md lists the options", file=sys.stderr)
+        sys.exit(1)
 
 
 def parse(config: DictConfig) -> Study:

@@ -178,6 +178,19 @@ def test_joined_cluster_that_has_too_little(study, device, lacking):
         joined.shutdown()
 
 
+@pytest.mark.parametrize(
+    ("option", "named"), [("baseline.rotation=3", "rotation"), ("baseline.rotations=many", "many")]
+)
+def test_misspelt_option_is_one_sentence_at_the_entry_point(option, named, tmp_path):
+    found = subprocess.run(
+        [sys.executable, ROOT / "jobs" / "run.py", option],
+        capture_output=True, text=True, cwd=tmp_path,
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+    assert named in found.stderr
+
+
 def test_entry_point_prints_one_sentence_and_exits(study, tmp_path):
     found = subprocess.run(
         [sys.executable, ROOT / "jobs" / "run.py", "models.reference=/nowhere/model",
