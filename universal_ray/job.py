@@ -82,7 +82,8 @@ def correlate(study: Study) -> tuple["Store | None", Any]:
     out = console()
     store = Store(study.run.dir)
     prepared = prepare(study, store)
-    show_plan(out, describe(prepared.plan, study.cluster.workers), f"plan of {store.url}")
+    rows = describe(prepared.plan, study.cluster.workers, _speed(study, store))
+    show_plan(out, rows, f"plan of {store.url}")
     if study.dry_run:
         return None, out
     from universal_ray import driver
@@ -90,3 +91,19 @@ def correlate(study: Study) -> tuple["Store | None", Any]:
     with Watcher(out) as watch:
         driver.correlate(prepared, store, watch)
     return store, out
+
+
+def _speed(study: Study, store: "Store") -> Any:
+    """How fast a worker multiplies: as given, as the run has measured, or as this machine does."""
+    from universal_ray.capacity import Speed
+    from universal_ray.measure import measured_speed, probed_speed
+    from universal_ray.scheduler import read_metrics
+    from universal_ray.study import Device
+
+    given = study.cluster.tflops
+    if given is not None:
+        return Speed(given * 1e12, f"{given:g} TFLOP/s, as cluster.tflops says")
+    measured = measured_speed(read_metrics(store))
+    if measured is None and study.cluster.device is Device.cpu:
+        return probed_speed(study.cluster.threads)
+    return measured

@@ -30,7 +30,11 @@ LARGEST = {"fp32": 1e15, "fp16": 65504.0, "split": 65504.0}
 """Largest |u| per policy: halves end there, and float32 sums of squares must stay finite."""
 
 CPU_ROWS = 1024
-"""Rows of a product that a CPU makes before it adds them to the sums."""
+"""Rows of one product on a CPU, at most: a layer is cut into equal blocks."""
+GRAM_ROWS = {"cpu": 256, "cuda": 1024}
+"""The same for a Gram matrix, of which only the upper triangle of blocks is multiplied."""
+SUMMED = 256
+"""Tokens that add up in float32 before they go to a float64 sum."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +55,40 @@ def calibrate(x_TN: Float[Tensor, "T N"], kept_T: Bool[Tensor, "T"], layers: int
     """
     if not bool(kept_T.any()):
         raise NumericalError("calibration found no token to keep: exclude fewer tokens")
-    x_TN = x_TN[kept_T].double()
-    if not bool(torch.isfinite(x_TN).all()):
-        raise NumericalError("calibration met an activation that is not finite: check the model")
-    shift_N = x_TN.mean(0)
-    deviation_N = x_TN.std(0, correction=0)
-    reach_N = (x_TN - shift_N).abs().amax(0)
-    median_L = deviation_N.view(layers, -1).median(1).values
-    floor_N = median_L.repeat_interleave(deviation_N.numel() // layers) / 100
-    least_N = torch.stack([deviation_N, reach_N / 1000, floor_N]).amax(0)
-    mantissa_N, exponent_N = torch.frexp(least_N)
-    exponent_N = torch.where(mantissa_N == 0.5, exponent_N - 1, exponent_N)
-    exponent_N = exponent_N.clamp_min(-126)  # the inverse of a smaller scale overflows float32
-    scale_N = torch.ldexp(torch.ones_like(least_N), exponent_N)
-    scale_N = torch.where(least_N > 0, scale_N, torch.ones_like(scale_N))
-    return Calibration(shift_N.float(), scale_N.float())
+    kept_K = torch.nonzero(kept_T).flatten().to(x_TN.device)
+    shifts, scales = [], []
+    for x_TD in x_TN.chunk(layers, dim=1):  # float64 copies of one layer at a time
+        x_KD = x_TD[kept_K].double()
+        if not bool(torch.isfinite(x_KD).all()):
+            raise NumericalError(
+                "calibration met an activation that is not finite: check the model"
+            )
+        shift_D = x_KD.mean(0)
+        deviation_D = x_KD.std(0, correction=0)
+        reach_D = (x_KD - shift_D).abs().amax(0)
+        floor_D = (deviation_D.median() / 100).expand_as(deviation_D)
+        shifts.append(shift_D.float())
+        scales.append(_power_of_two(torch.stack([deviation_D, reach_D / 1000, floor_D]).amax(0)))
+    return Calibration(torch.cat(shifts), torch.cat(scales))
+
+
+def _power_of_two(least_D: Tensor) -> Tensor:
+    """The power of two at or above each value, float32; one for zero."""
+    mantissa_D, exponent_D = torch.frexp(least_D)
+    exponent_D = torch.where(mantissa_D == 0.5, exponent_D - 1, exponent_D)
+    exponent_D = exponent_D.clamp_min(-126)  # the inverse of a smaller scale overflows float32
+    scale_D = torch.ldexp(torch.ones_like(least_D), exponent_D)
+    return torch.where(least_D > 0, scale_D, torch.ones_like(scale_D)).float()
 
 
 def normalise_(x_TN: Float[Tensor, "T N"], calibration: Calibration) -> Float[Tensor, "T N"]:
-    """Turn raw activations into `u` in place; dividing by a power of two is exact."""
-    return x_TN.sub_(calibration.shift_N).mul_(1 / calibration.scale_N)
+    """Turn raw activations into `u` in place, in one pass over memory.
+
+    `x / scale - shift / scale` rounds once, as `(x - shift) / scale` does: dividing by a power of
+    two is exact.
+    """
+    inverse_N = 1 / calibration.scale_N
+    return torch.addcmul(-calibration.shift_N * inverse_N, x_TN, inverse_N, out=x_TN)
 
 
 def operands(u_TN: Float[Tensor, "T N"], policy: str) -> tuple[Tensor, ...]:
@@ -89,69 +107,110 @@ def operands(u_TN: Float[Tensor, "T N"], policy: str) -> tuple[Tensor, ...]:
     return (high_TN.to(held), low_TN.to(held))
 
 
-def accumulate_(sums_NM: Tensor, left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> None:
-    """Add `leftᵀ · right` ([T, N], [T, M]) to float32 sums in place, low times low left out.
+def _blocks(width: int, most: int) -> list[slice]:
+    """A layer's neurons in equal blocks of at most `most`; the last may be shorter."""
+    step = -(-width // -(-width // most))
+    return [slice(start, min(start + step, width)) for start in range(0, width, step)]
+
+
+def _products(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Which factors are multiplied with which: low times low is left out."""
+    return [(a_TN, b_TM) for i, a_TN in enumerate(left) for b_TM in right[: len(right) - i]]
+
+
+def accumulate_(
+    sums_RM: Float[Tensor, "R M"],
+    left: tuple[Tensor, ...],
+    right: tuple[Tensor, ...],
+    width: int,
+) -> None:
+    """Add `leftᵀ · right` ([T, R], [T, M]) to float32 sums in place.
+
+    R is one or more layers of `width` neurons. Every layer is multiplied on its own, in blocks that
+    depend on the width alone, so that the bits do not depend on how many layers are held together.
 
     A CPU's kernel would add to the sums many times within one product and round each time, so
-    there a block of rows is multiplied on its own first (errors of r in a unit of a million
-    tokens: 6e-7 instead of 2e-6).
+    there a block of rows is multiplied on its own and then added (errors of r in a unit of a
+    million tokens: 6e-7 instead of 2e-6).
     """
-    products = [(a_TN, b_TM) for i, a_TN in enumerate(left) for b_TM in right[: len(right) - i]]
-    if not sums_NM.is_cuda:
-        for start in range(0, len(sums_NM), CPU_ROWS):
-            rows = slice(start, start + CPU_ROWS)
-            part_RM = torch.zeros_like(sums_NM[rows])
-            for a_TN, b_TM in products:
-                part_RM.addmm_(a_TN[:, rows].T, b_TM)
-            sums_NM[rows] += part_RM
-        return
-    for a_TN, b_TM in products:
-        if a_TN.dtype == torch.float32:
-            sums_NM.addmm_(a_TN.T, b_TM)
+    products = _products(left, right)
+    if sums_RM.is_cuda:
+        blocks = [slice(0, width)]
+    else:
+        blocks = _blocks(width, CPU_ROWS)
+        scratch_RM = sums_RM.new_empty(blocks[0].stop, sums_RM.shape[1])
+    for start in range(0, len(sums_RM), width):
+        for block in blocks:
+            rows = slice(start + block.start, start + block.stop)
+            factors = [(a_TN[:, rows].T, b_TM) for a_TN, b_TM in products]
+            if sums_RM.is_cuda:
+                _add_on_gpu(sums_RM[rows], factors)
+                continue
+            part_RM = scratch_RM[: block.stop - block.start]
+            for a_RT, b_TM in factors:
+                sums_RM[rows] += torch.mm(a_RT, b_TM, out=part_RM)
+
+
+def _add_on_gpu(sums_RM: Tensor, factors: list[tuple[Tensor, Tensor]]) -> None:
+    for a_RT, b_TM in factors:
+        if a_RT.dtype == torch.float32:
+            sums_RM.addmm_(a_RT, b_TM)
         else:  # half precision products, accumulated in float32 by the tensor cores
-            torch.addmm(sums_NM, a_TN.T, b_TM, out_dtype=torch.float32, out=sums_NM)
+            torch.addmm(sums_RM, a_RT, b_TM, out_dtype=torch.float32, out=sums_RM)
 
 
 class ModelMoments:
     """The sums of one model over one unit: n, Σu, extremes, and the Gram matrix of every layer."""
 
-    def __init__(self, layers: int, width: int, device: str):
+    def __init__(self, layers: int, width: int, device: str, gram: bool = True):
+        """`gram=False`: for a batch's operands alone, where the Grams are summed elsewhere."""
         self.layers, self.width = layers, width
         self.n = 0
         neurons = layers * width
         self.sum_N = torch.zeros(neurons, dtype=torch.float64, device=device)
         self.minimum_N = torch.full((neurons,), torch.inf, device=device)
         self.maximum_N = torch.full((neurons,), -torch.inf, device=device)
-        self.gram_LDD = torch.zeros(layers, width, width, device=device)
+        self.gram_LDD = torch.zeros(layers if gram else 0, width, width, device=device)
+        self._blocks = _blocks(width, GRAM_ROWS[self.gram_LDD.device.type])
 
     def update(self, u_TN: Tensor, kept_T: Tensor, policy: str) -> tuple[Tensor, ...]:
         """Add one batch of `u`; returns its operands for the cross products.
 
-        Rows of excluded tokens become zero in place. Raises NumericalError for values that are
-        not finite, or too large for the policy's half precision.
+        Rows of excluded tokens become zero in place. `kept_T` lies on the CPU, so that nothing here
+        waits for a GPU; values out of range are therefore found later, by `check_range`.
         """
         kept = int(kept_T.sum())
-        excluded_X = torch.nonzero(~kept_T).flatten()
+        excluded_X = torch.nonzero(~kept_T).flatten().to(u_TN.device, non_blocking=True)
         if kept:
             # Excluded rows first repeat a kept one, so that the extremes are those of kept tokens.
-            u_TN[excluded_X] = u_TN[int(torch.argmax(kept_T.to(torch.uint8)))].clone()
-            minimum_N, maximum_N = torch.aminmax(u_TN, dim=0)
-            self._check_range(minimum_N, maximum_N, policy)
-            self.minimum_N = torch.minimum(self.minimum_N, minimum_N)
-            self.maximum_N = torch.maximum(self.maximum_N, maximum_N)
+            u_TN[excluded_X] = u_TN[int(kept_T.to(torch.uint8).argmax())].clone()
+            self.minimum_N = torch.minimum(self.minimum_N, u_TN.amin(0))
+            self.maximum_N = torch.maximum(self.maximum_N, u_TN.amax(0))
         u_TN[excluded_X] = 0
         self.n += kept
         factors = operands(u_TN, policy)
         for factor in factors:  # the sum of what is multiplied: its rounding cancels in r
-            self.sum_N += factor.sum(0, dtype=torch.float64)
-        for layer in range(self.layers):
-            columns = slice(layer * self.width, (layer + 1) * self.width)
-            part = tuple(factor[:, columns] for factor in factors)
-            accumulate_(self.gram_LDD[layer], part, part)
+            parts = [part.sum(0, dtype=torch.float32) for part in factor.split(SUMMED)]
+            self.sum_N += torch.stack(parts).sum(0, dtype=torch.float64)
+        for layer in range(len(self.gram_LDD)):
+            first = layer * self.width
+            for block in self._blocks:
+                rows = slice(first + block.start, first + block.stop)
+                onwards = slice(first + block.start, first + self.width)
+                accumulate_(
+                    self.gram_LDD[layer, block, block.start :],
+                    tuple(factor[:, rows] for factor in factors),
+                    tuple(factor[:, onwards] for factor in factors),
+                    block.stop - block.start,
+                )
         return factors
 
-    def _check_range(self, minimum_N: Tensor, maximum_N: Tensor, policy: str) -> None:
-        wrong_N = ~((minimum_N >= -LARGEST[policy]) & (maximum_N <= LARGEST[policy]))
+    def check_range(self, policy: str) -> None:
+        """Raise NumericalError for values not finite or too large for the policy's halves."""
+        if self.n == 0:
+            return
+        limit = LARGEST[policy]
+        wrong_N = ~((self.minimum_N >= -limit) & (self.maximum_N <= limit))
         if bool(wrong_N.any()):
             neuron = int(torch.nonzero(wrong_N)[0])
             raise NumericalError(
@@ -161,14 +220,17 @@ class ModelMoments:
             )
 
     def layer_sums(self, layer: int) -> LayerSums:
-        """The sums of one layer, on the CPU, as they are stored."""
+        """The sums of one layer, where they are; the Gram matrix whole."""
         columns = slice(layer * self.width, (layer + 1) * self.width)
+        gram_DD = self.gram_LDD[layer].clone()
+        for block in self._blocks:
+            gram_DD[block.stop :, block] = gram_DD[block, block.stop :].T
         return {
             "n": torch.tensor(self.n, dtype=torch.float64),
-            "sum": self.sum_N[columns].cpu(),
-            "minimum": self.minimum_N[columns].cpu(),
-            "maximum": self.maximum_N[columns].cpu(),
-            "gram": self.gram_LDD[layer].cpu(),
+            "sum": self.sum_N[columns],
+            "minimum": self.minimum_N[columns],
+            "maximum": self.maximum_N[columns],
+            "gram": gram_DD,
         }
 
 

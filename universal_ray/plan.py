@@ -1,178 +1,29 @@
-"""From a study and what is already done to the units of work. Pure: no files, no cluster.
-
-A *unit* is a range of token rows; an *item* is what is summed over it: a model (Σu, extremes,
-Gram of each layer) or a pair of models (Σu vᵀ by layer of the first). Work is unit × item.
-"""
+"""From a study and what is already done to the work that is left, and what it costs. Pure."""
 
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
 
-from universal_ray.errors import ConfigurationError
-from universal_ray.study import Pairs, fingerprint
-
-
-@dataclass(frozen=True)
-class Model:
-    """What planning needs of a model."""
-
-    name: str
-    identity: str
-    layers: int
-    width: int
-
-    @property
-    def neurons(self) -> int:
-        return self.layers * self.width
-
-    @property
-    def short(self) -> str:
-        """The start of its identity, in the names of files."""
-        return self.identity[:12]
+from universal_ray.capacity import Footprint, Pass, Speed, duration
+from universal_ray.items import Item, Layout, Model, Unit
+from universal_ray.study import Device
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Token rows [start, stop); its name changes with its content."""
+class Work:
+    """What one worker does in one call: some items of one unit, its tokens read once per pass."""
 
-    index: int
-    start: int
-    stop: int
-    full: bool
-    name: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """A model, or a pair of models with the rows of the cross sums first."""
-
-    models: tuple[Model, ...]
+    unit: Unit
+    group: int
+    passes: tuple[Pass, ...]
 
     @property
-    def key(self) -> str:
-        kind = "model" if len(self.models) == 1 else "pair"
-        return "-".join([kind, *(model.short for model in self.models)])
-
-    @property
-    def layers(self) -> int:
-        """Number of row blocks: one per layer of the (first) model."""
-        return self.models[0].layers
-
-    def unit_folder(self, unit: Unit) -> str:
-        return f"moments/{self.key}/unit-{unit.name}"
-
-    def block_folder(self, block: "Block") -> str:
-        return f"moments/{self.key}/block-{block.name}"
-
-    @property
-    def sums_bytes(self) -> int:
-        """Bytes of the float32 sums of one unit."""
-        first, last = self.models[0], self.models[-1]
-        if len(self.models) == 1:
-            return 4 * first.neurons * (first.width + 4)
-        return 4 * first.neurons * last.neurons
-
-    def flops(self, tokens: int) -> int:
-        """Floating point operations of the sums over some tokens."""
-        first, last = self.models[0], self.models[-1]
-        width = first.width if len(self.models) == 1 else last.neurons
-        return 2 * tokens * first.neurons * width
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive full units that fold into one float64 file per item and layer."""
-
-    index: int
-    units: tuple[Unit, ...]
+    def items(self) -> tuple[Item, ...]:
+        parts = (part for held in self.passes for part in held)
+        return tuple({part.item.key: part.item for part in parts}.values())
 
     @property
     def name(self) -> str:
-        return f"{self.index:06d}-{fingerprint([unit.name for unit in self.units])[:8]}"
-
-
-def layer_file(folder: str, layer: int) -> str:
-    return f"{folder}/layer-{layer:02d}.safetensors"
-
-
-def marker(folder: str) -> str:
-    return f"{folder}/done.json"
-
-
-def calibration_file(model: Model) -> str:
-    return f"calibration/{model.short}.safetensors"
-
-
-def unit_rows(rows: int, context: int, unit_tokens: int) -> list[tuple[int, int]]:
-    """Row ranges of the units: `unit_tokens` rounded down to whole rows, the last may be short."""
-    step = unit_tokens // context
-    if step < 1:
-        raise ConfigurationError(
-            f"units.tokens ({unit_tokens}) is less than one row of {context} tokens: raise it"
-        )
-    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-def make_units(
-    ranges: list[tuple[int, int]], hashes: list[str], bits_fingerprint: str, step: int
-) -> tuple[Unit, ...]:
-    """Units named by their index and the content that decides their sums; full ones have `step`
-    rows.
-    """
-    return tuple(
-        Unit(
-            index,
-            start,
-            stop,
-            stop - start == step,
-            f"{index:06d}-{fingerprint([content, bits_fingerprint])[:8]}",
-        )
-        for index, ((start, stop), content) in enumerate(zip(ranges, hashes, strict=True))
-    )
-
-
-def make_items(models: list[Model], pairs: Pairs) -> tuple[Item, ...]:
-    """All models, then all pairs. A pair is ordered by identity: the same whoever is reference."""
-    for first, second in combinations(models, 2):
-        if first.identity == second.identity:
-            raise ConfigurationError(
-                f"models {first.name} and {second.name} have the same weights: name each once"
-            )
-    chosen = (
-        [(models[0], other) for other in models[1:]]
-        if pairs is Pairs.reference
-        else list(combinations(models, 2))
-    )
-    ordered = [tuple(sorted(pair, key=lambda model: model.identity)) for pair in chosen]
-    return tuple(Item((model,)) for model in models) + tuple(Item(pair) for pair in ordered)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The units of a study in order, and how they fold into blocks."""
-
-    units: tuple[Unit, ...]
-    fold: int
-
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        full = [unit for unit in self.units if unit.full]
-        return tuple(
-            Block(index, tuple(full[index * self.fold : (index + 1) * self.fold]))
-            for index in range(len(full) // self.fold)
-        )
-
-    @property
-    def trailing(self) -> tuple[Unit, ...]:
-        """Units after the last block."""
-        return self.units[len(self.blocks) * self.fold :]
-
-    def folders(self, item: Item) -> list[tuple[str, list[str]]]:
-        """In order of tokens: each block's folder with its units', then the trailing units'."""
-        blocks = [
-            (item.block_folder(block), [item.unit_folder(unit) for unit in block.units])
-            for block in self.blocks
-        ]
-        return blocks + [(item.unit_folder(unit), []) for unit in self.trailing]
+        return f"{self.unit.index}" if self.group == 0 else f"{self.unit.index}.{self.group}"
 
 
 @dataclass(frozen=True)
@@ -184,7 +35,9 @@ class Plan:
     items: tuple[Item, ...]
     layout: Layout
     context: int
-    batch_rows: int
+    footprint: Footprint
+    memory: float
+    """bytes a worker may use"""
     bits: dict
     done: frozenset[tuple[int, str]]
     """(unit index, item key) whose sums are stored, as units or inside a block"""
@@ -194,13 +47,33 @@ class Plan:
         return tuple(item for item in self.items if len(item.models) == 2)
 
     @property
-    def work(self) -> list[tuple[Unit, tuple[Item, ...]]]:
-        """What is left, unit by unit."""
+    def batch_rows(self) -> int:
+        return self.footprint.batch_tokens // self.context
+
+    @cached_property
+    def groups(self) -> tuple[tuple[Pass, ...], ...]:
+        """Passes that belong together: one that holds whole items, or all those of a cut pair."""
+        found: list[tuple[Pass, ...]] = []
+        for held in self.footprint.passes(self.items, self.memory):
+            if found and found[-1][-1][-1].item == held[0].item:
+                found[-1] = (*found[-1], held)
+            else:
+                found.append((held,))
+        return tuple(found)
+
+    @cached_property
+    def work(self) -> list[Work]:
+        """What is left. A block's units are finished group by group, so that they fold early."""
         left = []
-        for unit in self.layout.units:
-            items = tuple(i for i in self.items if (unit.index, i.key) not in self.done)
-            if items:
-                left.append((unit, items))
+        for units in [*(block.units for block in self.layout.blocks), self.layout.trailing]:
+            for index, group in enumerate(self.groups):
+                for unit in units:
+                    passes = tuple(
+                        tuple(p for p in held if (unit.index, p.item.key) not in self.done)
+                        for held in group
+                    )
+                    if any(passes):
+                        left.append(Work(unit, index, tuple(filter(None, passes))))
         return left
 
     def tokens(self, unit: Unit) -> int:
@@ -210,17 +83,18 @@ class Plan:
     def total_tokens(self) -> int:
         return self.layout.units[-1].stop * self.context
 
+    def flops_of(self, work: Work) -> int:
+        return sum(item.flops(self.tokens(work.unit)) for item in work.items)
+
     @property
     def flops(self) -> int:
         """Of the sums still to be made."""
-        return sum(
-            item.flops(self.tokens(unit)) for unit, items in self.work for item in items
-        )
+        return sum(self.flops_of(work) for work in self.work)
 
     @property
     def bytes_to_write(self) -> int:
         """Unit files still to be written."""
-        return sum(item.sums_bytes for _, items in self.work for item in items)
+        return sum(item.sums_bytes for work in self.work for item in work.items)
 
     @property
     def bytes_kept(self) -> int:
@@ -228,12 +102,21 @@ class Plan:
         one = sum(item.sums_bytes for item in self.items)
         return one * (2 * len(self.layout.blocks) + len(self.layout.trailing))
 
+    def peak_bytes(self, workers: int) -> int:
+        """What the store must hold at once: beside what stays, the units of a block before they
+        fold, and those that workers write meanwhile.
+        """
+        largest = max(
+            sum(part.sums_bytes for held in group for part in held) for group in self.groups
+        )
+        return self.bytes_kept + largest * (self.layout.fold + 2 * workers)
+
     @property
     def worker_bytes(self) -> int:
-        """Sums and one batch of activations of every model, in the memory of one worker."""
-        batch = self.batch_rows * self.context
-        activations = sum(8 * batch * model.neurons for model in self.models)
-        return sum(item.sums_bytes for item in self.items) + activations
+        """Of the largest pass, in the memory of one worker."""
+        return max(
+            self.footprint.bytes_of(held) for group in self.groups for held in group
+        )
 
 
 def size(count: int | float) -> str:
@@ -245,12 +128,13 @@ def size(count: int | float) -> str:
     return f"{count:.1f} TiB"
 
 
-def describe(plan: Plan, workers: int) -> list[tuple[str, str]]:
+def describe(plan: Plan, workers: int, speed: Speed | None) -> list[tuple[str, str]]:
     """The plan as rows of a table on screen."""
     reference = plan.models[0]
-    works = plan.work
-    done = len(plan.layout.units) - len(works)
+    work = plan.work
+    done = len(plan.layout.units) - len({each.unit.index for each in work})
     blocks, trailing = len(plan.layout.blocks), len(plan.layout.trailing)
+    passes = sum(len(group) for group in plan.groups)
     return [
         ("reference", f"{reference.name}"),
         ("compared", ", ".join(model.name for model in plan.models[1:])),
@@ -266,13 +150,33 @@ def describe(plan: Plan, workers: int) -> list[tuple[str, str]]:
             f"{len(plan.layout.units)} ({blocks} blocks of {plan.layout.fold}, "
             f"{trailing} after them), {done} already done",
         ),
+        ("batches", f"{plan.batch_rows * plan.context:,} tokens, {plan.footprint.policy.value}"),
         ("arithmetic left", f"{plan.flops:.3g} FLOP of sums"),
         (
             "memory",
-            f"{size(plan.worker_bytes)} of sums and activations in each of {workers} workers",
+            f"{size(plan.worker_bytes)} of {size(plan.memory)} in each of {workers} workers, "
+            + (f"{passes} passes over a unit" if passes > 1 else "one pass over a unit"),
         ),
         (
             "to write",
-            f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks",
+            f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks, "
+            f"{size(plan.peak_bytes(workers))} at once at most",
         ),
+        *_time(plan, workers, speed),
     ]
+
+
+def _time(plan: Plan, workers: int, speed: Speed | None) -> list[tuple[str, str]]:
+    """Wall time for 1, 2, 4 ... workers and for those asked for."""
+    if not plan.work:
+        return []
+    if speed is None:
+        return [("time", "not known: set cluster.tflops to what one worker sustains")]
+    counts = sorted({2**k for k in range(workers.bit_length())} | {workers})
+    each = {n: speed.seconds(float(plan.flops), n, len(plan.work)) for n in counts}
+    times = ", ".join(
+        f"{duration(seconds)} on {n} worker{'s' if n > 1 else ''}" for n, seconds in each.items()
+    )
+    hours = each[1] / 3600
+    kind = "GPU" if plan.footprint.device is Device.cuda else "worker"
+    return [("time", f"{times}; {hours:.2g} {kind}-hours at {speed.source}")]

@@ -4,7 +4,7 @@ import logging
 import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from universal_ray import models
+from universal_ray.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
 from universal_ray.corpus import (
     TokenCorpus,
     check_fits,
@@ -20,18 +21,10 @@ from universal_ray.corpus import (
     open_corpus,
 )
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError
-from universal_ray.plan import (
-    Item,
-    Layout,
-    Model,
-    Plan,
-    make_items,
-    make_units,
-    marker,
-    unit_rows,
-)
+from universal_ray.items import Item, Layout, Model, make_items, make_units, marker, unit_rows
+from universal_ray.plan import Plan
 from universal_ray.store import Receipt, Store
-from universal_ray.study import Device, Study, bits, check, fingerprint, plain
+from universal_ray.study import Device, Policy, Study, bits, check, fingerprint, plain
 from universal_ray.tokenise import TextSettings, tokenise
 
 log = logging.getLogger(__name__)
@@ -78,20 +71,17 @@ def prepare(study: Study, store: Store) -> Prepared:
     )
     rows = _rows(study, corpus)
     excluded = excluded_ids(study.corpus.exclude.value, tokenizer)
-    batch_rows = study.units.batch // corpus.context
-    if batch_rows < 1:
-        raise ConfigurationError(
-            f"units.batch ({study.units.batch}) is less than one row of {corpus.context} tokens: "
-            "raise it"
-        )
-    calibration_rows = min(batch_rows, rows)
+    study = _settled(study, store, rows * corpus.context, corpus.context)
+    units, policy = study.units, study.precision.moments
+    assert units.tokens and units.batch and units.fold and policy
+    calibration_rows = min(units.batch // corpus.context, rows)
     if count_kept(corpus, excluded, 0, calibration_rows) == 0:
         raise CorpusError(
             f"corpus.exclude={study.corpus.exclude.value} leaves no token of the first "
             f"{calibration_rows} rows of {corpus.path}: exclude fewer tokens"
         )
     fixed = bits(study, corpus.context, excluded)
-    ranges = unit_rows(rows, corpus.context, study.units.tokens)
+    ranges = unit_rows(rows, corpus.context, units.tokens)
     hashes = [corpus.rows_hash(start, stop) for start, stop in ranges]
     planned = [Model(s.name, s.identity, s.layers, s.width) for s in sources]
     items = make_items(planned, study.models.pairs)
@@ -113,17 +103,16 @@ def prepare(study: Study, store: Store) -> Prepared:
         },
     }
     _compare(store, record)
-    units = make_units(
-        ranges, hashes, fingerprint(fixed), study.units.tokens // corpus.context
-    )
-    layout = Layout(units, study.units.fold)
+    step = units.tokens // corpus.context
+    layout = Layout(make_units(ranges, hashes, fingerprint(fixed), step), units.fold)
     done, damaged = find_done(store, items, layout)
     plan = Plan(
         models=tuple(planned),
         items=items,
         layout=layout,
         context=corpus.context,
-        batch_rows=batch_rows,
+        footprint=Footprint(units.batch, study.cluster.device, policy),
+        memory=_memory(study),
         bits=fixed,
         done=done,
     )
@@ -253,14 +242,41 @@ def find_done(
     return frozenset(done), tuple(dropped)
 
 
+def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Study:
+    """The study with what it leaves open: as the run has it already, else chosen now."""
+    kept = yaml.safe_load(store.get(STUDY_FILE))["bits"] if store.exists(STUDY_FILE) else {}
+    given = study.units
+    units = replace(
+        given,
+        tokens=given.tokens or kept.get("units.tokens"),
+        batch=given.batch or kept.get("units.batch"),
+        fold=given.fold or kept.get("units.fold"),
+    )
+    device, policy = study.cluster.device, study.precision.moments
+    if policy is None:
+        policy = Policy(kept.get("precision.moments", POLICY[device]))
+    return replace(
+        study,
+        units=choose(units, total_tokens, context, device),
+        precision=replace(study.precision, moments=policy),
+    )
+
+
+def _memory(study: Study) -> float:
+    """Bytes of each worker: as configured, or this machine's share, or a usual GPU's.
+
+    Workers that are already there are asked when they start.
+    """
+    settings = study.cluster
+    if settings.memory is not None:
+        return settings.memory * GIB
+    if settings.device is Device.cuda:
+        return GPU_GIB * GIB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / settings.workers
+
+
 def _check_memory(study: Study, plan: Plan) -> None:
-    """A local machine must hold the sums of all its workers."""
-    if study.cluster.address is not None or study.cluster.device is not Device.cpu:
-        return
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    need = plan.worker_bytes * study.cluster.workers
-    if need > have:
-        raise ConfigurationError(
-            f"{study.cluster.workers} workers need {need / 2**30:.1f} GiB for their sums and this "
-            f"machine has {have / 2**30:.1f} GiB: lower cluster.workers or compare fewer models"
-        )
+    """Refuse a plan that does not fit, where the memory is known before any worker starts."""
+    settings = study.cluster
+    if settings.memory or (settings.device is Device.cpu and settings.address is None):
+        _ = plan.groups

@@ -15,23 +15,24 @@ class Progress:
     units_left: int
     tokens_total: int
     """of the units that were left when this driver started"""
-    tokens_done: int = 0
+    tokens_done: float = 0.0
+    """a unit of which a part of the sums is made counts by that part"""
     stage: str = "sums"
     error: str | None = None
     began: float = field(default_factory=time.time)
-    running: dict[int, float] = field(default_factory=dict)
-    """unit index to when it started"""
+    running: dict[str, float] = field(default_factory=dict)
+    """name of the work (its unit, and its group where there are several) to when it started"""
     failures: list[dict[str, Any]] = field(default_factory=list)
 
-    def started(self, unit: int) -> None:
+    def started(self, unit: str) -> None:
         self.running[unit] = time.time()
 
-    def finished(self, unit: int, tokens: int) -> None:
+    def finished(self, unit: str, tokens: float) -> None:
         self.running.pop(unit, None)
         self.tokens_done += tokens
         self.units_left -= 1
 
-    def failed(self, unit: int, reason: str) -> None:
+    def failed(self, unit: str, reason: str) -> None:
         self.running.pop(unit, None)
         self.failures.append({"unit": unit, "at": time.time(), "reason": reason})
 
@@ -53,8 +54,8 @@ class Progress:
             "units_total": self.units_total,
             "units_done": self.units_total - self.units_left,
             "tokens_total": self.tokens_total,
-            "tokens_done": self.tokens_done,
+            "tokens_done": round(self.tokens_done),
             "tokens_per_second": self.rate,
-            "running": {str(unit): since for unit, since in self.running.items()},
+            "running": dict(self.running),
             "failures": self.failures,
         }

@@ -12,6 +12,15 @@ import torch
 
 from universal_ray import rotation
 from universal_ray.arithmetic import fix_arithmetic
+from universal_ray.items import (
+    Block,
+    Item,
+    Layout,
+    Model,
+    calibration_file,
+    layer_file,
+    marker,
+)
 from universal_ray.moments import (
     LayerSums,
     NeuronMoments,
@@ -21,15 +30,6 @@ from universal_ray.moments import (
     jackknife_error,
     merge,
     neuron_moments,
-)
-from universal_ray.plan import (
-    Block,
-    Item,
-    Layout,
-    Model,
-    calibration_file,
-    layer_file,
-    marker,
 )
 from universal_ray.store import Receipt, Store
 from universal_ray.study import fingerprint

@@ -33,6 +33,8 @@ class ForwardType(Enum):
     """Number format of the forward pass."""
 
     float32 = "float32"
+    tfloat32 = "tfloat32"
+    """float32 whose products round their factors to 10 bits, on a GPU's tensor cores"""
     bfloat16 = "bfloat16"
     float16 = "float16"
 
@@ -120,11 +122,13 @@ class CorpusConfig:
 
 @dataclass(kw_only=True)
 class UnitsConfig:
-    tokens: int = 1_000_000
+    """What is left open is chosen from the study once, and kept in the run directory."""
+
+    tokens: int | None = None
     """Raw tokens of one unit of work, rounded down to whole rows."""
-    batch: int = 4096
-    """Raw tokens of one forward pass, rounded down to whole rows."""
-    fold: int = 8
+    batch: int | None = None
+    """Raw tokens of one forward pass and of one product, rounded down to whole rows."""
+    fold: int | None = None
     """Full units that fold into one block; blocks are what the jackknife leaves out."""
 
 
@@ -137,11 +141,16 @@ class ClusterConfig:
     """CPU threads of each worker."""
     device: Device = Device.cpu
     """`cuda` pins one GPU to each worker."""
+    memory: float | None = None
+    """GiB of device memory each worker may use; by default what the workers' devices have."""
+    tflops: float | None = None
+    """TFLOP/s of sums that one worker sustains, for the plan's times; by default as measured."""
 
 
 @dataclass(kw_only=True)
 class PrecisionConfig:
-    moments: Policy = Policy.fp32
+    moments: Policy | None = None
+    """By default `fp32` on a CPU, `fp16` on a GPU."""
 
 
 @dataclass(kw_only=True)
@@ -196,6 +205,8 @@ CHANGES = {
     "cluster.workers": FREE,
     "cluster.threads": REFUSED,
     "cluster.device": REFUSED,
+    "cluster.memory": FREE,
+    "cluster.tflops": FREE,
     "precision.moments": REFUSED,
     "baseline.rotations": REDUCED,
     "baseline.kind": REDUCED,
@@ -224,6 +235,10 @@ def check(study: Study) -> None:
     for key, value in positive.items():
         if value is not None and value < 1:
             raise ConfigurationError(f"{key} is {value}: give a number of at least 1")
+    for key in ("cluster.memory", "cluster.tflops"):
+        value = value_of(study, key)
+        if value is not None and value <= 0:
+            raise ConfigurationError(f"{key} is {value}: give a number above 0")
     if not study.models.compared:
         raise ConfigurationError("models.compared is empty: name at least one model to compare")
     names = [study.models.reference, *study.models.compared]
@@ -235,10 +250,11 @@ def check(study: Study) -> None:
             "corpus.path and corpus.text are both set or both missing: "
             "give a tokenised directory or text to tokenise"
         )
-    if study.units.batch > study.units.tokens:
+    units = study.units
+    if units.batch is not None and units.tokens is not None and units.batch > units.tokens:
         raise ConfigurationError(
-            f"units.batch ({study.units.batch}) is larger than units.tokens "
-            f"({study.units.tokens}): make units of at least one batch"
+            f"units.batch ({units.batch}) is larger than units.tokens "
+            f"({units.tokens}): make units of at least one batch"
         )
     if not -1 <= study.universal.threshold <= 2:
         raise ConfigurationError(

@@ -1,23 +1,30 @@
 """A worker: forward passes and moment sums of one unit of tokens, one call, one durable result.
 
-It keeps the loaded models between calls and nothing else, so that any worker may compute any unit,
+It keeps the loaded models between calls and nothing else, so that any worker may compute any work,
 again if need be, with the same bits.
 """
 
 import os
-import resource
+import socket
+import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from universal_ray.arithmetic import fix_arithmetic
+from universal_ray.arithmetic import fix_arithmetic, tensor_float32
+from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import NumericalError, ResourceError
+from universal_ray.items import Model, Unit, calibration_file, layer_file, marker
+from universal_ray.measure import Clock, peak_bytes
 from universal_ray.models import Capture, ModelSource
-from universal_ray.moments import Calibration, ModelMoments, accumulate_, calibrate, normalise_
-from universal_ray.plan import Item, Model, Unit, calibration_file, layer_file, marker
+from universal_ray.moments import Calibration, LayerSums, calibrate, normalise_
+from universal_ray.plan import Work
 from universal_ray.store import Receipt, Store
+from universal_ray.sums import Sums, to_host
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class MomentsWorker:
         self.store.check_nonce(assignment.nonce)
         self._captures: dict[str, Capture] = {}
         self._calibrations: dict[str, Calibration] = {}
+        self._computing, self._writing = threading.Lock(), threading.Lock()
 
     def process(self) -> int:
         """Its process id; answers once the worker is ready."""
@@ -62,22 +70,28 @@ class MomentsWorker:
             self._captures[model.identity] = Capture(
                 told.sources[model.identity],
                 told.device,
-                getattr(torch, told.dtype),
+                getattr(torch, told.dtype.removeprefix("t")),
                 told.activation,
             )
-        return self._captures[model.identity](tokens_BP).float()
+        with tensor_float32(told.dtype == "tfloat32"):
+            return self._captures[model.identity](tokens_BP).float()
 
     def _tokens(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens [B, P] and which of them count [T], on the device."""
+        """Tokens [B, P] on the device, and which of them count [T], on the CPU."""
         told = self.assignment
-        tokens_BP = torch.from_numpy(told.corpus.read(start, stop)).to(told.device)
-        return tokens_BP, kept_mask(tokens_BP, told.excluded)
+        tokens_BP = torch.from_numpy(told.corpus.read(start, stop))
+        kept_T = kept_mask(tokens_BP, told.excluded)
+        if told.device == "cuda":
+            tokens_BP = tokens_BP.pin_memory().to("cuda", non_blocking=True)
+        return tokens_BP, kept_T
 
     def calibrate(self, model: Model, rows: int) -> Receipt:
         """Store shift and scale of every neuron of a model, from the first rows of the study."""
         tokens_BP, kept_T = self._tokens(0, rows)
+        with self._computing:
+            x_TN = self._activations(model, tokens_BP)
         try:
-            found = calibrate(self._activations(model, tokens_BP), kept_T, model.layers)
+            found = calibrate(x_TN, kept_T, model.layers)
         except NumericalError as error:
             raise NumericalError(f"model {model.name}: {error}") from error
         tensors = {"shift": found.shift_N.cpu(), "scale": found.scale_N.cpu()}
@@ -92,24 +106,61 @@ class MomentsWorker:
             )
         return self._calibrations[model.identity]
 
-    def compute(self, unit: Unit, items: tuple[Item, ...]) -> dict:
-        """Sum the items over the unit, store the sums with their markers, return the metrics."""
+    def memory(self) -> tuple[str, float]:
+        """Its host, and the bytes of its GPU, or of its machine where it has none."""
+        if self.assignment.device == "cuda":
+            return socket.gethostname(), float(torch.cuda.mem_get_info()[0])
+        return socket.gethostname(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    def compute(self, work: Work) -> dict:
+        """Sum the items over the unit, store the sums with their markers, return the metrics.
+
+        Two calls may be under way: while one writes its sums, the next makes its own.
+        """
+        told, unit = self.assignment, work.unit
+        spent = dict.fromkeys(("load", "forward", "operands", "products", "copy", "write"), 0.0)
+        receipts: dict[str, list[Receipt]] = {}
+        kept = 0
+        for held in work.passes:
+            with self._computing:
+                # The pool of an actor's threads starts each with torch's own number of threads.
+                torch.set_num_threads(told.threads)
+                clock = Clock(told.device)
+                sums, kept = self._sum(unit, held, clock)
+                self._writing.acquire()  # the host holds the sums of one pass beside those made
+                try:
+                    files = list(self._on_host(unit, held, sums))
+                    clock.lap("copy")
+                    for name, seconds in clock.seconds().items():
+                        spent[name] += seconds
+                except BaseException:
+                    self._writing.release()
+                    raise
+                del sums
+            began = time.monotonic()
+            try:
+                self._write(unit, held, files, receipts)
+            finally:
+                self._writing.release()
+            spent["write"] += time.monotonic() - began
+        tokens = (unit.stop - unit.start) * told.corpus.context
+        return {
+            "unit": unit.index,
+            "items": [item.key for item in work.items],
+            "tokens": tokens,
+            "kept": kept,
+            "flops": sum(item.flops(tokens) for item in work.items),
+            "bytes": sum(receipt.bytes for written in receipts.values() for receipt in written),
+            "peak_bytes": peak_bytes(told.device),
+            "finished": time.time(),
+            "seconds": {name: round(value, 4) for name, value in spent.items()},
+        }
+
+    def _sum(self, unit: Unit, held: Pass, clock: "Clock") -> tuple["Sums", int]:
+        """One reading of the unit's tokens; nothing here waits for a GPU before the end."""
         told = self.assignment
-        spent = dict.fromkeys(("load", "forward", "sums", "write"), 0.0)
-        clock = _Clock(spent, told.device)
-        models = {model.identity: model for item in items for model in item.models}
-        moments = {
-            key: ModelMoments(model.layers, model.width, told.device)
-            for key, model in models.items()
-        }
-        pairs = [item for item in items if len(item.models) == 2]
-        cross = {
-            pair.key: torch.zeros(
-                pair.models[0].neurons, pair.models[1].neurons, device=told.device
-            )
-            for pair in pairs
-        }
-        clock.lap("load")
+        sums = Sums(held, told.device)
+        models = {m.identity: m for part in held for m in part.item.models}
         for start in range(unit.start, unit.stop, told.batch_rows):
             tokens_BP, kept_T = self._tokens(start, min(start + told.batch_rows, unit.stop))
             clock.lap("load")
@@ -117,55 +168,40 @@ class MomentsWorker:
             for key, model in models.items():
                 x_TN = self._activations(model, tokens_BP)
                 clock.lap("forward")
-                u_TN = normalise_(x_TN, self._calibration(model))
-                try:
-                    factors[key] = moments[key].update(u_TN, kept_T, told.policy)
-                except NumericalError as error:
-                    raise NumericalError(f"model {model.name}: {error}") from error
-            for pair in pairs:
-                first, second = pair.models
-                accumulate_(cross[pair.key], factors[first.identity], factors[second.identity])
-            clock.lap("sums")
-        n = next(iter(moments.values())).n
-        written = 0
-        for item in items:
-            folder, first = item.unit_folder(unit), item.models[0]
-            receipts = []
-            for layer in range(item.layers):
-                if item.key in cross:
-                    rows = slice(layer * first.width, (layer + 1) * first.width)
-                    sums = {"n": torch.tensor(float(n)), "cross": cross[item.key][rows].cpu()}
-                else:
-                    sums = moments[first.identity].layer_sums(layer)
-                receipts.append(self.store.put_tensors(layer_file(folder, layer), sums))
-            written += sum(receipt.bytes for receipt in receipts)
-            self.store.finish(
-                marker(folder),
-                {"unit": unit.name, "n": n, "files": [vars(receipt) for receipt in receipts]},
-            )
-        clock.lap("write")
-        return {
-            "unit": unit.index,
-            "items": [item.key for item in items],
-            "tokens": (unit.stop - unit.start) * told.corpus.context,
-            "kept": n,
-            "bytes": written,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "finished": time.time(),
-            "seconds": {name: round(value, 4) for name, value in spent.items()},
-        }
+                factors[key] = sums.add_model(
+                    model, normalise_(x_TN, self._calibration(model)), kept_T, told.policy
+                )
+                del x_TN
+                clock.lap("operands")
+            sums.add_products(factors)
+            clock.lap("products")
+        for key, moments in sums.models.items():
+            try:
+                moments.check_range(told.policy)
+            except NumericalError as error:
+                raise NumericalError(f"model {models[key].name}: {error}") from error
+        return sums, next(iter(sums.models.values())).n
 
+    def _on_host(self, unit: Unit, held: Pass, sums: "Sums") -> Iterator[tuple[str, LayerSums]]:
+        """Every file of the pass, layer by layer, in memory that a GPU copies to at full speed."""
+        for part in held:
+            for layer in range(part.start, part.stop):
+                path = layer_file(part.item.unit_folder(unit), layer)
+                yield path, {name: to_host(tensor) for name, tensor in sums.of(part, layer).items()}
 
-class _Clock:
-    """Adds the time since the last lap to a named sum; waits for the GPU so that laps are true."""
-
-    def __init__(self, spent: dict[str, float], device: str):
-        self._spent, self._device = spent, device
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-        now = time.monotonic()
-        self._spent[name] += now - self._last
-        self._last = now
+    def _write(
+        self, unit: Unit, held: Pass, files: list[tuple[str, LayerSums]],
+        receipts: dict[str, list[Receipt]],
+    ) -> None:
+        """Store the files of a pass; an item's marker once its last layer is there."""
+        left = deque(files)
+        for part in held:
+            written = receipts.setdefault(part.item.key, [])
+            n = 0.0
+            for _ in range(part.start, part.stop):
+                path, tensors = left.popleft()
+                n = float(tensors["n"])
+                written.append(self.store.put_tensors(path, tensors))
+            if part.stop == part.item.layers:
+                content = {"unit": unit.name, "n": n, "files": [vars(each) for each in written]}
+                self.store.finish(marker(part.item.unit_folder(unit)), content)

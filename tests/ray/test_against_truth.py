@@ -9,8 +9,8 @@ from helpers_study import true_activations as activations
 from scipy import stats
 
 from universal_ray import reduce
+from universal_ray.items import Item
 from universal_ray.moments import centred_cross, correlation, merge, neuron_moments
-from universal_ray.plan import Item
 from universal_ray.preflight import prepare
 from universal_ray.rotation import rotation
 from universal_ray.store import Store

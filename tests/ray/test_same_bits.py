@@ -23,10 +23,10 @@ from helpers_study import (
 )
 from ray.cluster_utils import Cluster
 
-from universal_ray import driver, reduce
+from universal_ray import reduce, scheduler
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
+from universal_ray.items import layer_file, marker
 from universal_ray.lock import RunLock
-from universal_ray.plan import layer_file, marker
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
 from universal_ray.study import Pairs, Rotation
@@ -162,7 +162,7 @@ def test_damaged_unit_is_found_and_computed_again(inputs, expected, tmp_path, ca
 def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     study = make_study(tmp_path, *inputs)
     with monkeypatch.context() as patch:
-        patch.setattr(driver._Sums, "_fold_ready", lambda self: None)
+        patch.setattr(scheduler.Scheduler, "_fold_ready", lambda self: None)
         store = run(study)
     assert not [path for path in store.list("moments") if "block-" in path]
     assert table_bytes(store) == expected

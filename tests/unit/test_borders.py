@@ -13,13 +13,21 @@ FILES = sorted([*ROOT.glob(f"{PACKAGE}/**/*.py"), *ROOT.glob("jobs/*.py")])
 ONLY_IN = {
     "transformer_lens": ["universal_ray/models.py"],
     "fsspec": ["universal_ray/store.py"],
-    "ray": ["universal_ray/driver.py", "jobs/train_seeds.py"],
+    "ray": [
+        "universal_ray/cluster.py",
+        "universal_ray/driver.py",
+        "universal_ray/scheduler.py",
+        "jobs/train_seeds.py",
+    ],
     "hydra": ["universal_ray/job.py", "jobs/"],
     "omegaconf": ["universal_ray/job.py", "jobs/"],
 }
 """Packages that one seam alone touches: files, or folders by a slash at the end."""
 
-PURE = ["moments", "rotation", "summary", "plan", "study", "errors", "progress"]
+PURE = [
+    "capacity", "errors", "items", "moments", "plan", "progress", "rotation", "study", "summary",
+    "sums",
+]
 PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 """Pure modules import these, the standard library and each other."""
 
@@ -28,7 +36,10 @@ OWN = {
     "moments": ["errors"],
     "rotation": [],
     "summary": [],
-    "plan": ["errors", "study"],
+    "items": ["errors", "study"],
+    "capacity": ["errors", "items", "study"],
+    "plan": ["capacity", "items", "study"],
+    "sums": ["capacity", "items", "moments"],
     "study": ["errors"],
     "errors": [],
     "progress": [],
@@ -36,8 +47,11 @@ OWN = {
 """All of the project that these modules may import."""
 
 NEVER = {
-    "worker": ["driver", "job", "reduce", "assemble", "preflight", "report"],
-    "reduce": ["driver", "job", "assemble", "preflight", "report"],
+    "worker": [
+        "assemble", "cluster", "driver", "job", "preflight", "reduce", "report", "scheduler",
+    ],
+    "reduce": ["assemble", "cluster", "driver", "job", "preflight", "report", "scheduler"],
+    "scheduler": ["driver", "job", "assemble", "report"],
     "driver": ["job", "report"],
     "models": ["store", "worker", "driver", "reduce"],
     "corpus": ["models", "store", "worker", "driver", "reduce"],

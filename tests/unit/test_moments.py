@@ -82,7 +82,9 @@ def sum_up(
                 model.update(normalise_(v[rows].clone(), fit), kept_T[rows], policy)
                 for model, v, fit in zip(models, (x_TN, y_TM), fits, strict=True)
             ]
-            accumulate_(cross_NM, *factors)
+            accumulate_(cross_NM, factors[0], factors[1], x_TN.shape[1] // layers[0])
+        for model in models:
+            model.check_range(policy)
         crosses.append({"cross": cross_NM})
         for held, model in zip(sums, models, strict=True):
             held.append([model.layer_sums(layer) for layer in range(model.layers)])
@@ -160,21 +162,65 @@ def test_sums_are_those_of_numpy():
 
 @pytest.mark.parametrize("policy", ["fp32", "split"])
 def test_a_long_unit_of_many_additions_keeps_the_bound(policy):
-    u_XTN = torch.from_numpy(np.random.default_rng(8).standard_normal((256, 2_048, 8))).float()
-    sums_NN = torch.zeros(8, 8)
-    for u_TN in u_XTN:
+    """Of r: what a kernel rounds in one direction is in the squares too, and cancels."""
+    rng = np.random.default_rng(8)
+    noise_N = 10 ** np.linspace(1, -4, 48)
+    sums_NN, exact_NN = torch.zeros(96, 96), torch.zeros(96, 96, dtype=torch.float64)
+    for _ in range(256):
+        cause_TN = rng.standard_normal((1_024, 48))
+        own_TN = cause_TN + noise_N * rng.standard_normal((1_024, 48))
+        u_TN = torch.from_numpy(np.concatenate([cause_TN, own_TN], 1)).float()
         factors = operands(u_TN, policy)
-        accumulate_(sums_NN, factors, factors)
-    u_TN = u_XTN.flatten(0, 1).double()
-    assert (sums_NN - u_TN.T @ u_TN).abs().max() < BOUNDS[policy] * len(u_TN)
+        accumulate_(sums_NN, factors, factors, 96)
+        exact_NN += u_TN.double().T @ u_TN.double()
+    r_NN, exact_r_NN = (s / torch.outer(s.diagonal(), s.diagonal()).sqrt()
+                        for s in (sums_NN.double(), exact_NN))
+    assert (r_NN - exact_r_NN).abs().max() < BOUNDS[policy]
 
 
 def test_row_blocks_of_a_product_are_the_product():
     rng = np.random.default_rng(9)
     a_TN, b_TM = (torch.from_numpy(rng.integers(-9, 9, (5, n))).float() for n in (2_500, 3))
     sums_NM = torch.ones(2_500, 3)
-    accumulate_(sums_NM, (a_TN,), (b_TM,))
+    accumulate_(sums_NM, (a_TN,), (b_TM,), 2_500)
     assert torch.equal(sums_NM, 1 + a_TN.T @ b_TM)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("width", [24, 1_500])
+def test_layers_summed_apart_or_together_have_the_same_bits(policy, width):
+    rng = np.random.default_rng(10)
+    left = operands(torch.from_numpy(rng.standard_normal((300, 3 * width))).float(), policy)
+    right = operands(torch.from_numpy(rng.standard_normal((300, 70))).float(), policy)
+    together_NM, apart_NM = torch.zeros(2, 3 * width, 70)
+    for _ in range(2):
+        accumulate_(together_NM, left, right, width)
+        for layers in (slice(0, width), slice(width, 3 * width)):  # one, then two
+            accumulate_(apart_NM[layers], tuple(a[:, layers] for a in left), right, width)
+    assert torch.equal(together_NM, apart_NM)
+    assert together_NM.abs().max() > 1
+
+
+@pytest.mark.parametrize("width", [5, 256, 300, 700])
+def test_a_gram_made_of_its_upper_blocks_is_whole_and_symmetric(width):
+    u_TN = torch.from_numpy(np.random.default_rng(11).integers(-9, 9, (40, 2 * width))).float()
+    model = ModelMoments(2, width, "cpu")
+    model.update(u_TN.clone(), torch.ones(40, dtype=torch.bool), "fp32")
+    for layer, u_TD in enumerate(u_TN.split(width, dim=1)):
+        assert torch.equal(model.layer_sums(layer)["gram"], u_TD.T @ u_TD)
+
+
+def test_a_model_whose_grams_are_summed_elsewhere_gives_the_same_operands_and_n():
+    u_TN = torch.randn(10, 6)
+    kept_T = torch.arange(10) != 4
+    bare, full = ModelMoments(2, 3, "cpu", gram=False), ModelMoments(2, 3, "cpu")
+    first, second = (m.update(u_TN.clone(), kept_T, "split") for m in (bare, full))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert bare.n == full.n == 9
+    u_TN[2, 5] = torch.inf
+    bare.update(u_TN, kept_T, "split")
+    with pytest.raises(NumericalError, match="layer 1, neuron 2"):
+        bare.check_range("split")
 
 
 def test_correlations_of_a_row_block_are_rows_of_the_whole():
@@ -329,9 +375,9 @@ def test_values_without_finite_squares_are_refused_by_layer_and_neuron(policy, w
     model = ModelMoments(3, 4, "cpu")
     u_TN = torch.randn(6, 12)
     u_TN[4, 9] = wrong
-    kept_T = torch.ones(6, dtype=torch.bool)
+    model.update(u_TN, torch.ones(6, dtype=torch.bool), policy)
     with pytest.raises(NumericalError, match=f"layer 2, neuron 1 .*precision.moments={policy}"):
-        model.update(u_TN, kept_T, policy)
+        model.check_range(policy)
 
 
 # Calibration

@@ -7,21 +7,20 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from universal_ray.capacity import GIB, Footprint, Speed
 from universal_ray.errors import ConfigurationError
-from universal_ray.plan import (
+from universal_ray.items import (
     Layout,
     Model,
-    Plan,
     calibration_file,
-    describe,
     layer_file,
     make_items,
     make_units,
     marker,
-    size,
     unit_rows,
 )
-from universal_ray.study import Pairs
+from universal_ray.plan import Plan, describe, size
+from universal_ray.study import Device, Pairs, Policy
 
 quickly = hypothesis.settings(max_examples=40, deadline=None, database=None, derandomize=True)
 
@@ -48,7 +47,12 @@ def units_of(rows: int, step: int, settings: str = "settings", changed: int | No
 def plan_of(rows=21, step=4, fold=2, done=(), pairs=Pairs.reference) -> Plan:
     items = make_items(MODELS, pairs)
     layout = Layout(units_of(rows, step), fold)
-    return Plan(tuple(MODELS), items, layout, CONTEXT, 2, {}, frozenset(done))
+    return make_plan(MODELS, items, layout, done)
+
+
+def make_plan(models, items, layout, done=(), memory=1.0 * GIB) -> Plan:
+    footprint = Footprint(2 * CONTEXT, Device.cpu, Policy.fp32)
+    return Plan(tuple(models), items, layout, CONTEXT, footprint, memory, {}, frozenset(done))
 
 
 # Units
@@ -174,7 +178,7 @@ def test_bytes_and_flops_are_those_of_the_sums():
     items = {frozenset(m.name for m in item.models): item for item in make_items(MODELS, Pairs.all)}
     a, pair = items[frozenset("a")], items[frozenset("cd")]
     assert a.sums_bytes == 4 * (2 * 8 * 8) + (8 + 4 + 4) * 16  # Grams; Σu, minimum, maximum
-    assert a.flops(100) == 2 * 100 * 2 * 8 * 8
+    assert a.flops(100) == 100 * 2 * 8 * 8  # half of a symmetric matrix
     assert pair.sums_bytes == 4 * (3 * 8) * (2 * 6)
     assert pair.flops(100) == 2 * 100 * (3 * 8) * (2 * 6)
     assert pair.layers == pair.models[0].layers
@@ -188,12 +192,12 @@ def test_bytes_of_the_papers_own_study():
 
 def test_work_left_is_what_is_not_done():
     plan = plan_of()  # five full units and a partial one; four models and three pairs
-    assert [(unit.index, len(items)) for unit, items in plan.work] == [(i, 7) for i in range(6)]
+    assert [(work.unit.index, len(work.items)) for work in plan.work] == [(i, 7) for i in range(6)]
     every = [(unit.index, item.key) for unit in plan.layout.units for item in plan.items]
     kept = plan.items[5]
     some = plan_of(done=[e for e in every if e[0] < 2] + [(3, kept.key)])
-    assert [unit.index for unit, _ in some.work] == [2, 3, 4, 5]
-    assert kept not in dict(some.work)[some.layout.units[3]]
+    assert [work.unit.index for work in some.work] == [2, 3, 4, 5]
+    assert kept not in some.work[1].items and len(some.work[1].items) == 6
     assert some.flops == sum(
         item.flops(some.tokens(unit))
         for unit in some.layout.units for item in some.items
@@ -206,15 +210,14 @@ def test_work_left_is_what_is_not_done():
 
 
 def test_adding_a_model_or_tokens_leaves_only_theirs_to_do():
-    old = Plan(
-        tuple(MODELS[:3]), make_items(MODELS[:3], Pairs.all), Layout(units_of(20, 4), 2),
-        CONTEXT, 2, {}, frozenset(),
-    )
+    items = make_items(MODELS[:3], Pairs.all)
+    old = make_plan(MODELS[:3], items, Layout(units_of(20, 4), 2))
     done = [(unit.index, item.key) for unit in old.layout.units for item in old.items]
-    new = {item.key for _, items in plan_of(20, done=done, pairs=Pairs.all).work for item in items}
+    left = plan_of(20, done=done, pairs=Pairs.all).work
+    new = {item.key for work in left for item in work.items}
     assert all(MODELS[3].short in key for key in new) and len(new) == 4
-    grown = Plan(old.models, old.items, Layout(units_of(28, 4), 2), CONTEXT, 2, {}, frozenset(done))
-    assert [unit.index for unit, _ in grown.work] == [5, 6]
+    grown = make_plan(old.models, old.items, Layout(units_of(28, 4), 2), done)
+    assert [work.unit.index for work in grown.work] == [5, 6]
 
 
 def test_totals():
@@ -230,7 +233,7 @@ def test_totals():
 
 def test_describe_says_what_will_be_done():
     plan = plan_of(done=[(0, item.key) for item in plan_of().items])
-    rows = dict(describe(plan, workers=3))
+    rows = dict(describe(plan, 3, Speed(1e6, "a guess")))
     assert rows["reference"] == "a" and rows["compared"] == "b, c, d"
     assert rows["neurons"] == "2 x 8 = 16 in the reference, 68 in all"
     assert rows["tokens"] == "336 in rows of 16"

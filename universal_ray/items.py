@@ -1,0 +1,176 @@
+"""What a study is made of: models, units of tokens, what is summed over them, and its files. Pure.
+
+A *unit* is a range of token rows; an *item* is what is summed over it: a model (Σu, extremes,
+Gram of each layer) or a pair of models (Σu vᵀ by layer of the first). Work is unit × item.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+from universal_ray.errors import ConfigurationError
+from universal_ray.study import Pairs, fingerprint
+
+
+@dataclass(frozen=True)
+class Model:
+    """What planning needs of a model."""
+
+    name: str
+    identity: str
+    layers: int
+    width: int
+
+    @property
+    def neurons(self) -> int:
+        return self.layers * self.width
+
+    @property
+    def short(self) -> str:
+        """The start of its identity, in the names of files."""
+        return self.identity[:12]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Token rows [start, stop); its name changes with its content."""
+
+    index: int
+    start: int
+    stop: int
+    full: bool
+    name: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A model, or a pair of models with the rows of the cross sums first."""
+
+    models: tuple[Model, ...]
+
+    @property
+    def key(self) -> str:
+        kind = "model" if len(self.models) == 1 else "pair"
+        return "-".join([kind, *(model.short for model in self.models)])
+
+    @property
+    def layers(self) -> int:
+        """Number of row blocks: one per layer of the (first) model."""
+        return self.models[0].layers
+
+    def unit_folder(self, unit: Unit) -> str:
+        return f"moments/{self.key}/unit-{unit.name}"
+
+    def block_folder(self, block: "Block") -> str:
+        return f"moments/{self.key}/block-{block.name}"
+
+    @property
+    def sums_bytes(self) -> int:
+        """Bytes of the float32 sums of one unit."""
+        first, last = self.models[0], self.models[-1]
+        if len(self.models) == 1:
+            return 4 * first.neurons * (first.width + 4)
+        return 4 * first.neurons * last.neurons
+
+    def flops(self, tokens: int) -> int:
+        """Floating point operations of the sums over some tokens; a Gram is symmetric."""
+        first, last = self.models[0], self.models[-1]
+        if len(self.models) == 1:
+            return tokens * first.neurons * first.width
+        return 2 * tokens * first.neurons * last.neurons
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive full units that fold into one float64 file per item and layer."""
+
+    index: int
+    units: tuple[Unit, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.index:06d}-{fingerprint([unit.name for unit in self.units])[:8]}"
+
+
+def layer_file(folder: str, layer: int) -> str:
+    return f"{folder}/layer-{layer:02d}.safetensors"
+
+
+def marker(folder: str) -> str:
+    return f"{folder}/done.json"
+
+
+def calibration_file(model: Model) -> str:
+    return f"calibration/{model.short}.safetensors"
+
+
+def unit_rows(rows: int, context: int, unit_tokens: int) -> list[tuple[int, int]]:
+    """Row ranges of the units: `unit_tokens` rounded down to whole rows, the last may be short."""
+    step = unit_tokens // context
+    if step < 1:
+        raise ConfigurationError(
+            f"units.tokens ({unit_tokens}) is less than one row of {context} tokens: raise it"
+        )
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def make_units(
+    ranges: list[tuple[int, int]], hashes: list[str], bits_fingerprint: str, step: int
+) -> tuple[Unit, ...]:
+    """Units named by their index and the content that decides their sums; full ones have `step`
+    rows.
+    """
+    return tuple(
+        Unit(
+            index,
+            start,
+            stop,
+            stop - start == step,
+            f"{index:06d}-{fingerprint([content, bits_fingerprint])[:8]}",
+        )
+        for index, ((start, stop), content) in enumerate(zip(ranges, hashes, strict=True))
+    )
+
+
+def make_items(models: list[Model], pairs: Pairs) -> tuple[Item, ...]:
+    """All models, then all pairs. A pair is ordered by identity: the same whoever is reference."""
+    for first, second in combinations(models, 2):
+        if first.identity == second.identity:
+            raise ConfigurationError(
+                f"models {first.name} and {second.name} have the same weights: name each once"
+            )
+    chosen = (
+        [(models[0], other) for other in models[1:]]
+        if pairs is Pairs.reference
+        else list(combinations(models, 2))
+    )
+    ordered = [tuple(sorted(pair, key=lambda model: model.identity)) for pair in chosen]
+    return tuple(Item((model,)) for model in models) + tuple(Item(pair) for pair in ordered)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The units of a study in order, and how they fold into blocks."""
+
+    units: tuple[Unit, ...]
+    fold: int
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        full = [unit for unit in self.units if unit.full]
+        return tuple(
+            Block(index, tuple(full[index * self.fold : (index + 1) * self.fold]))
+            for index in range(len(full) // self.fold)
+        )
+
+    @property
+    def trailing(self) -> tuple[Unit, ...]:
+        """Units after the last block."""
+        return self.units[len(self.blocks) * self.fold :]
+
+    def folders(self, item: Item) -> list[tuple[str, list[str]]]:
+        """In order of tokens: each block's folder with its units', then the trailing units'."""
+        blocks = [
+            (item.block_folder(block), [item.unit_folder(unit) for unit in block.units])
+            for block in self.blocks
+        ]
+        return blocks + [(item.unit_folder(unit), []) for unit in self.trailing]
