@@ -1,6 +1,7 @@
 """The last step of the correlations: reduced pairs to the published tables and their summary."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,11 +9,11 @@ import pyarrow.compute as pc
 import torch
 
 from universal_ray.arithmetic import fix_arithmetic
+from universal_ray.persistence import persistence
 from universal_ray.plan import Plan
 from universal_ray.published import published
 from universal_ray.reduce import Reduction, read_pair
 from universal_ray.store import Store
-from universal_ray.study import Pairs
 from universal_ray.tables import mutual_partners, neuron_table, pair_table
 
 PAIRS_PATH = "tables/pairs.parquet"
@@ -20,7 +21,7 @@ NEURONS_PATH = "tables/neurons.parquet"
 SUMMARY_PATH = "tables/summary.json"
 
 
-def assemble(order: Reduction, plan: Plan, pairs: Pairs, threshold: float) -> None:
+def assemble(order: Reduction, plan: Plan, revisions: list[str], threshold: float) -> None:
     """Write `pairs.parquet`, `neurons.parquet` and `summary.json`."""
     fix_arithmetic(order.threads)
     store = Store(order.store_url)
@@ -35,21 +36,30 @@ def assemble(order: Reduction, plan: Plan, pairs: Pairs, threshold: float) -> No
     names = [model.name for model in plan.models]
     for tables in by_model.values():
         tables.sort(key=lambda table: names.index(table["other"][0].as_py()))
-    references = plan.models if pairs is Pairs.all else plan.models[:1]
-    neurons = [neuron_table(by_model[model.name], threshold) for model in references]
+    neurons = [neuron_table(by_model[model.name], threshold) for model in plan.references]
     width = max(model.width for model in plan.models)
     every = [table for name in names for table in by_model[name]]
     store.put_table(PAIRS_PATH, pa.concat_tables(every), width)
     store.put_table(NEURONS_PATH, pa.concat_tables(neurons), width)
-    content = {
+    content: dict[str, Any] = {
         "threshold": threshold,
         "tokens": plan.total_tokens,
         "tokens_kept": int(rows.n),
         "references": [
             summary(table, by_model[model.name], model.layers)
-            for model, table in zip(references, neurons, strict=True)
+            for model, table in zip(plan.references, neurons, strict=True)
         ],
     }
+    if revisions:
+        # Models are listed revision by revision, so that one model's are a group's length apart.
+        step = len(plan.references) // len(revisions)
+        content["followed"] = [
+            {
+                "model": plan.references[first].name,
+                **persistence(revisions, neurons[first::step], plan.references[first].layers),
+            }
+            for first in range(step)
+        ]
     store.put_json(SUMMARY_PATH, content)
 
 

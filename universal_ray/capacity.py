@@ -58,7 +58,7 @@ def choose(units: UnitsConfig, total_tokens: int, context: int, device: Device) 
     batches = min(max(share, LEAST_BATCHES[device]), ADDITIONS)
     tokens = units.tokens or batches * whole
     count = -(-total_tokens // tokens)
-    fold = units.fold or min(max(count // BLOCKS, 1), FOLD)
+    fold = units.fold or min(max(count // BLOCKS, 2), FOLD)
     return replace(units, batch=batch, tokens=tokens, fold=fold)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import ray
 import yaml
 
-from universal_ray import reduce
+from universal_ray import folding, reduce
 from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
 from universal_ray.cluster import cluster, results
 from universal_ray.lock import RunLock
@@ -16,7 +16,7 @@ from universal_ray.preflight import STUDY_FILE, Prepared
 from universal_ray.progress import PROGRESS_FILE
 from universal_ray.scheduler import Scheduler, Watch
 from universal_ray.store import Store
-from universal_ray.study import fingerprint, plain
+from universal_ray.study import ClusterConfig, Device, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def correlate(prepared: Prepared, store: Store, watch: Watch) -> None:
     with RunLock(store) as lock:
         store.put(STUDY_FILE, yaml.safe_dump(prepared.record, sort_keys=False).encode())
         store.sweep()
-        reduce.drop(store, list(prepared.damaged))
+        folding.drop(store, list(prepared.damaged))
         order = _order(prepared, store)
         if not prepared.plan.work and _tables_stand(store, prepared, order):
             log.info("nothing is left to do")
@@ -48,6 +48,7 @@ def _order(prepared: Prepared, store: Store) -> reduce.Reduction:
         study.baseline.seed,
         prepared.plan.footprint.policy.value,
         study.cluster.threads,
+        study.cluster.device.value,
     )
 
 
@@ -57,7 +58,8 @@ def _tables_fingerprint(prepared: Prepared, order: reduce.Reduction) -> str:
         [
             [order.folder(item) for item in plan.items],
             [model.name for model in plan.models],
-            plain(prepared.study.models.pairs),
+            [model.name for model in plan.references],
+            prepared.study.models.revisions,
             prepared.study.universal.threshold,
         ]
     )
@@ -69,14 +71,17 @@ def _tables_stand(store: Store, prepared: Prepared, order: reduce.Reduction) -> 
     return store.get_json(TABLES_MARKER)["fingerprint"] == _tables_fingerprint(prepared, order)
 
 
-def _run_all(tasks: list[tuple], threads: int, bound: int, done: Callable[[], None]) -> None:
+def _run_all(
+    tasks: list[tuple], settings: ClusterConfig, bound: int, done: Callable[[], None]
+) -> None:
     """Run (function, name, arguments) as Ray tasks, a bounded number at a time."""
+    needs = {"num_cpus": settings.threads, "num_gpus": int(settings.device is Device.cuda)}
     left: deque[tuple] = deque(tasks)
     running: set[ray.ObjectRef] = set()
     while left or running:
         while left and len(running) < bound:
             function, name, arguments = left.popleft()
-            remote = ray.remote(function).options(name=name, num_cpus=threads, max_retries=2)
+            remote = ray.remote(function).options(name=name, max_retries=2, **needs)
             running.add(remote.remote(*arguments))
         ready, _ = ray.wait(list(running), num_returns=1)
         results(ready)
@@ -87,7 +92,7 @@ def _run_all(tasks: list[tuple], threads: int, bound: int, done: Callable[[], No
 
 def _reduce(prepared: Prepared, store: Store, order: reduce.Reduction, watch: Watch) -> None:
     """Models, then layers of pairs, then the tables; what stands already is not made again."""
-    plan, threads = prepared.plan, prepared.study.cluster.threads
+    plan = prepared.plan
     fresh = {order.folder(item) for item in plan.items}
     models = [
         (reduce.reduce_model, f"reduce-{item.key}", (order, item))
@@ -107,12 +112,12 @@ def _reduce(prepared: Prepared, store: Store, order: reduce.Reduction, watch: Wa
         finished += 1
         watch("reduce", finished, total, finished / max(time.monotonic() - began, 1e-9))
 
-    bound = prepared.study.cluster.workers
-    _run_all(models, threads, bound, advance)
-    _run_all(layers, threads, bound, advance)
     study = prepared.study
-    arguments = (order, plan, study.models.pairs, study.universal.threshold)
-    _run_all([(assemble, "assemble", arguments)], threads, 1, advance)
+    settings = study.cluster
+    _run_all(models, settings, settings.workers, advance)
+    _run_all(layers, settings, settings.workers, advance)
+    arguments = (order, plan, study.models.revisions, study.universal.threshold)
+    _run_all([(assemble, "assemble", arguments)], settings, 1, advance)
     store.finish(TABLES_MARKER, {"fingerprint": _tables_fingerprint(prepared, order)})
     stale = {path.split("/")[1] for path in store.list("reduce")}
     stale -= {folder.split("/")[1] for folder in fresh}

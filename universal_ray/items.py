@@ -4,6 +4,7 @@ A *unit* is a range of token rows; an *item* is what is summed over it: a model 
 Gram of each layer) or a pair of models (Σu vᵀ by layer of the first). Work is unit × item.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -131,18 +132,26 @@ def make_units(
     )
 
 
-def make_items(models: list[Model], pairs: Pairs) -> tuple[Item, ...]:
-    """All models, then all pairs. A pair is ordered by identity: the same whoever is reference."""
+def make_items(groups: Sequence[Sequence[Model]], pairs: Pairs) -> tuple[Item, ...]:
+    """All models, then the pairs within each group, whose first model is the reference.
+
+    A pair is ordered by identity: the same whoever is reference.
+    """
+    models = [model for group in groups for model in group]
     for first, second in combinations(models, 2):
         if first.identity == second.identity:
             raise ConfigurationError(
                 f"models {first.name} and {second.name} have the same weights: name each once"
             )
-    chosen = (
-        [(models[0], other) for other in models[1:]]
-        if pairs is Pairs.reference
-        else list(combinations(models, 2))
-    )
+    chosen = [
+        pair
+        for group in groups
+        for pair in (
+            [(group[0], other) for other in group[1:]]
+            if pairs is Pairs.reference
+            else combinations(group, 2)
+        )
+    ]
     ordered = [tuple(sorted(pair, key=lambda model: model.identity)) for pair in chosen]
     return tuple(Item((model,)) for model in models) + tuple(Item(pair) for pair in ordered)
 

@@ -31,7 +31,9 @@ class Plan:
     """Everything a run will do, decided before it does it."""
 
     models: tuple[Model, ...]
-    """the reference first"""
+    """the first reference first"""
+    references: tuple[Model, ...]
+    """models whose neurons are asked about; with revisions, each revision's"""
     items: tuple[Item, ...]
     layout: Layout
     context: int

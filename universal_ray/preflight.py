@@ -24,7 +24,17 @@ from universal_ray.errors import ConfigurationError, CorpusError, MissingError
 from universal_ray.items import Item, Layout, Model, make_items, make_units, marker, unit_rows
 from universal_ray.plan import Plan
 from universal_ray.store import Receipt, Store
-from universal_ray.study import Device, Policy, Study, bits, check, fingerprint, plain
+from universal_ray.study import (
+    Device,
+    Pairs,
+    Policy,
+    Study,
+    bits,
+    check,
+    fingerprint,
+    model_groups,
+    plain,
+)
 from universal_ray.tokenise import TextSettings, tokenise
 
 log = logging.getLogger(__name__)
@@ -51,8 +61,8 @@ class Prepared:
 def prepare(study: Study, store: Store) -> Prepared:
     """Check a study against its models, its tokens and what its run directory holds already."""
     check(study)
-    names = [study.models.reference, *study.models.compared]
-    sources = [models.resolve(name) for name in names]
+    groups = [[models.resolve(name) for name in names] for names in model_groups(study.models)]
+    sources = [source for group in groups for source in group]
     tokenizer = models.check_tokenizers(sources, study.models.tokenizer)
     identity = models.tokenizer_identity(tokenizer)
     contexts = {source.name: source.context for source in sources}
@@ -83,8 +93,10 @@ def prepare(study: Study, store: Store) -> Prepared:
     fixed = bits(study, corpus.context, excluded)
     ranges = unit_rows(rows, corpus.context, units.tokens)
     hashes = [corpus.rows_hash(start, stop) for start, stop in ranges]
-    planned = [Model(s.name, s.identity, s.layers, s.width) for s in sources]
+    planned = [[Model(s.name, s.identity, s.layers, s.width) for s in group] for group in groups]
+    everyone = tuple(model for group in planned for model in group)
     items = make_items(planned, study.models.pairs)
+    _check_revisions(study, planned)
     record = {
         "configuration": plain(study),
         "bits": fixed,
@@ -107,7 +119,12 @@ def prepare(study: Study, store: Store) -> Prepared:
     layout = Layout(make_units(ranges, hashes, fingerprint(fixed), step), units.fold)
     done, damaged = find_done(store, items, layout)
     plan = Plan(
-        models=tuple(planned),
+        models=everyone,
+        references=(
+            everyone
+            if study.models.pairs is Pairs.all
+            else tuple(group[0] for group in planned)
+        ),
         items=items,
         layout=layout,
         context=corpus.context,
@@ -240,6 +257,17 @@ def find_done(
             verdicts = pool.map(whole, [item.unit_folder(unit) for unit in left])
             done |= {(u.index, item.key) for u, good in zip(left, verdicts, strict=True) if good}
     return frozenset(done), tuple(dropped)
+
+
+def _check_revisions(study: Study, groups: list[list[Model]]) -> None:
+    """A model followed through training keeps its neurons."""
+    for models_of_one in zip(*groups, strict=True):
+        shapes = {(model.layers, model.width) for model in models_of_one}
+        if len(shapes) > 1:
+            raise ConfigurationError(
+                f"models.revisions names models of different shapes for {models_of_one[0].name}: "
+                "follow one model"
+            )
 
 
 def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Study:

@@ -1,4 +1,4 @@
-"""From stored sums to correlations: fold, correlate, compare with the baseline, summarise.
+"""From stored sums to correlations: correlate, compare with the baseline, summarise.
 
 Plain functions over the store, each one task of the cluster. Row blocks are whole layers of a
 pair's first model; a second step merges the columns, so both directions come from one matrix.
@@ -12,17 +12,14 @@ import torch
 
 from universal_ray import rotation
 from universal_ray.arithmetic import fix_arithmetic
+from universal_ray.folding import groups
 from universal_ray.items import (
-    Block,
     Item,
     Layout,
     Model,
     calibration_file,
-    layer_file,
-    marker,
 )
 from universal_ray.moments import (
-    LayerSums,
     NeuronMoments,
     centred_cross,
     centred_gram,
@@ -31,7 +28,7 @@ from universal_ray.moments import (
     merge,
     neuron_moments,
 )
-from universal_ray.store import Receipt, Store
+from universal_ray.store import Store
 from universal_ray.study import fingerprint
 from universal_ray.summary import RowSummary, merge_summaries, summarise
 
@@ -50,57 +47,17 @@ class Reduction:
     seed: int
     policy: str
     threads: int
+    device: str
+    """where float64 products with the rotations are made"""
 
     def folder(self, item: Item) -> str:
         """Where the results of an item go: another folder when what they come from changes."""
         members = [Item((model,)) for model in item.models]
         sources = [folder for member in {item, *members} for folder, _ in
                    self.layout.folders(member)]
-        content = [sorted(sources), self.rotations, self.kind, self.seed, TOP]
+        draws = [self.rotations, self.kind, self.seed, rotation.STREAMS]
+        content = [sorted(sources), draws, TOP]
         return f"reduce/{item.key}-{fingerprint(content)[:8]}"
-
-
-def read_sums(store: Store, folder: str, layer: int) -> LayerSums:
-    """The sums of one layer, checked against the receipt in the folder's marker."""
-    path = layer_file(folder, layer)
-    receipts = store.get_json(marker(folder))["files"]
-    receipt = next(Receipt(**entry) for entry in receipts if entry["path"] == path)
-    return store.get_tensors(path, receipt)
-
-
-def groups(store: Store, layout: Layout, item: Item, layer: int) -> Iterator[LayerSums]:
-    """Float64 sums of one layer by group of tokens: every block, folded yet or not, then units."""
-    for folder, units in layout.folders(item):
-        if units and not store.exists(marker(folder)):
-            yield merge(read_sums(store, unit, layer) for unit in units)
-        else:
-            yield merge([read_sums(store, folder, layer)])
-
-
-def fold(store_url: str, item: Item, block: Block, threads: int) -> None:
-    """Fold the units of a block into one float64 file per layer; verify it; drop the units."""
-    fix_arithmetic(threads)
-    store = Store(store_url)
-    folder = item.block_folder(block)
-    units = [item.unit_folder(unit) for unit in block.units]
-    receipts, n = [], 0.0
-    for layer in range(item.layers):
-        sums = merge(read_sums(store, unit, layer) for unit in units)
-        receipts.append(store.put_tensors(layer_file(folder, layer), sums))
-        if not store.verify(receipts[-1]):
-            receipts[-1] = store.put_tensors(layer_file(folder, layer), sums)
-        n = float(sums["n"])
-    content = {"units": [unit.name for unit in block.units], "n": n}
-    store.finish(marker(folder), {**content, "files": [vars(receipt) for receipt in receipts]})
-    drop(store, units)
-
-
-def drop(store: Store, folders: list[str]) -> None:
-    """Delete folders of sums, their markers first."""
-    for folder in folders:
-        store.delete(marker(folder))
-        for path in store.list(folder):
-            store.delete(path)
 
 
 def reduce_model(order: Reduction, item: Item) -> None:
@@ -199,25 +156,13 @@ def reduce_rows(order: Reduction, pair: Item, layer: int) -> None:
     if (first.layers, first.width) == (second.layers, second.width):
         diagonal_D = r_DM[:, block].diagonal().clone()
     del r_DM
+    centred_DM = centred_DM.to(order.device)
     row_baseline_KD = torch.full((order.rotations, first.width), -torch.inf, dtype=torch.float64)
     for other in range(second.layers):
         span = slice(other * second.width, (other + 1) * second.width)
-        for draw, weights_DD in enumerate(_rotations(order, second, other, right["scale_N"])):
-            best_D = rotation.best_rotated(
-                centred_DM[:, span],
-                weights_DD,
-                right["rotated_KN"][draw, span],
-                rows.squares_N[block],
-            )
-            row_baseline_KD[draw] = torch.maximum(row_baseline_KD[draw], best_D)
-    column_baseline_KM = torch.stack(
-        [
-            rotation.best_rotated(
-                centred_DM.T, weights_DD, left["rotated_KN"][draw, block], columns.squares_N
-            )
-            for draw, weights_DD in enumerate(_rotations(order, first, layer, left["scale_N"]))
-        ]
-    )
+        best_KD = _baseline(order, right, second, other, centred_DM[:, span], rows.squares_N[block])
+        row_baseline_KD = torch.maximum(row_baseline_KD, best_KD)
+    column_baseline_KM = _baseline(order, left, first, layer, centred_DM.T, columns.squares_N)
     del centred_DM
     row_error_D, column_error_M = _errors(
         store, order, pair, layer, left, right, row_summary, column_summary
@@ -236,6 +181,29 @@ def reduce_rows(order: Reduction, pair: Item, layer: int) -> None:
                 "rows.diagonal": diagonal_D,
             }
         },
+    )
+
+
+def _baseline(
+    order: Reduction,
+    stored: dict[str, torch.Tensor],
+    model: Model,
+    layer: int,
+    centred_RD: torch.Tensor,
+    squares_R: torch.Tensor,
+) -> torch.Tensor:
+    """Best correlation [K, R] of some rows with every draw of one rotated layer of a model."""
+    span = slice(layer * model.width, (layer + 1) * model.width)
+    return torch.stack(
+        [
+            rotation.best_rotated(
+                centred_RD,
+                weights_DD.to(order.device),
+                stored["rotated_KN"][draw, span].to(order.device),
+                squares_R.to(order.device),
+            ).cpu()
+            for draw, weights_DD in enumerate(_rotations(order, model, layer, stored["scale_N"]))
+        ]
     )
 
 

@@ -8,6 +8,7 @@ Shapes: D neurons of one layer, R rows (neurons of the model that is not rotated
 """
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 KINDS = ("gaussian", "orthogonal")
+STREAMS = 8
+"""Random streams that fill a rotation side by side, each some of its rows."""
 
 
 def rotation(
@@ -27,7 +30,15 @@ def rotation(
     """
     key = f"{kind}|{seed}|{identity}|{layer}|{draw}|{width}".encode()
     entropy = int.from_bytes(hashlib.sha256(key).digest()[:16], "little")
-    entries = np.random.Generator(np.random.PCG64(entropy)).standard_normal((width, width))
+    entries = np.empty((width, width))
+    streams = np.random.SeedSequence(entropy).spawn(STREAMS)
+
+    def fill(part: tuple[np.ndarray, np.random.SeedSequence]) -> None:
+        rows, stream = part
+        np.random.Generator(np.random.PCG64(stream)).standard_normal(out=rows)
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        list(pool.map(fill, zip(np.array_split(entries, STREAMS), streams, strict=True)))
     matrix_DD = torch.from_numpy(entries)
     if kind == "orthogonal":
         orthogonal_DD, upper_DD = torch.linalg.qr(matrix_DD)

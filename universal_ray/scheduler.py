@@ -7,14 +7,14 @@ import json
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from universal_ray import reduce
+from universal_ray import folding
 from universal_ray.cluster import results
 from universal_ray.errors import ResourceError, StorageError, UnitError
 from universal_ray.items import Block, Item, calibration_file, marker
@@ -72,7 +72,7 @@ class Scheduler:
         self.workers: list[Any] = []
         self.running: dict[ray.ObjectRef, tuple[Any, Work]] = {}
         self.attempts: dict[str, int] = {}
-        self.folds: dict[ray.ObjectRef, tuple[Item, Block]] = {}
+        self.folds: dict[ray.ObjectRef, tuple[Any, Item, Block]] = {}
         self.folded: set[tuple[str, int]] = set()
         self.started = 0
         self.progress = Progress(0, 0, 0)
@@ -80,7 +80,7 @@ class Scheduler:
 
     def run(self) -> None:
         if self.plan.work:
-            self._start_workers()
+            self._start_workers(min(self.settings.workers, len(self.plan.work)))
             self._calibrate()
         try:
             self._divide()
@@ -128,14 +128,13 @@ class Scheduler:
             num_gpus=1 if self.settings.device is Device.cuda else 0,
             # A restarted actor would have lost what it held; work is resubmitted instead.
             max_restarts=0,
-            max_concurrency=CALLS,
+            max_concurrency=CALLS + 1,  # and a fold
         )
         worker = remote.remote(self.assignment)
         self.workers.append(worker)
         return worker
 
-    def _start_workers(self) -> None:
-        count = min(self.settings.workers, len(self.plan.work))
+    def _start_workers(self, count: int) -> None:
         workers = [self._new_worker() for _ in range(count)]
         ready = [worker.process.remote() for worker in workers]
         _, late = ray.wait(ready, num_returns=count, timeout=START_TIMEOUT)
@@ -181,9 +180,7 @@ class Scheduler:
         self.lock.check()
         for reference in ready:
             if reference in self.folds:
-                item, block = self.folds.pop(reference)
-                results([reference])
-                log.debug("folded block %s of %s", block.name, item.key)
+                self._folded(reference)
                 continue
             worker, work = self.running.pop(reference)
             try:
@@ -200,6 +197,17 @@ class Scheduler:
                        self.progress.rate)
             self._publish()
         self._fold_ready()
+
+    def _folded(self, reference: ray.ObjectRef) -> None:
+        worker, item, block = self.folds.pop(reference)
+        try:
+            (seconds,) = results([reference])
+        except RayActorError as error:
+            log.warning("block %d lost its worker and is folded again: %s", block.index, error)
+            self.folded.discard((item.key, block.index))
+            self._replace(worker)
+            return
+        log.debug("folded block %s of %s in %.1f s", block.name, item.key, seconds)
 
     def _failed(self, worker: Any, work: Work, error: Exception) -> None:
         """Put the work back, on a new worker if the old one died."""
@@ -226,26 +234,31 @@ class Scheduler:
             self._new_worker()
 
     def _fold_ready(self) -> None:
-        """Fold blocks whose units are all there; a few at a time, beside the workers."""
+        """Fold blocks whose units are all there, one at a time on each worker."""
+        for item, block in self._ready():
+            if self.store.exists(marker(item.block_folder(block))):
+                # A fold that was cut short may have left its units behind.
+                folding.drop(self.store, [item.unit_folder(unit) for unit in block.units])
+                self.folded.add((item.key, block.index))
+                continue
+            if not self.workers:
+                self._start_workers(1)
+            busy = {worker for worker, _, _ in self.folds.values()}
+            free = [worker for worker in self.workers if worker not in busy]
+            if not free:
+                return
+            self.folded.add((item.key, block.index))
+            name = f"fold-{block.index}-{item.key}"
+            reference = free[0].fold.options(name=name).remote(item, block)
+            self.folds[reference] = (free[0], item, block)
+
+    def _ready(self) -> Iterator[tuple[Item, Block]]:
         for block in self.plan.layout.blocks:
             for item in self.plan.items:
-                if len(self.folds) >= self.settings.workers:
-                    return
-                key = (item.key, block.index)
-                if key in self.folded:
-                    continue
-                if not all((unit.index, item.key) in self.done for unit in block.units):
-                    continue
-                self.folded.add(key)
-                if self.store.exists(marker(item.block_folder(block))):
-                    # A fold that was cut short may have left its units behind.
-                    reduce.drop(self.store, [item.unit_folder(unit) for unit in block.units])
-                    continue
-                task = ray.remote(reduce.fold).options(
-                    name=f"fold-{block.index}-{item.key}", num_cpus=0
-                )
-                reference = task.remote(self.store.url, item, block, self.settings.threads)
-                self.folds[reference] = (item, block)
+                if (item.key, block.index) not in self.folded and all(
+                    (unit.index, item.key) in self.done for unit in block.units
+                ):
+                    yield item, block
 
 
 def _smallest(found: list[tuple[str, float]], device: Device) -> float:

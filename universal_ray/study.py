@@ -82,6 +82,9 @@ class ModelsConfig:
     compared: list[str] = field(default_factory=list)
     """The models they are looked for in."""
     pairs: Pairs = Pairs.reference
+    revisions: list[str] = field(default_factory=list)
+    """Points of training to follow: `{revision}` in the names stands for each in turn, and models
+    of the same revision are compared."""
     tokenizer: str | None = None
     """Tokenizer of all models, by default each model's own."""
     activation: Activation = Activation.post
@@ -189,6 +192,7 @@ CHANGES = {
     "models.reference": ADDED,
     "models.compared": ADDED,
     "models.pairs": ADDED,
+    "models.revisions": ADDED,
     "models.tokenizer": FREE,
     "models.activation": REFUSED,
     "models.dtype": REFUSED,
@@ -241,7 +245,7 @@ def check(study: Study) -> None:
             raise ConfigurationError(f"{key} is {value}: give a number above 0")
     if not study.models.compared:
         raise ConfigurationError("models.compared is empty: name at least one model to compare")
-    names = [study.models.reference, *study.models.compared]
+    names = [name for group in model_groups(study.models) for name in group]
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(f"model {name} is named twice: name each model once")
@@ -260,6 +264,25 @@ def check(study: Study) -> None:
         raise ConfigurationError(
             f"universal.threshold is {study.universal.threshold}: give a correlation"
         )
+
+
+def model_groups(models: ModelsConfig) -> list[list[str]]:
+    """Names of the models that are compared with each other, the reference first, by revision.
+
+    Raises ConfigurationError where revisions are given and a name has no place for them.
+    """
+    names = [models.reference, *models.compared]
+    if not models.revisions:
+        return [names]
+    for name in names:
+        if "{revision}" not in name:
+            raise ConfigurationError(
+                f"models.revisions is given and {name} is the same at each: write {{revision}} "
+                "where its name holds the revision"
+            )
+    return [
+        [name.replace("{revision}", revision) for name in names] for revision in models.revisions
+    ]
 
 
 def plain(value: Any) -> Any:

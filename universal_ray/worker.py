@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 import torch
 
-from universal_ray.arithmetic import fix_arithmetic, tensor_float32
+from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
 from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import NumericalError, ResourceError
-from universal_ray.items import Model, Unit, calibration_file, layer_file, marker
+from universal_ray.folding import fold
+from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
 from universal_ray.measure import Clock, peak_bytes
 from universal_ray.models import Capture, ModelSource
 from universal_ray.moments import Calibration, LayerSums, calibrate, normalise_
@@ -50,6 +51,7 @@ class MomentsWorker:
 
     def __init__(self, assignment: Assignment):
         fix_arithmetic(assignment.threads)
+        keep_freed_memory()
         if assignment.device == "cuda" and not torch.cuda.is_available():
             raise ResourceError("a worker sees no GPU: check cluster.device and the node's driver")
         self.assignment = assignment
@@ -111,6 +113,12 @@ class MomentsWorker:
         if self.assignment.device == "cuda":
             return socket.gethostname(), float(torch.cuda.mem_get_info()[0])
         return socket.gethostname(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    def fold(self, item: Item, block: Block) -> float:
+        """Fold the units of a block beside the calls that sum; returns the seconds it took."""
+        began = time.monotonic()
+        fold(self.store, item, block)
+        return time.monotonic() - began
 
     def compute(self, work: Work) -> dict:
         """Sum the items over the unit, store the sums with their markers, return the metrics.

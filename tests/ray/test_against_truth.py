@@ -8,7 +8,7 @@ from helpers_study import CONTEXT, DEAD, LAYERS, WIDTH, make_models, make_study,
 from helpers_study import true_activations as activations
 from scipy import stats
 
-from universal_ray import reduce
+from universal_ray.folding import groups
 from universal_ray.items import Item
 from universal_ray.moments import centred_cross, correlation, merge, neuron_moments
 from universal_ray.preflight import prepare
@@ -68,11 +68,11 @@ def test_every_correlation_of_every_pair(study):
             item = Item((model,))
             moments.append(
                 neuron_moments(
-                    [merge(reduce.groups(store, layout, item, k)) for k in range(LAYERS)]
+                    [merge(groups(store, layout, item, k)) for k in range(LAYERS)]
                 )
             )
         cross = torch.cat(
-            [merge(reduce.groups(store, layout, pair, k))["cross"] for k in range(LAYERS)]
+            [merge(groups(store, layout, pair, k))["cross"] for k in range(LAYERS)]
         )
         ours = correlation(centred_cross(cross, *moments, 0), *moments, 0, "fp32").numpy()
         true = truth.r(pair.models[0].name, pair.models[1].name)

@@ -23,7 +23,7 @@ from helpers_study import (
 )
 from ray.cluster_utils import Cluster
 
-from universal_ray import reduce, scheduler
+from universal_ray import folding, scheduler
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
 from universal_ray.items import layer_file, marker
 from universal_ray.lock import RunLock
@@ -171,7 +171,7 @@ def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     prepared = prepare(study, store)
     for item in prepared.plan.items:
         for block in prepared.plan.layout.blocks:
-            reduce.fold(store.url, item, block, 1)
+            folding.fold(store, item, block)
     run(study)
     assert table_bytes(store) == expected
 

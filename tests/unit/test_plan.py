@@ -45,14 +45,16 @@ def units_of(rows: int, step: int, settings: str = "settings", changed: int | No
 
 
 def plan_of(rows=21, step=4, fold=2, done=(), pairs=Pairs.reference) -> Plan:
-    items = make_items(MODELS, pairs)
+    items = make_items([MODELS], pairs)
     layout = Layout(units_of(rows, step), fold)
     return make_plan(MODELS, items, layout, done)
 
 
 def make_plan(models, items, layout, done=(), memory=1.0 * GIB) -> Plan:
     footprint = Footprint(2 * CONTEXT, Device.cpu, Policy.fp32)
-    return Plan(tuple(models), items, layout, CONTEXT, footprint, memory, {}, frozenset(done))
+    return Plan(
+        tuple(models), (models[0],), items, layout, CONTEXT, footprint, memory, {}, frozenset(done)
+    )
 
 
 # Units
@@ -107,7 +109,7 @@ def test_blocks_then_trailing_units_hold_every_unit_once(rows, step, fold):
     assert all(len(block.units) == fold for block in layout.blocks)
     assert all(unit.full for block in layout.blocks for unit in block.units)
     assert sum(unit.full for unit in layout.trailing) < fold
-    item = make_items(MODELS, Pairs.reference)[0]
+    item = make_items([MODELS], Pairs.reference)[0]
     folders = layout.folders(item)
     assert len({folder for folder, _ in folders}) == len(layout.blocks) + len(layout.trailing)
     assert [unit for folder, units in folders for unit in units or [folder]] == [
@@ -126,7 +128,7 @@ def test_blocks_keep_their_names_when_tokens_are_appended():
 
 def test_paths_do_not_meet():
     layout = Layout(units_of(18, 4), 2)
-    items = make_items(MODELS, Pairs.all)
+    items = make_items([MODELS], Pairs.all)
     paths = [calibration_file(m) for m in MODELS]
     for item in items:
         for folder, units in layout.folders(item):
@@ -140,7 +142,7 @@ def test_paths_do_not_meet():
 
 
 def test_reference_pairs_and_all_pairs():
-    reference, every = make_items(MODELS, Pairs.reference), make_items(MODELS, Pairs.all)
+    reference, every = make_items([MODELS], Pairs.reference), make_items([MODELS], Pairs.all)
     assert [item.models for item in reference[:4]] == [(m,) for m in MODELS]
     assert {frozenset(m.name for m in item.models) for item in reference[4:]} == {
         frozenset("ab"), frozenset("ac"), frozenset("ad"),
@@ -152,30 +154,31 @@ def test_reference_pairs_and_all_pairs():
 
 @pytest.mark.parametrize("pairs", Pairs)
 def test_items_are_the_same_whoever_is_reference_and_in_any_order(pairs):
-    together = {item.key: item for item in make_items(MODELS, Pairs.all)}
+    together = {item.key: item for item in make_items([MODELS], Pairs.all)}
     for order in permutations(MODELS):
-        for item in make_items(list(order), pairs):
+        for item in make_items([list(order)], pairs):
             assert together[item.key] == item  # the same rows first, so the same files
 
 
 def test_items_are_known_by_content_not_by_name():
     renamed = [Model(f"/elsewhere/{m.name}", m.identity, m.layers, m.width) for m in MODELS]
-    assert [item.key for item in make_items(renamed, Pairs.all)] == [
-        item.key for item in make_items(MODELS, Pairs.all)
+    assert [item.key for item in make_items([renamed], Pairs.all)] == [
+        item.key for item in make_items([MODELS], Pairs.all)
     ]
 
 
 def test_models_with_the_same_weights_are_refused():
     twin = model("copy of b", identity=MODELS[1].identity)
     with pytest.raises(ConfigurationError, match="models b and copy of b have the same weights"):
-        make_items([*MODELS, twin], Pairs.reference)
+        make_items([[*MODELS, twin]], Pairs.reference)
 
 
 # Cost and what is left
 
 
 def test_bytes_and_flops_are_those_of_the_sums():
-    items = {frozenset(m.name for m in item.models): item for item in make_items(MODELS, Pairs.all)}
+    every = make_items([MODELS], Pairs.all)
+    items = {frozenset(m.name for m in item.models): item for item in every}
     a, pair = items[frozenset("a")], items[frozenset("cd")]
     assert a.sums_bytes == 4 * (2 * 8 * 8) + (8 + 4 + 4) * 16  # Grams; Σu, minimum, maximum
     assert a.flops(100) == 100 * 2 * 8 * 8  # half of a symmetric matrix
@@ -186,7 +189,7 @@ def test_bytes_and_flops_are_those_of_the_sums():
 
 def test_bytes_of_the_papers_own_study():
     first, second = (model(name, layers=12, width=3072) for name in "xy")
-    pair = make_items([first, second], Pairs.reference)[2]
+    pair = make_items([[first, second]], Pairs.reference)[2]
     assert pair.sums_bytes == 4 * 36_864**2
 
 
@@ -210,7 +213,7 @@ def test_work_left_is_what_is_not_done():
 
 
 def test_adding_a_model_or_tokens_leaves_only_theirs_to_do():
-    items = make_items(MODELS[:3], Pairs.all)
+    items = make_items([MODELS[:3]], Pairs.all)
     old = make_plan(MODELS[:3], items, Layout(units_of(20, 4), 2))
     done = [(unit.index, item.key) for unit in old.layout.units for item in old.items]
     left = plan_of(20, done=done, pairs=Pairs.all).work

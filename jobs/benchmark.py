@@ -1,0 +1,56 @@
+"""Measure this project's loop beside what it replaces, on a CPU or a GPU, in one run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from universal_ray.job import guarded
+from universal_ray.study import Device, ForwardType, Policy
+
+
+@dataclass(kw_only=True)
+class ShapeConfig:
+    layers: int
+    width: int
+    seeds: int
+    tokens: int
+    context: int
+
+
+@dataclass(kw_only=True)
+class Benchmark:
+    device: Device
+    threads: int
+    policy: Policy | None
+    forward: ForwardType
+    output: str
+    """Where results.json, table.md and the plot go."""
+    sections: list[str]
+    shape: ShapeConfig = field(default_factory=lambda: ShapeConfig(
+        layers=4, width=1024, seeds=5, tokens=0, context=128))
+    naive_tokens: int
+    """Tokens the naive scheme gets: its time is proportional to them."""
+
+
+ConfigStore.instance().store(name="benchmark_schema", node=Benchmark)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
+def main(config: DictConfig) -> None:
+    from universal_ray.benchmark.loop import Means, Shape
+    from universal_ray.benchmark.report import run, show
+    from universal_ray.capacity import POLICY
+
+    job = cast(Benchmark, OmegaConf.to_object(config))
+    with guarded():
+        means = Means(job.device, job.threads, job.policy or POLICY[job.device], job.forward)
+        found = run(job.sections, Shape(**vars(job.shape)), means, job.naive_tokens)
+        show(found, Path(job.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The benchmark measures the same mathematics on both sides, and tells what it measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from universal_ray.benchmark import naive, report, sections
+from universal_ray.benchmark.loop import Means, Shape, batches, captures, make_study, run_loop
+from universal_ray.errors import ConfigurationError
+from universal_ray.reduce import read_pair
+from universal_ray.store import Store
+from universal_ray.study import Device, ForwardType, Policy
+
+ROOT = Path(__file__).parents[2]
+MEANS = Means(Device.cpu, 2, Policy.fp32, ForwardType.float32)
+TINY = Shape(layers=2, width=64, seeds=3, tokens=2048, context=32)
+
+
+def test_the_naive_scheme_is_numpys_best_correlation():
+    rng = np.random.default_rng(0)
+    x_TN, y_TM = rng.standard_normal((2, 600, 12)).astype(np.float32)
+    y_TM[:, 3] = x_TN[:, 7] + 0.1 * y_TM[:, 3]
+    kept_T = torch.from_numpy(rng.random(600) < 0.9)
+    shape = naive.Shape(3, 4)
+    rotations = [torch.from_numpy(rng.standard_normal((4, 4)).astype(np.float32)) for _ in range(3)]
+    for drawn in (None, rotations):
+        found_N = naive.best_correlations(
+            (lambda rows: torch.from_numpy(x_TN[rows]), shape),
+            (lambda rows: torch.from_numpy(y_TM[rows]), shape),
+            [(torch.arange(start, start + 200), kept_T[start : start + 200])
+             for start in (0, 200, 400)],
+            drawn,
+        )
+        other = y_TM if drawn is None else np.concatenate(
+            [y_TM[:, 4 * k : 4 * k + 4] @ drawn[k].numpy().T for k in range(3)], 1
+        )
+        r_NM = np.corrcoef(x_TN[kept_T], other[kept_T], rowvar=False)[:12, 12:]
+        np.testing.assert_allclose(found_N, r_NM.max(1), atol=2e-3)
+
+
+def test_both_schemes_find_the_same_correlations(tmp_path):
+    timing, prepared, order = run_loop(make_study(tmp_path, TINY, MEANS), MEANS)
+    reference, other, _ = captures(prepared, MEANS)
+    form = naive.Shape(TINY.layers, TINY.width)
+    naive_N = naive.best_correlations(
+        (reference, form), (other, form), batches(prepared, TINY.tokens)
+    )
+    x_TN, y_TN = (
+        torch.cat([model(tokens)[kept] for tokens, kept in batches(prepared, TINY.tokens)])
+        for model in (reference, other)
+    )
+    r_NM = np.corrcoef(x_TN.numpy(), y_TN.numpy(), rowvar=False, dtype=np.float64)
+    exact_N = r_NM[: TINY.neurons, TINY.neurons :].max(1)
+    np.testing.assert_allclose(naive_N, exact_N, atol=3e-3)
+    both = set(prepared.plan.models[:2])
+    pair = next(item for item in prepared.plan.pairs if set(item.models) == both)
+    directions = read_pair(Store(order.store_url), order, pair)
+    ours = next(d for d in directions if d.model == prepared.plan.models[0])
+    np.testing.assert_allclose(ours.summary.top_RK[:, 0], exact_N, atol=1e-6)
+    assert pair.flops(timing.tokens) * 2 == timing.cross_flops
+    assert timing.wall > 0 and timing.peak_bytes > 2**20
+    assert {"forward", "products", "write", "fold", "reduce"} <= set(timing.seconds)
+
+
+def test_sections_tell_shares_and_ratios():
+    (row,) = [sections.schemes(TINY, MEANS, 1024)]
+    assert row["naive_tokens"] == 1024 and row["tokens"] == 2048
+    assert row["naive_total_seconds"] == pytest.approx(2 * row["naive_seconds"])
+    assert row["ratio"] == pytest.approx(row["naive_total_seconds"] / row["total_seconds"])
+    assert row["loop_share"] > 0 and row["sums_share"] <= row["loop_share"]
+    with pytest.raises(ConfigurationError, match="no section 'speed': choose from schemes, pair"):
+        report.run(["speed"], TINY, MEANS, 1024)
+
+
+def test_the_job_writes_table_picture_and_figures(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / "benchmark.py"), f"output={tmp_path}",
+         "sections=[schemes,libraries]", "shape.layers=2", "shape.width=64", "shape.seeds=2",
+         "shape.tokens=2048", "naive_tokens=1024"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["schemes"][0]["ratio"] > 0
+    assert [row["scheme"] for row in found["libraries"]] == ["torch.corrcoef", "numpy.corrcoef"]
+    table = (tmp_path / "table.md").read_text()
+    assert "| ratio |" in table and table in done.stdout
+    assert (tmp_path / "speed.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_bars_on_two_cores():
+    """Five seeds of 4096 neurons with baseline, and a pair of GPT-2-small's shape."""
+    row = sections.schemes(Shape(4, 1024, 5, tokens=131_072), MEANS, 32_768)
+    assert row["ratio"] >= 2.5
+    assert row["products_share"] >= 0.85
+    pair = sections.loop(Shape(12, 3072, 2, tokens=8192), MEANS)
+    assert pair["loop_share"] >= 0.75
+    costs = [each["microseconds_per_token"] for each in sections.growth(
+        [Shape(2, 512, 2, tokens=2**k) for k in (16, 20)], MEANS)]
+    assert max(costs) / min(costs) < 1.1
+    rates = [each["tokens_per_second"] for each in sections.workers(
+        Shape(2, 512, 2, tokens=2**19), MEANS, [(1, 1), (2, 1)])]
+    assert rates[1] >= rates[0]

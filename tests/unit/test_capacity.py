@@ -1,0 +1,189 @@
+"""What fits in memory together, how long units and batches are, and that every experiment fits."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from universal_ray import capacity, job
+from universal_ray.capacity import (
+    ADDITIONS,
+    GIB,
+    GPU_GIB,
+    LEAST_BATCHES,
+    POLICY,
+    USABLE,
+    Footprint,
+    Part,
+    Speed,
+    choose,
+    duration,
+)
+from universal_ray.errors import ConfigurationError
+from universal_ray.items import Layout, Model, make_items, make_units, unit_rows
+from universal_ray.plan import Plan, describe
+from universal_ray.study import Device, Pairs, Policy, UnitsConfig
+
+CONF = Path(__file__).parents[2] / "conf"
+SHAPES = {"gpt2_small": (12, 3072), "gpt2_medium": (24, 4096), "pythia_160m": (12, 3072),
+          "gpt2_medium_all": (24, 4096), "pythia_410m": (24, 4096)}
+SMALL = [Model(name, name * 12, 3, 8) for name in "abcd"]
+quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True)
+
+
+def planned(name: str, *options: str) -> tuple[Plan, int]:
+    """The plan of an experiment and its workers, from its configuration and its models' shapes."""
+    job.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        study = job.parse(compose("config", overrides=[f"experiment={name}", *options]))
+    names = [study.models.reference, *study.models.compared]
+    models = [Model(each, f"{place:012x}", *SHAPES[name]) for place, each in enumerate(names, 1)]
+    context, tokens, device = study.corpus.context, study.corpus.tokens, study.cluster.device
+    assert context and tokens
+    rows = -(-tokens // context)
+    units = choose(study.units, rows * context, context, device)
+    assert units.tokens and units.batch and units.fold
+    ranges = unit_rows(rows, context, units.tokens)
+    layout = Layout(
+        make_units(ranges, [str(r) for r in ranges], "", units.tokens // context), units.fold
+    )
+    footprint = Footprint(units.batch, device, study.precision.moments or POLICY[device])
+    memory = (study.cluster.memory or GPU_GIB) * GIB
+    items = make_items([models], study.models.pairs)
+    plan = Plan(
+        tuple(models), (models[0],), items, layout, context, footprint, memory, {}, frozenset()
+    )
+    return plan, study.cluster.workers
+
+
+def experiments() -> list[str]:
+    return sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def test_every_experiment_is_planned_here():
+    cuda = [name for name in experiments()
+            if yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["cluster"]
+            .get("device") == "cuda"]
+    assert cuda == sorted(SHAPES)
+
+
+@pytest.mark.parametrize("policy", [None, "split", "fp32"])
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_every_experiment_fits_a_gpu_of_80_gb(name, policy):
+    plan, workers = planned(name, *([f"precision.moments={policy}"] if policy else []))
+    eighty = 80e9
+    if policy is None:
+        assert plan.footprint.policy is Policy.fp16
+        assert plan.worker_bytes <= eighty
+    assert plan.worker_bytes <= USABLE * GPU_GIB * GIB
+    parts = [part for group in plan.groups for held in group for part in held]
+    whole = [(part.item.key, layer) for part in parts for layer in range(part.start, part.stop)]
+    assert len(set(whole)) == len(whole)
+    assert set(whole) == {(i.key, layer) for i in plan.items for layer in range(i.layers)}
+    units = plan.layout.units
+    tokens = plan.tokens(units[0])
+    assert len(units) >= workers
+    assert len(plan.layout.blocks) >= capacity.BLOCKS - 1
+    assert tokens % (plan.batch_rows * plan.context) == 0
+    assert LEAST_BATCHES[Device.cuda] <= tokens / plan.footprint.batch_tokens <= ADDITIONS
+    # Copying sums of 4 bytes at 20 GB/s against making them at 600 TFLOP/s.
+    assert (4 / 20e9) / (2 * tokens / 600e12) < 0.05
+    assert dict(describe(plan, workers, Speed(3e14, "a guess")))["time"]
+
+
+def test_ten_medium_pairs_are_ten_passes_and_four_small_ones_are_one():
+    medium, _ = planned("gpt2_medium_all")
+    small, _ = planned("gpt2_small")
+    pairs = [sum(len(part.item.models) == 2 for part in held)
+             for group in medium.groups for held in group]
+    assert sum(pairs) == 10 and max(pairs) == 1
+    assert len(small.groups) == 1
+    larger, _ = planned("gpt2_medium_all", "cluster.memory=140")
+    assert len(larger.groups) < len(medium.groups)
+
+
+def test_the_papers_small_study_is_planned_to_the_byte_and_the_flop():
+    plan, _ = planned("gpt2_small")
+    neurons, tokens = 36_864, 195_313 * 512
+    assert plan.flops == tokens * (4 * 2 * neurons**2 + 5 * neurons * 3072)
+    assert sum(item.sums_bytes for item in plan.pairs) == 4 * 4 * neurons**2
+
+
+# Lengths
+
+
+@quickly
+@hypothesis.given(
+    total=st.integers(1, 10**9), context=st.sampled_from([16, 128, 512, 2048, 8192]),
+    device=st.sampled_from(Device),
+)
+def test_chosen_lengths_are_whole_batches_and_few_additions(total, context, device):
+    units = choose(UnitsConfig(), total, context, device)
+    assert units.batch and units.tokens and units.fold
+    rows = units.batch // context
+    assert rows >= 1
+    assert units.tokens % (rows * context) == 0
+    assert 1 <= units.tokens // (rows * context) <= ADDITIONS
+    assert 1 <= units.fold <= capacity.FOLD
+    again = choose(units, 10 * total, context, device)
+    assert again == units  # what is set stays, however the study grows
+
+
+def test_what_is_given_is_kept_and_the_rest_follows():
+    units = choose(UnitsConfig(tokens=1000), 10_000, 100, Device.cpu)
+    assert (units.tokens, units.batch, units.fold) == (1000, 1000, 2)
+    units = choose(UnitsConfig(batch=200, fold=3), 10_000, 100, Device.cpu)
+    assert (units.tokens, units.batch, units.fold) == (800, 200, 3)
+    with pytest.raises(ConfigurationError, match=r"units.batch \(99\) is less than one row of 100"):
+        choose(UnitsConfig(batch=99), 10_000, 100, Device.cpu)
+
+
+# Passes
+
+
+@quickly
+@hypothesis.given(
+    memory=st.floats(1e4, 1e6), pairs=st.sampled_from(Pairs), device=st.sampled_from(Device),
+    policy=st.sampled_from(Policy),
+)
+def test_passes_hold_everything_once_and_fit(memory, pairs, device, policy):
+    items = make_items([SMALL], pairs)
+    footprint = Footprint(32, device, policy)
+    try:
+        passes = footprint.passes(items, memory)
+    except ConfigurationError:
+        one_layer = min(footprint.bytes_of([Part(item, 0, 1)]) for item in items)
+        assert one_layer > USABLE * memory or one_layer * 3 > USABLE * memory
+        return
+    assert all(footprint.bytes_of(held) <= USABLE * memory for held in passes)
+    seen = [(part.item.key, layer) for held in passes for part in held
+            for layer in range(part.start, part.stop)]
+    assert sorted(seen) == sorted((i.key, layer) for i in items for layer in range(i.layers))
+
+
+def test_more_memory_never_takes_more_passes():
+    items = make_items([SMALL], Pairs.all)
+    footprint = Footprint(32, Device.cuda, Policy.fp16)
+    least = max(footprint.bytes_of([Part(item, 0, 1)]) for item in items) / USABLE
+    counts = [len(footprint.passes(items, least * factor)) for factor in (1.01, 1.5, 2, 4, 20)]
+    assert all(before >= after for before, after in pairwise(counts))
+    assert counts[0] > len(items) and counts[-1] == 1
+
+
+def test_a_layer_that_does_not_fit_names_the_keys():
+    items = make_items([SMALL], Pairs.reference)
+    with pytest.raises(ConfigurationError, match=r"lower units.batch .* \(cluster.memory\)"):
+        Footprint(10**6, Device.cuda, Policy.fp32).passes(items, 1e6)
+
+
+def test_time_is_that_of_the_longest_share():
+    speed = Speed(1e12, "a guess")
+    assert speed.seconds(6e12, 1, 6) == 6
+    assert speed.seconds(6e12, 4, 6) == 2  # two rounds of one second
+    assert speed.seconds(6e12, 6, 6) == 1
+    assert speed.seconds(6e12, 60, 6) == 1
+    assert [duration(s) for s in (3.4, 119.0, 600.0, 7300.0)] == ["3 s", "119 s", "10 min", "2.0 h"]

@@ -1,0 +1,224 @@
+"""This project's loop on random models of any shape, in this process, with its laps.
+
+The worker, the fold and the reduction are the very ones of a study; only Ray is left out, so that
+what is measured is the loop.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+
+from universal_ray import folding, reduce, testbed
+from universal_ray.corpus import kept_mask
+from universal_ray.measure import peak_bytes
+from universal_ray.models import Capture
+from universal_ray.preflight import Prepared, prepare
+from universal_ray.store import Store
+from universal_ray.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    Device,
+    ForwardType,
+    ModelsConfig,
+    Policy,
+    RunConfig,
+    Study,
+    UnitsConfig,
+)
+from universal_ray.testbed.training import Settings
+from universal_ray.worker import Assignment, MomentsWorker
+
+HEAD = 64
+"""Width of an attention head, as in every GPT-2."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Random GPT-2s and tokens: a residual stream of a quarter of the neurons of a layer."""
+
+    layers: int
+    width: int
+    seeds: int
+    tokens: int
+    context: int = 128
+
+    @property
+    def neurons(self) -> int:
+        return self.layers * self.width
+
+    def __str__(self) -> str:
+        return f"{self.seeds} models of {self.layers} x {self.width} neurons"
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a loop computes with."""
+
+    device: Device
+    threads: int
+    policy: Policy
+    dtype: ForwardType
+
+
+@dataclass
+class Timing:
+    """Where the time of one run went."""
+
+    tokens: int
+    flops: int
+    """of the sums, a Gram counted by half"""
+    cross_flops: int
+    """of the pairs alone"""
+    wall: float = 0.0
+    """seconds of the sums, from the first token read to the last file written"""
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """load, forward, operands, products, copy, write, fold, reduce"""
+    peak_bytes: int = 0
+
+    @property
+    def total(self) -> float:
+        return self.wall + self.seconds["fold"] + self.seconds["reduce"]
+
+
+def make_inputs(folder: Path, shape: Shape) -> tuple[list[str], str]:
+    """Save the models and the tokens of a shape; the same seeds give the same weights."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers.utils import logging as messages
+
+    messages.disable_progress_bar()
+    datasets.disable_progress_bars()
+    names = []
+    stream = shape.width // 4
+    for seed in range(shape.seeds):
+        configuration = GPT2Config(
+            vocab_size=Settings().vocabulary,
+            n_positions=shape.context,
+            n_embd=stream,
+            n_layer=shape.layers,
+            n_head=max(stream // HEAD, 1),
+            initializer_range=0.1,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = GPT2LMHeadModel(configuration)
+        model.save_pretrained(str(folder / f"model-{seed}"))
+        names.append(str(folder / f"model-{seed}"))
+    rows = -(-shape.tokens // shape.context)
+    rng = np.random.default_rng(0)
+    tokens_BP = rng.integers(1, Settings().vocabulary, (rows, shape.context))
+    path = str(folder / "tokens")
+    datasets.Dataset.from_dict({"tokens": list(tokens_BP)}).save_to_disk(path)
+    return names, path
+
+
+def make_study(folder: Path, shape: Shape, means: Means, workers: int = 1) -> Study:
+    """One draw of the baseline, as the paper has; lengths of units and batches as planned."""
+    names, path = make_inputs(folder, shape)
+    return Study(
+        run=RunConfig(dir=str(folder / "run")),
+        models=ModelsConfig(
+            reference=names[0],
+            compared=names[1:],
+            tokenizer=testbed.resolve("a"),
+            dtype=means.dtype,
+        ),
+        corpus=CorpusConfig(path=path),
+        units=UnitsConfig(),
+        cluster=ClusterConfig(device=means.device, workers=workers, threads=means.threads),
+        baseline=BaselineConfig(rotations=1),
+    )
+
+
+def run_loop(study: Study, means: Means) -> tuple[Timing, Prepared, reduce.Reduction]:
+    """Every stage of a study in this process, one after the other; models are loaded before."""
+    store = Store(study.run.dir)
+    study.precision.moments = means.policy
+    prepared = prepare(study, store)
+    plan = prepared.plan
+    worker = MomentsWorker(
+        Assignment(
+            store_url=store.url,
+            nonce=store.write_nonce(),
+            corpus=prepared.corpus,
+            sources=prepared.sources,
+            excluded=prepared.excluded,
+            activation=study.models.activation.value,
+            dtype=means.dtype.value,
+            policy=means.policy.value,
+            batch_rows=plan.batch_rows,
+            threads=means.threads,
+            device=means.device.value,
+        )
+    )
+    for model in plan.models:
+        worker.calibrate(model, prepared.calibration_rows)
+    cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
+    timing = Timing(plan.total_tokens, plan.flops, cross)
+    began = time.monotonic()
+    for work in plan.work:
+        for name, seconds in worker.compute(work)["seconds"].items():
+            timing.seconds[name] += seconds
+    timing.wall = time.monotonic() - began
+    del worker
+    with _lap(timing, "fold"):
+        for item in plan.items:
+            for block in plan.layout.blocks:
+                folding.fold(store, item, block)
+    order = reduce.Reduction(
+        store.url,
+        plan.layout,
+        study.baseline.rotations,
+        study.baseline.kind.value,
+        study.baseline.seed,
+        means.policy.value,
+        means.threads,
+        means.device.value,
+    )
+    with _lap(timing, "reduce"):
+        for item in plan.items:
+            if len(item.models) == 1:
+                reduce.reduce_model(order, item)
+        for pair in plan.pairs:
+            for layer in range(pair.layers):
+                reduce.reduce_rows(order, pair, layer)
+    timing.peak_bytes = peak_bytes(means.device.value)
+    return timing, prepared, order
+
+
+class _lap:
+    """Adds the time of a block of code to a timing."""
+
+    def __init__(self, timing: Timing, name: str):
+        self._timing, self._name = timing, name
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._timing.seconds[self._name] += time.monotonic() - self._began
+
+
+def captures(prepared: Prepared, means: Means) -> list[Capture]:
+    """The models of a study, the reference first, as the other schemes read them."""
+    return [
+        Capture(prepared.sources[model.identity], means.device.value)
+        for model in prepared.plan.models
+    ]
+
+
+def batches(prepared: Prepared, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The first tokens of a study as the loop reads them: [B, P], and which count [T]."""
+    plan, corpus = prepared.plan, prepared.corpus
+    rows = min(tokens // plan.context, plan.layout.units[-1].stop)
+    for start in range(0, rows, plan.batch_rows):
+        tokens_BP = torch.from_numpy(corpus.read(start, min(start + plan.batch_rows, rows)))
+        yield tokens_BP, kept_mask(tokens_BP, prepared.excluded)

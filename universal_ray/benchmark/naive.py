@@ -1,0 +1,69 @@
+"""The streaming scheme of the paper's code, written afresh as a reference to measure against.
+
+Per batch: activations in half precision, one float32 product per pair of layers, each copied to
+the host and added in float64; and the whole of it again for the rotation baseline. One pair of
+models at a time. Shapes as in `moments`; R rotations [D, D], one per layer of the second model.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Activations = Callable[[Tensor], Tensor]
+"""Tokens [B, P] to raw activations [T, N], float32."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Layers and neurons per layer of a model."""
+
+    layers: int
+    width: int
+
+    @property
+    def neurons(self) -> int:
+        return self.layers * self.width
+
+    def layer(self, index: int) -> slice:
+        return slice(index * self.width, (index + 1) * self.width)
+
+
+def best_correlations(
+    first: tuple[Activations, Shape],
+    second: tuple[Activations, Shape],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    rotations: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Largest correlation of every neuron of the first model with any (rotated) one of the second.
+
+    `batches` gives tokens [B, P] and which of them count [T]. Returns float64 [N].
+    """
+    (left, left_shape), (right, right_shape) = first, second
+    cross_NM = torch.zeros(left_shape.neurons, right_shape.neurons, dtype=torch.float64)
+    sums = [torch.zeros(2, shape.neurons, dtype=torch.float64) for _, shape in (first, second)]
+    n = 0
+    for tokens_BP, kept_T in batches:
+        x_TN = left(tokens_BP).half()[kept_T]
+        y_TM = right(tokens_BP).half()[kept_T]
+        if rotations is not None:
+            for layer, rotation_DD in enumerate(rotations):
+                columns = right_shape.layer(layer)
+                y_TM[:, columns] = (y_TM[:, columns].float() @ rotation_DD.T).half()
+        n += len(x_TN)
+        for total, part_TN in zip(sums, (x_TN, y_TM), strict=True):
+            total[0] += part_TN.float().sum(0).cpu()
+            total[1] += part_TN.float().square().sum(0).cpu()
+        for i in range(left_shape.layers):
+            x_TD = x_TN[:, left_shape.layer(i)].float()
+            for j in range(right_shape.layers):
+                y_TD = y_TM[:, right_shape.layer(j)].float()
+                product_DD = (x_TD.T @ y_TD).cpu()
+                cross_NM[left_shape.layer(i), right_shape.layer(j)] += product_DD
+    (sum_N, raw_N), (sum_M, raw_M) = sums
+    covariance_NM = cross_NM - torch.outer(sum_N, sum_M) / n
+    deviation_N, deviation_M = ((raw - s * s / n).clamp_min(0).sqrt()
+                                for s, raw in ((sum_N, raw_N), (sum_M, raw_M)))
+    r_NM = covariance_NM / torch.outer(deviation_N, deviation_M)
+    return r_NM.nan_to_num(-torch.inf).amax(1)

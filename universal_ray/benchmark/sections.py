@@ -1,0 +1,164 @@
+"""What is measured: each section runs side by side what it compares, and returns plain rows."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from universal_ray.benchmark import naive
+from universal_ray.benchmark.loop import (
+    Means,
+    Shape,
+    Timing,
+    batches,
+    captures,
+    make_study,
+    run_loop,
+)
+from universal_ray.measure import matmul_rate
+from universal_ray.preflight import Prepared
+from universal_ray.study import Device, Policy
+
+Row = dict[str, Any]
+
+
+def product_rate(shape: Shape, means: Means, batch: int) -> float:
+    """Plain products of the loop's shape per second: float32 on a CPU, half precision on a GPU."""
+    half = means.device is Device.cuda and means.policy is not Policy.fp32
+    dtype = torch.float16 if half else torch.float32
+    rows = min(shape.width, 1024) if means.device is Device.cpu else shape.width
+    return matmul_rate(means.device.value, dtype, batch, rows, shape.neurons)
+
+
+def loop(shape: Shape, means: Means, then: Callable[[Prepared], Row] | None = None) -> Row:
+    """This project's loop: rates, shares of the plain product's rate, and where the time went."""
+    with TemporaryDirectory() as folder:
+        study = make_study(Path(folder), shape, means)
+        timing, prepared, _ = run_loop(study, means)
+        batch = prepared.plan.footprint.batch_tokens
+        rate = product_rate(shape, means, batch)
+        return {
+            "shape": str(shape),
+            "tokens": timing.tokens,
+            "policy": means.policy.value,
+            "forward": means.dtype.value,
+            "batch": batch,
+            "plain_tflops": rate / 1e12,
+            "products_share": timing.cross_flops / timing.seconds["products"] / rate,
+            "loop_share": timing.flops / _made(timing) / rate,
+            "sums_share": timing.flops / timing.wall / rate,
+            "sums_seconds": timing.wall,
+            "total_seconds": timing.total,
+            "seconds": dict(timing.seconds),
+            "peak_bytes": timing.peak_bytes,
+            **(then(prepared) if then else {}),
+        }
+
+
+def _made(timing: Timing) -> float:
+    """Seconds until the sums are made: a study writes them while it makes the next."""
+    return timing.wall - timing.seconds["write"]
+
+
+def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
+    """The whole of a study, with its baseline, beside the naive scheme on the same tokens.
+
+    The naive scheme's time is proportional to tokens, so it may be given fewer of them.
+    """
+
+    def beside(prepared: Prepared) -> Row:
+        tokens = min(naive_tokens, prepared.plan.total_tokens)
+        return {"naive_tokens": tokens, "naive_seconds": _naive(prepared, shape, means, tokens)}
+
+    row = loop(shape, means, beside)
+    per_token = row["naive_seconds"] / row["naive_tokens"]
+    row["naive_total_seconds"] = per_token * row["tokens"]
+    row["ratio"] = row["naive_total_seconds"] / row["total_seconds"]
+    return row
+
+
+def _naive(prepared: Prepared, shape: Shape, means: Means, tokens: int) -> float:
+    """Both runs of every pair."""
+    reference, *others = captures(prepared, means)
+    form = naive.Shape(shape.layers, shape.width)
+    rotations = [
+        torch.randn(shape.width, shape.width, device=means.device.value) / shape.width**0.5
+        for _ in range(shape.layers)
+    ]
+    began = time.monotonic()
+    for other in others:
+        for drawn in (None, rotations):
+            naive.best_correlations(
+                (reference, form), (other, form), batches(prepared, tokens), drawn
+            )
+    return time.monotonic() - began
+
+
+def libraries(shape: Shape, means: Means) -> list[Row]:
+    """torch.corrcoef and numpy.corrcoef of one pair, activations in memory, beside the products.
+
+    They correlate each model with itself too, which is half of their work.
+    """
+    x_NT, y_NT = (torch.randn(shape.neurons, shape.tokens) for _ in range(2))
+    both = torch.cat([x_NT, y_NT]).to(means.device.value)
+    runs: list[tuple[str, Callable[[], Any]]] = [("torch.corrcoef", lambda: torch.corrcoef(both))]
+    array = both.cpu().numpy()
+    runs.append(("numpy.corrcoef", lambda: np.corrcoef(array, dtype=np.float32)))
+    rows = []
+    for name, function in runs:
+        began = time.monotonic()
+        function()
+        if means.device is Device.cuda:
+            torch.cuda.synchronize()
+        rows.append(
+            {
+                "scheme": name,
+                "neurons": shape.neurons,
+                "tokens": shape.tokens,
+                "seconds": time.monotonic() - began,
+            }
+        )
+    return rows
+
+
+def growth(shapes: Iterable[Shape], means: Means) -> list[Row]:
+    """Cost of the sums per token, for one shape after the other."""
+    rows = []
+    for shape in shapes:
+        row = loop(shape, means)
+        each = row["sums_seconds"] / row["tokens"]
+        rows.append({"shape": row["shape"], "tokens": row["tokens"], "neurons": shape.neurons,
+                     "seeds": shape.seeds, "microseconds_per_token": 1e6 * each,
+                     "loop_share": row["loop_share"]})
+    return rows
+
+
+def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[Row]:
+    """Tokens per second of a study on Ray, for numbers of workers and threads of each.
+
+    From the first unit's start to the last one's end: what starting a cluster takes is left out.
+    """
+    from universal_ray import driver
+    from universal_ray.preflight import prepare
+    from universal_ray.scheduler import read_metrics
+    from universal_ray.store import Store
+
+    rows = []
+    for count, threads in counts:
+        with TemporaryDirectory() as folder:
+            own = replace(means, threads=threads)
+            study = make_study(Path(folder), shape, own, workers=count)
+            store = Store(study.run.dir)
+            driver.correlate(prepare(study, store), store, lambda *_: None)
+            metrics = read_metrics(store)
+        starts = [m["finished"] - sum(m["seconds"].values()) for m in metrics]
+        seconds = max(m["finished"] for m in metrics) - min(starts)
+        tokens = sum(m["tokens"] for m in metrics)
+        rows.append({"workers": count, "threads": threads, "tokens": tokens,
+                     "tokens_per_second": tokens / seconds})
+    return rows
