@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from universal_ray.benchmark import naive, report, sections
-from universal_ray.benchmark.loop import Means, Shape, batches, captures, make_study, run_loop
+from universal_ray.benchmark.loop import (
+    Means,
+    Shape,
+    batches,
+    captures,
+    make_study,
+    run_reduction,
+    run_sums,
+)
 from universal_ray.errors import ConfigurationError
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
@@ -44,7 +52,8 @@ def test_the_naive_scheme_is_numpys_best_correlation():
 
 
 def test_both_schemes_find_the_same_correlations(tmp_path):
-    timing, prepared, order = run_loop(make_study(tmp_path, TINY, MEANS), MEANS)
+    timing, prepared = run_sums(make_study(tmp_path, TINY, MEANS), MEANS)
+    order = run_reduction(prepared, MEANS, timing)
     reference, other, _ = captures(prepared, MEANS)
     form = naive.Shape(TINY.layers, TINY.width)
     naive_N = naive.best_correlations(

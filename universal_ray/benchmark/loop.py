@@ -138,8 +138,8 @@ def make_study(folder: Path, shape: Shape, means: Means, workers: int = 1) -> St
     )
 
 
-def run_loop(study: Study, means: Means) -> tuple[Timing, Prepared, reduce.Reduction]:
-    """Every stage of a study in this process, one after the other; models are loaded before."""
+def run_sums(study: Study, means: Means) -> tuple[Timing, Prepared]:
+    """The sums of a study in this process, one unit after the other; models are loaded before."""
     store = Store(study.run.dir)
     study.precision.moments = means.policy
     prepared = prepare(study, store)
@@ -168,7 +168,14 @@ def run_loop(study: Study, means: Means) -> tuple[Timing, Prepared, reduce.Reduc
         for name, seconds in worker.compute(work)["seconds"].items():
             timing.seconds[name] += seconds
     timing.wall = time.monotonic() - began
-    del worker
+    timing.peak_bytes = peak_bytes(means.device.value)
+    return timing, prepared
+
+
+def run_reduction(prepared: Prepared, means: Means, timing: Timing) -> reduce.Reduction:
+    """Fold and reduce what `run_sums` stored."""
+    study, plan = prepared.study, prepared.plan
+    store = Store(study.run.dir)
     with _lap(timing, "fold"):
         for item in plan.items:
             for block in plan.layout.blocks:
@@ -190,8 +197,7 @@ def run_loop(study: Study, means: Means) -> tuple[Timing, Prepared, reduce.Reduc
         for pair in plan.pairs:
             for layer in range(pair.layers):
                 reduce.reduce_rows(order, pair, layer)
-    timing.peak_bytes = peak_bytes(means.device.value)
-    return timing, prepared, order
+    return order
 
 
 class _lap:

@@ -18,7 +18,8 @@ from universal_ray.benchmark.loop import (
     batches,
     captures,
     make_study,
-    run_loop,
+    run_reduction,
+    run_sums,
 )
 from universal_ray.measure import matmul_rate
 from universal_ray.preflight import Prepared
@@ -35,34 +36,32 @@ def product_rate(shape: Shape, means: Means, batch: int) -> float:
     return matmul_rate(means.device.value, dtype, batch, rows, shape.neurons)
 
 
-def loop(shape: Shape, means: Means, then: Callable[[Prepared], Row] | None = None) -> Row:
-    """This project's loop: rates, shares of the plain product's rate, and where the time went."""
+def loop(shape: Shape, means: Means) -> Row:
+    """This project's sums: rates, shares of the plain product's rate, and where the time went."""
     with TemporaryDirectory() as folder:
-        study = make_study(Path(folder), shape, means)
-        timing, prepared, _ = run_loop(study, means)
-        batch = prepared.plan.footprint.batch_tokens
-        rate = product_rate(shape, means, batch)
-        return {
-            "shape": str(shape),
-            "tokens": timing.tokens,
-            "policy": means.policy.value,
-            "forward": means.dtype.value,
-            "batch": batch,
-            "plain_tflops": rate / 1e12,
-            "products_share": timing.cross_flops / timing.seconds["products"] / rate,
-            "loop_share": timing.flops / _made(timing) / rate,
-            "sums_share": timing.flops / timing.wall / rate,
-            "sums_seconds": timing.wall,
-            "total_seconds": timing.total,
-            "seconds": dict(timing.seconds),
-            "peak_bytes": timing.peak_bytes,
-            **(then(prepared) if then else {}),
-        }
+        timing, prepared = run_sums(make_study(Path(folder), shape, means), means)
+        return _row(shape, means, timing, prepared)
 
 
-def _made(timing: Timing) -> float:
-    """Seconds until the sums are made: a study writes them while it makes the next."""
-    return timing.wall - timing.seconds["write"]
+def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared) -> Row:
+    batch = prepared.plan.footprint.batch_tokens
+    rate = product_rate(shape, means, batch)
+    made = timing.wall - timing.seconds["write"]  # a study writes while it makes the next
+    return {
+        "shape": str(shape),
+        "tokens": timing.tokens,
+        "policy": means.policy.value,
+        "forward": means.dtype.value,
+        "batch": batch,
+        "plain_tflops": rate / 1e12,
+        "products_share": timing.cross_flops / timing.seconds["products"] / rate,
+        "loop_share": timing.flops / made / rate,
+        "sums_share": timing.flops / timing.wall / rate,
+        "sums_seconds": timing.wall,
+        "total_seconds": timing.total,
+        "seconds": dict(timing.seconds),
+        "peak_bytes": timing.peak_bytes,
+    }
 
 
 def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
@@ -70,16 +69,15 @@ def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
 
     The naive scheme's time is proportional to tokens, so it may be given fewer of them.
     """
-
-    def beside(prepared: Prepared) -> Row:
-        tokens = min(naive_tokens, prepared.plan.total_tokens)
-        return {"naive_tokens": tokens, "naive_seconds": _naive(prepared, shape, means, tokens)}
-
-    row = loop(shape, means, beside)
-    per_token = row["naive_seconds"] / row["naive_tokens"]
-    row["naive_total_seconds"] = per_token * row["tokens"]
-    row["ratio"] = row["naive_total_seconds"] / row["total_seconds"]
-    return row
+    with TemporaryDirectory() as folder:
+        timing, prepared = run_sums(make_study(Path(folder), shape, means), means)
+        run_reduction(prepared, means, timing)
+        row = _row(shape, means, timing, prepared)
+        tokens = min(naive_tokens, timing.tokens)
+        seconds = _naive(prepared, shape, means, tokens)
+    total = seconds / tokens * timing.tokens
+    return {**row, "naive_tokens": tokens, "naive_seconds": seconds, "naive_total_seconds": total,
+            "ratio": total / timing.total}
 
 
 def _naive(prepared: Prepared, shape: Shape, means: Means, tokens: int) -> float:
