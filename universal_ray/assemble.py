@@ -14,6 +14,7 @@ from universal_ray.plan import Plan
 from universal_ray.published import published
 from universal_ray.reduce import Reduction, read_pair
 from universal_ray.store import Store
+from universal_ray.study import ModelsConfig
 from universal_ray.tables import mutual_partners, neuron_table, pair_table
 
 PAIRS_PATH = "tables/pairs.parquet"
@@ -21,7 +22,7 @@ NEURONS_PATH = "tables/neurons.parquet"
 SUMMARY_PATH = "tables/summary.json"
 
 
-def assemble(order: Reduction, plan: Plan, revisions: list[str], threshold: float) -> None:
+def assemble(order: Reduction, plan: Plan, models: ModelsConfig, threshold: float) -> None:
     """Write `pairs.parquet`, `neurons.parquet` and `summary.json`."""
     fix_arithmetic(order.threads)
     store = Store(order.store_url)
@@ -50,15 +51,15 @@ def assemble(order: Reduction, plan: Plan, revisions: list[str], threshold: floa
             for model, table in zip(plan.references, neurons, strict=True)
         ],
     }
-    if revisions:
-        # Models are listed revision by revision, so that one model's are a group's length apart.
-        step = len(plan.references) // len(revisions)
+    if models.revisions:
+        # References are listed revision by revision: one model's are a group's length apart.
+        step = len(plan.references) // len(models.revisions)
         content["followed"] = [
             {
-                "model": plan.references[first].name,
-                **persistence(revisions, neurons[first::step], plan.references[first].layers),
+                "model": [models.reference, *models.compared][first],
+                **persistence(models.revisions, neurons[first::step], reference.layers),
             }
-            for first in range(step)
+            for first, reference in enumerate(plan.references[:step])
         ]
     store.put_json(SUMMARY_PATH, content)
 

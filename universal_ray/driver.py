@@ -116,7 +116,7 @@ def _reduce(prepared: Prepared, store: Store, order: reduce.Reduction, watch: Wa
     settings = study.cluster
     _run_all(models, settings, settings.workers, advance)
     _run_all(layers, settings, settings.workers, advance)
-    arguments = (order, plan, study.models.revisions, study.universal.threshold)
+    arguments = (order, plan, study.models, study.universal.threshold)
     _run_all([(assemble, "assemble", arguments)], settings, 1, advance)
     store.finish(TABLES_MARKER, {"fingerprint": _tables_fingerprint(prepared, order)})
     stale = {path.split("/")[1] for path in store.list("reduce")}

@@ -139,7 +139,9 @@ def test_misspelt_or_ill_typed_option(override, named):
         job.parse(compose("config", overrides=[override]))
 
 
-@pytest.mark.parametrize("name", ["gpt2_small", "gpt2_medium", "pythia_160m"])
+@pytest.mark.parametrize("name", [
+        "gpt2_small", "gpt2_medium", "pythia_160m", "gpt2_medium_all", "pythia_410m",
+    ])
 def test_experiments_compose_and_check(name):
     from universal_ray.study import check
 

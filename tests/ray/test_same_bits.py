@@ -1,6 +1,7 @@
 """However a run was made, scheduled, interrupted or grown, the tables have the same bits."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -96,6 +97,15 @@ def test_number_of_workers(inputs, expected, tmp_path, workers):
     assert table_bytes(run(make_study(tmp_path, *inputs, workers=workers))) == expected
 
 
+@pytest.mark.parametrize(("memory", "passes"), [(1.7e6, 4), (1.4e6, 7)])
+def test_memory_that_takes_several_passes(inputs, expected, tmp_path, memory, passes):
+    """One pass for each pair, then pairs cut into layers: other passes, other units, same bits."""
+    study = make_study(tmp_path, *inputs, workers=2, memory=memory / 2**30)
+    groups = prepare(study, Store(study.run.dir)).plan.groups
+    assert sum(len(group) for group in groups) == passes
+    assert table_bytes(run(study)) == expected
+
+
 def test_joined_cluster_of_two_nodes(inputs, expected, tmp_path):
     joined = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
@@ -189,10 +199,25 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     assert all(store.get(path) == data for path, data in kept.items())
 
 
-def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_path):
+def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
+    study.units.batch, study.units.tokens, study.units.fold = 2 * 32, None, None
+    study.corpus.tokens = 10 * 32
+    store = run(study)
+    study.corpus.tokens = None
+    study.units.batch = None
+    units = prepare(study, store).study.units
+    assert (units.batch, units.tokens, units.fold) == (64, 256, 2)
+    study.units.fold = 3
+    with pytest.raises(ConfigurationError, match=r"units\.fold \(was 2, now 3\)"):
+        prepare(study, store)
+
+
+def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_path):
+    study = make_study(tmp_path / "grown", *inputs)
     store = run(study)
     count = len(computed(store))
+    blocks = {path: store.get(path) for path in store.list("moments")}
     pairs = store.get_table("tables/pairs.parquet")
     study.baseline.rotations, study.baseline.kind = 4, Rotation.orthogonal
     study.universal.threshold = 0.1
@@ -204,8 +229,12 @@ def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_
     study.models.pairs = Pairs.all
     run(study)
     assert len(computed(store)) == 2 * count
-    new = {line for line in store.get("metrics.jsonl").decode().splitlines()[count:]}
-    assert all('"model-' not in line.split('"tokens"')[0] for line in new)
+    new = store.get("metrics.jsonl").decode().splitlines()[count:]
+    assert all(len(json.loads(line)["items"]) == 1 for line in new)
+    assert not any('"model-' in line for line in new)
+    assert all(store.get(path) == data for path, data in blocks.items())
+    study.run.dir = str(tmp_path / "at once")
+    assert table_bytes(run(study)) == table_bytes(store)
 
 
 def test_settings_that_decide_the_bits_may_not_change(inputs, tmp_path):

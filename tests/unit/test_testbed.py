@@ -286,7 +286,7 @@ def test_the_job_trains_what_is_shipped():
             compose("train_seeds", ["training.stepz=3"])
         more = OmegaConf.to_object(compose("train_seeds", ["training.keep=[1,2]", "seeds=[f]"]))
     assert tuple(job.seeds) == MODEL_NAMES
-    for record in shipped_record()["seeds"]:
-        assert json.loads(json.dumps(asdict(job.training))) == record["settings"]
+    for record in shipped_record()["seeds"]:  # models on the way change nothing of the last one
+        assert json.loads(json.dumps(asdict(job.training) | {"keep": []})) == record["settings"]
         assert training.seed_number(record["name"]) == record["seed"]
     assert list(more.training.keep) == [1, 2] and more.seeds == ["f"]

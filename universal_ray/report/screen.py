@@ -86,8 +86,21 @@ def _figure(value: float | None, form: str = ".3f") -> str:
 
 
 def show_results(out: Console, store: Store) -> None:
-    """Shares by layer and the strongest universal neurons of every reference model."""
+    """Shares by layer and the strongest universal neurons of every reference model.
+
+    Of models followed through revisions, what stays universal instead.
+    """
     summary = store.get_json("tables/summary.json")
+    for followed in summary.get("followed", []):
+        out.print(_persistence(followed))
+    if "followed" not in summary:
+        _show_references(out, store, summary)
+    out.print(f"{summary['tokens_kept']:,} of {summary['tokens']:,} tokens counted")
+    for name in ("neurons.parquet", "pairs.parquet", "summary.json"):
+        out.print(f"{store.url.rstrip('/')}/tables/{name}", soft_wrap=True)
+
+
+def _show_references(out: Console, store: Store, summary: dict[str, Any]) -> None:
     neurons = store.get_table("tables/neurons.parquet")
     partners = store.get_table(
         "tables/pairs.parquet",
@@ -103,9 +116,27 @@ def show_results(out: Console, store: Store) -> None:
                 f"{reference['universal_share']:.2%}"
             )
         out.print(_strongest(reference, neurons, partners))
-    out.print(f"{summary['tokens_kept']:,} of {summary['tokens']:,} tokens counted")
-    for name in ("neurons.parquet", "pairs.parquet", "summary.json"):
-        out.print(f"{store.url.rstrip('/')}/tables/{name}", soft_wrap=True)
+
+
+def _persistence(followed: dict[str, Any]) -> Table:
+    """How many neurons are universal at each revision, and which share of them is at another."""
+    revisions = followed["revisions"]
+    table = Table(
+        title=f"{short(followed['model'])}: universal neurons by revision, in all and by layer, "
+        "and their share that is universal at another revision",
+        title_justify="left",
+    )
+    layers = followed["layers"]
+    heads = ["revision", "universal", *(f"layer {row['layer']}" for row in layers)]
+    for head in [*heads, *(f"at {revision}" for revision in revisions)]:
+        table.add_column(head, justify="right")
+    for place, revision in enumerate(revisions):
+        shares = [
+            "-" if share is None else f"{share:.0%}" for share in followed["persistence"][place]
+        ]
+        counts = [str(row["universal"][place]) for row in layers]
+        table.add_row(revision, str(followed["universal"][place]), *counts, *shares)
+    return table
 
 
 def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:

@@ -1,0 +1,93 @@
+"""A seed followed through its training, from the checkpoints that the training keeps."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from universal_ray.report.screen import console, show_results
+from universal_ray.store import Store
+from universal_ray.testbed import text, training
+
+ROOT = Path(__file__).parents[2]
+SEEDS, REVISIONS = "abcde", (2, 20, 40)
+MICRO = training.Settings(
+    layers=2, width=16, heads=2, context=16, vocabulary=300, batch=8, steps=40, warmup=2,
+    checkpoint_every=50, keep=list(REVISIONS), compiled=False,
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A directory where seeds were trained, as `jobs/train_seeds.py` does."""
+    folder = tmp_path_factory.mktemp("persistence")
+    output = folder / "runs" / "testbed"
+    words = ["one", "neuron", "of", "every", "layer", "fires", "when", "a", "token", "returns"]
+    generator = np.random.default_rng(0)
+    made = [
+        text.Document("docstrings", " ".join(generator.choice(words, 60))) for _ in range(200)
+    ]
+    training.prepare(MICRO, output, made)
+    for name in SEEDS:
+        training.train_seed(MICRO, name, output)
+    return folder
+
+
+def run(home: Path, directory: str, *options: str) -> Store:
+    found = subprocess.run(
+        [
+            sys.executable, ROOT / "jobs" / "run.py", "experiment=persistence",
+            f"run.dir={directory}", "universal.threshold=0.02", *options,
+        ],
+        capture_output=True, text=True, cwd=home, check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return Store(str(home / directory))
+
+
+def universal(store: Store, model: str) -> list[bool]:
+    table = store.get_table("tables/neurons.parquet")
+    mine = table.filter(pc.equal(table["model"], model))
+    return pc.fill_null(mine["is_universal"], False).to_pylist()
+
+
+def test_universal_sets_by_revision_and_what_stays(home, capsys):
+    revisions = "[" + ",".join(map(str, REVISIONS)) + "]"
+    store = run(home, "followed", f"models.revisions={revisions}")
+    (followed,) = store.get_json("tables/summary.json")["followed"]
+    assert followed["model"] == "runs/testbed/a-step{revision}"
+    assert followed["revisions"] == [str(each) for each in REVISIONS]
+    sets = [universal(store, f"runs/testbed/a-step{each}") for each in REVISIONS]
+    assert followed["universal"] == [sum(each) for each in sets]
+    assert sum(sets[-1]) > 0
+    both = sum(a and b for a, b in zip(sets[1], sets[2], strict=True))
+    assert followed["overlap"][1][2] == both
+    assert sum(row["overlap"][1][2] for row in followed["layers"]) == both
+    # A revision is a model like any other: the same table as a study of its own.
+    names = [f"runs/testbed/{seed}-step40" for seed in SEEDS]
+    alone = run(
+        home, "alone", "models.revisions=[]", f"models.reference={names[0]}",
+        f"models.compared=[{','.join(names[1:])}]",
+    )
+    together = store.get_table("tables/neurons.parquet")
+    mine = together.filter(pc.equal(together["model"], names[0]))
+    assert mine.equals(alone.get_table("tables/neurons.parquet"))
+    show_results(console(), store)
+    shown = capsys.readouterr().out
+    assert "at 40" in shown and "layer 1" in shown
+
+
+def test_a_name_without_a_place_for_the_revision_is_refused(home):
+    found = subprocess.run(
+        [
+            sys.executable, ROOT / "jobs" / "run.py", "experiment=persistence", "run.dir=x",
+            "models.reference=runs/testbed/a",
+        ],
+        capture_output=True, text=True, cwd=home, check=False,
+    )
+    assert found.returncode == 1
+    assert "write {revision} where its name holds the revision" in found.stderr
+    assert not (home / "x").exists()

@@ -1,0 +1,61 @@
+"""Speeds that plans are timed with, and the memory that workers report."""
+
+import time
+
+import pytest
+import torch
+
+from universal_ray.measure import Clock, measured_speed, peak_bytes, probed_speed
+from universal_ray.scheduler import _smallest
+from universal_ray.study import Device
+
+
+def test_measured_speed_counts_all_but_writing():
+    lines = [
+        {"flops": 6e12, "seconds": {"forward": 1.0, "products": 2.0, "write": 50.0}},
+        {"flops": 2e12, "seconds": {"forward": 0.5, "products": 0.5, "write": 0.0}},
+    ]
+    speed = measured_speed(lines)
+    assert speed is not None
+    assert speed.flops == pytest.approx(2e12)
+    assert "2 TFLOP/s" in speed.source
+
+
+def test_no_speed_without_work():
+    assert measured_speed([]) is None
+    assert measured_speed([{"flops": 5, "seconds": {"write": 1.0}}]) is None
+
+
+def test_probing_leaves_the_number_of_threads():
+    before = torch.get_num_threads()
+    assert probed_speed(1).flops > 1e8
+    assert torch.get_num_threads() == before
+
+
+def test_clock_adds_up_laps_by_name():
+    clock = Clock("cpu")
+    time.sleep(0.02)
+    clock.lap("a")
+    clock.lap("b")
+    time.sleep(0.03)
+    clock.lap("a")
+    spent = clock.seconds()
+    assert spent["a"] >= 0.05
+    assert spent["b"] < spent["a"] / 2
+
+
+def test_peak_memory_is_at_least_what_is_held():
+    held = torch.ones(2**24)
+    assert peak_bytes("cpu") > held.nbytes
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "smallest"),
+    [
+        ([("one", 8.0), ("one", 8.0), ("two", 6.0)], Device.cpu, 4.0),
+        ([("one", 9.0), ("two", 3.0)], Device.cpu, 3.0),
+        ([("one", 8.0), ("one", 7.0), ("two", 9.0)], Device.cuda, 7.0),
+    ],
+)
+def test_workers_of_a_host_share_its_memory_but_not_its_gpus(found, device, smallest):
+    assert _smallest(found, device) == smallest
