@@ -6,7 +6,6 @@ torch, safetensors and pyarrow are imported where they are used, so that reading
 does not wait for them.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -21,10 +20,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+from xxhash import xxh3_128
 
 from universal_ray.errors import (
     ConfigurationError,
@@ -32,6 +32,7 @@ from universal_ray.errors import (
     StorageError,
     UniversalRayError,
 )
+from universal_ray.failures import patiently, reason, remedy
 
 if TYPE_CHECKING:
     import pyarrow
@@ -42,35 +43,28 @@ logger = logging.getLogger(__name__)
 PARTIAL = ".partial-"
 """Part of every temporary name: what carries it was never finished."""
 
-_RIGHTS = "give this user the rights to that folder, or choose another run.dir"
-_IN_THE_WAY = "move away the file that lies on that path, or choose another run.dir"
-_REMEDIES = {
-    errno.ENOSPC: "free some space there, and run the same command again",
-    errno.EDQUOT: "raise the quota or free some space, and run the same command again",
-    errno.EFBIG: "raise the limit on the size of files, and run the same command again",
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    errno.EROFS: "mount it writable, or choose another run.dir",
-    errno.ENOTDIR: _IN_THE_WAY,
-    errno.EEXIST: _IN_THE_WAY,
-}
 _Paths = list[str]  # Store has a method called list
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was written: path within the store, length in bytes, sha256 in hexadecimal."""
+    """What was written: path within the store, length in bytes, checksum (xxh3-128, hexadecimal).
+
+    The checksum is against accidents, and several times as fast as the disk.
+    """
 
     path: str
     bytes: int
-    sha256: str
+    checksum: str
 
 
 class Store:
     """The files under one directory or bucket prefix, named by relative paths with slashes.
 
-    Can be pickled: a worker opens the file system anew. All failures are StorageError, or
-    MissingError where a file to be read does not exist.
+    Can be pickled: a worker opens the file system anew. What an object store refuses for a while
+    is asked again. All failures are StorageError, or MissingError where a file to be read does not
+    exist. Nothing is cached: a listing shows what was written before it.
     """
 
     def __init__(self, url: str) -> None:
@@ -79,7 +73,7 @@ class Store:
             self._files, self._root = url_to_fs(str(url), use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise ConfigurationError(
-                f"The run directory {url} cannot be opened ({_reason(error)}): name a local path or"
+                f"The run directory {url} cannot be opened ({reason(error)}): name a local path or"
                 " a URL whose protocol is installed."
             ) from error
         if "memory" in self._files.protocol:
@@ -144,30 +138,22 @@ class Store:
         self.put_json(marker_path, content)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes `data` unless the file exists; of several writers at once exactly one gets True.
+        """Writes `data` unless the file exists; True where the file is this one.
 
-        On an object store this rests on its conditional put (S3, GCS and Azure have one).
+        Of several writers with different data exactly one gets True. On an object store this rests
+        on its conditional put (S3, GCS and Azure have one); that data tell their writer is how one
+        whose put arrived but was never answered knows its own file.
         """
         target = self._full(path)
         with self._failing_as("written", target, len(data)):
-            if not self._local:
-                with suppress(FileExistsError), _as_os_error():
-                    self._files.pipe_file(target, data, mode="create")
-                    return self.get(path) == data
-                return False
-            with self._scratch(target) as name:
-                Path(name).write_bytes(data)
-                _seal(name)
+            if self._local:
+                self._link(target, data)
+            else:
                 with suppress(FileExistsError):
-                    try:
-                        os.link(name, target)  # unlike a rename, fails where the name is taken
-                    except FileExistsError:
-                        raise
-                    except OSError:  # a file system without links: exclusive, if not at one blow
-                        with open(target, "xb") as file:
-                            file.write(data)
-                    return True
-                return False
+                    self._ask(lambda: self._files.pipe_file(target, data, mode="create"))
+        with suppress(MissingError):  # gone again already
+            return self.get(path) == data
+        return False
 
     def get(self, path: str) -> bytes:
         """The file's bytes."""
@@ -224,21 +210,23 @@ class Store:
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""
-        return self._files.exists(self._full(path))
+        target = self._full(path)
+        with self._failing_as("looked up", target):
+            return self._ask(lambda: self._files.exists(target))
 
     def list(self, prefix: str = "") -> _Paths:
         """The finished files in the folder `prefix` and below, sorted, relative to the store."""
         target = self._full(prefix)
-        with self._failing_as("listed", target), _as_os_error():
-            found = self._files.find(target)
+        with self._failing_as("listed", target):
+            found = self._ask(lambda: self._files.find(target))
         paths = (name[len(self._root) :].lstrip("/") for name in found)
         return sorted(path for path in paths if PARTIAL not in path)
 
     def delete(self, path: str) -> None:
         """Removes a file; that it does not exist is fine."""
         target = self._full(path)
-        with self._failing_as("deleted", target), suppress(FileNotFoundError), _as_os_error():
-            self._files.rm_file(target)
+        with self._failing_as("deleted", target), suppress(FileNotFoundError):
+            self._ask(lambda: self._files.rm_file(target))
 
     def sweep(self, older_than: float = 3600.0) -> int:
         """Removes what dead writers left half done, by its age in seconds; returns how many.
@@ -294,9 +282,31 @@ class Store:
                 os.replace(name, target)
                 _sync(os.path.dirname(target))
             else:
-                with _as_os_error():
-                    self._files.put_file(name, target)
+                self._ask(lambda: self._files.put_file(name, target))
         return Receipt(path, length, digest)
+
+    def _link(self, target: str, data: bytes) -> None:
+        """Makes a local file of `data` at one blow, unless the name is taken."""
+        with self._scratch(target) as name:
+            Path(name).write_bytes(data)
+            _seal(name)
+            with suppress(FileExistsError):
+                try:
+                    os.link(name, target)  # unlike a rename, fails where the name is taken
+                except FileExistsError:
+                    raise
+                except OSError:  # a file system without links: exclusive, if not at one blow
+                    with open(target, "xb") as file:
+                        file.write(data)
+
+    def _ask(self, call: Callable[[], _Result]) -> _Result:
+        """What the file system's client answers; whatever it raises in the end is an OSError."""
+        try:
+            return patiently(call)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(reason(error)) from error
 
     @contextmanager
     def _scratch(self, target: str) -> Iterator[str]:
@@ -324,8 +334,7 @@ class Store:
                     yield target
                 else:
                     with self._scratch(target) as name:
-                        with _as_os_error():
-                            self._files.get_file(target, name)
+                        self._ask(lambda: self._files.get_file(target, name))
                         yield name
             except FileNotFoundError as error:
                 raise MissingError(
@@ -341,54 +350,39 @@ class Store:
         except OSError as error:
             folder, name = os.path.split(target)
             if not self._local:
-                folder += f" by way of {tempfile.gettempdir()}"
+                folder = self._files.unstrip_protocol(folder)
+                if done in ("read", "written"):
+                    folder += f" by way of {tempfile.gettempdir()}"
             amount = "" if size is None else f" ({size} bytes)"
-            remedy = _REMEDIES.get(error.errno or 0, "check that storage and run the command again")
             raise StorageError(
-                f"{name}{amount} could not be {done} in {folder} ({_reason(error)}): {remedy}."
+                f"{name}{amount} could not be {done} in {folder} ({reason(error)}):"
+                f" {remedy(error)}."
             ) from error
 
     def _damaged(self, path: str, kind: str, error: Exception) -> StorageError:
         return StorageError(
-            f"{self._full(path)} cannot be read as {kind} ({_reason(error)}): if it was cut or"
+            f"{self._full(path)} cannot be read as {kind} ({reason(error)}): if it was cut or"
             " altered, it has to be computed again."
         )
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return str(error).strip().rstrip(".") or type(error).__name__
-
-
-@contextmanager
-def _as_os_error() -> Iterator[None]:
-    """Turns whatever an object store's client raises into OSError, which callers handle."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(_reason(error)) from error
-
-
 def _matches(name: str, receipt: Receipt) -> bool:
-    return os.path.getsize(name) == receipt.bytes and _sha256(name) == receipt.sha256
+    return os.path.getsize(name) == receipt.bytes and _checksum(name) == receipt.checksum
 
 
 def _seal(name: str) -> tuple[int, str]:
-    """Length and sha256 of a temporary file, once it is on the disk and others may read it."""
+    """Length and checksum of a temporary file, once it is on the disk and others may read it."""
     # safetensors writes for the owner's eyes alone; the grandparent is where the file will lie.
     grandparent = os.path.dirname(os.path.dirname(name))
     os.chmod(name, 0o600 | os.stat(grandparent).st_mode & 0o664)
-    digest = _sha256(name)
+    digest = _checksum(name)
     _sync(name)
     return os.path.getsize(name), digest
 
 
-def _sha256(name: str) -> str:
+def _checksum(name: str) -> str:
     with open(name, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, xxh3_128).hexdigest()  # any constructor of hashlib's kind
 
 
 def _sync(name: str) -> None:

@@ -1,13 +1,22 @@
 """What every store has to do, whatever lies beneath: subclass it and give it a `store`."""
 
-import hashlib
+import dataclasses
+import json
 import math
+import os
 import pickle
+import signal
+import subprocess
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 import pyarrow as pa
 import pytest
 import torch
+import xxhash
+from store_processes import CONTEXT, come_and_go, create_many, inherit, run_all, write_for_ever
 
+from universal_ray import lock as locks
 from universal_ray.errors import ConfigurationError, LockedError, MissingError, StorageError
 from universal_ray.lock import RunLock, read_lock
 from universal_ray.store import Receipt, Store
@@ -24,7 +33,7 @@ class StoreContract:
 
     def test_bytes_come_back_and_the_receipt_says_what_was_written(self, store):
         receipt = store.put("a/b.bin", b"first")
-        assert receipt == Receipt("a/b.bin", 5, hashlib.sha256(b"first").hexdigest())
+        assert receipt == Receipt("a/b.bin", 5, xxhash.xxh3_128(b"first").hexdigest())
         assert store.get("a/b.bin") == b"first"
         store.put("a/b.bin", b"second")
         assert store.get("a/b.bin") == b"second"
@@ -134,6 +143,7 @@ class StoreContract:
         assert store.create("only", b"mine")
         assert not store.create("only", b"yours")
         assert store.get("only") == b"mine" and store.list() == ["only"]
+        assert store.create("only", b"mine")  # which is how a writer without an answer knows
 
     def test_the_nonce_is_seen_where_it_was_written(self, store):
         old = store.write_nonce()
@@ -152,3 +162,81 @@ class StoreContract:
                 lock.check()
             assert read_lock(store) is None
         assert len(store.list("lock")) == 1
+
+
+class SharedStoreContract(StoreContract):
+    """The same and what several processes at once may count on."""
+
+    rounds = 4
+    """How often what might fail by chance is tried."""
+
+    def test_what_another_process_writes_is_read_and_listed_at_once(self, store):
+        store.put("a/kept", b".")
+        with ProcessPoolExecutor(1, CONTEXT) as other:
+            for number in range(self.rounds):
+                # Each question before the answer changes, in case that it is remembered.
+                assert store.list("a") == ["a/kept"] and not store.exists("a/new")
+                data = str(number).encode()
+                receipt = other.submit(store.put, "a/new", data).result(60)
+                assert store.list("a") == ["a/kept", "a/new"] and store.exists("a/new")
+                assert store.get("a/new") == data and store.verify(receipt)
+                other.submit(store.put, "a/new", b"again").result(60)
+                assert store.get("a/new") == b"again" and not store.verify(receipt)
+                other.submit(store.delete, "a/new").result(60)
+                with pytest.raises(MissingError):
+                    store.get("a/new")
+
+    def test_a_writer_killed_at_any_moment_leaves_a_whole_file(self, store):
+        size = 4_000_000
+        ready = CONTEXT.Event()
+        for _ in range(2):
+            writer = CONTEXT.Process(
+                target=write_for_ever, args=(store, "bytes", ready, size), daemon=True
+            )
+            writer.start()
+            assert ready.wait(60)
+            ready.clear()
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.join()
+            assert store.list() == ["x"]
+            data = store.get("x")
+            assert data == data[:1] * size
+
+    def test_of_many_creators_one_wins_each_time(self, store):
+        count = 5 * self.rounds
+        start, won = CONTEXT.Barrier(4), CONTEXT.Queue()
+        arguments = (store, count, start, won)
+        creators = [CONTEXT.Process(target=create_many, args=arguments) for _ in range(4)]
+        for creator in creators:
+            creator.start()
+        ended, winners = 0, []
+        while ended < 4:
+            item = won.get(timeout=60)
+            ended += item is None
+            winners += [item] if item else []
+        for creator in creators:
+            creator.join()
+        assert sorted(number for number, _ in winners) == list(range(count))
+        assert all(store.get(f"c/{number}") == str(pid).encode() for number, pid in winners)
+
+    def test_of_many_heirs_of_a_dead_driver_exactly_one_succeeds(self, store):
+        child = subprocess.Popen(["true"])
+        child.wait()
+        dead = dataclasses.asdict(dataclasses.replace(locks._this_process(), pid=child.pid))
+        heirs, stores = 5, [Store(f"{store.url}/{number}") for number in range(self.rounds)]
+        for inner in stores:
+            inner.put("lock/000001.json", json.dumps(dead).encode())
+        start, all_tried, results = CONTEXT.Barrier(heirs), CONTEXT.Barrier(heirs), CONTEXT.Queue()
+        arguments = (stores, start, all_tried, results)
+        run_all([CONTEXT.Process(target=inherit, args=arguments) for _ in range(heirs)])
+        outcome = Counter(results.get(timeout=5) for _ in range(heirs * len(stores)))
+        for number in range(len(stores)):
+            assert outcome[number, "won"] == 1 and outcome[number, "refused"] == heirs - 1
+
+    def test_no_two_drivers_are_ever_inside(self, store, tmp_path):
+        """Acquiring, releasing and tidying away, all at once for a while."""
+        start, entries = CONTEXT.Barrier(4), CONTEXT.Queue()
+        arguments = (store, str(tmp_path / "inside"), start, 2.0, entries)
+        run_all([CONTEXT.Process(target=come_and_go, args=arguments) for _ in range(4)])
+        assert sum(entries.get(timeout=5) for _ in range(4)) > 0
+        assert len(store.list("lock")) <= 2

@@ -7,11 +7,12 @@ import time
 from universal_ray.errors import LockedError
 from universal_ray.lock import RunLock
 
-# Not fork, which a test process full of threads does not survive unharmed.
-CONTEXT = multiprocessing.get_context("forkserver")
+# Not fork, which a test process full of threads does not survive unharmed; nor forkserver, which
+# keeps the environment of its first use.
+CONTEXT = multiprocessing.get_context("spawn")
 
 
-def write_for_ever(store, kind, ready):
+def write_for_ever(store, kind, ready, size=16_000_000):
     import torch
 
     torch.set_num_threads(1)
@@ -19,18 +20,26 @@ def write_for_ever(store, kind, ready):
     while True:
         number += 1
         if kind == "tensors":
-            store.put_tensors("x", {"x": torch.full((4_000_000,), float(number))})
+            store.put_tensors("x", {"x": torch.full((size // 4,), float(number))})
         else:
-            store.put("x", bytes([number % 256]) * 16_000_000)
+            store.put("x", bytes([number % 256]) * size)
         ready.set()
 
 
-def create_many(store, start, won):
+def create_many(store, count, start, won):
     start.wait()
-    for number in range(100):
+    for number in range(count):
         if store.create(f"c/{number}", str(os.getpid()).encode()):
             won.put((number, os.getpid()))
     won.put(None)
+
+
+def run_all(processes):
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
 def hold(store, ready):
@@ -51,10 +60,9 @@ def inherit(stores, start, all_tried, results):
             all_tried.wait()
 
 
-def come_and_go(store, start, seconds, entries):
+def come_and_go(store, inside, start, seconds, entries):
     start.wait()
     until, entered = time.monotonic() + seconds, 0
-    inside = os.path.join(store.url, "inside")
     while time.monotonic() < until:
         try:
             with RunLock(store):

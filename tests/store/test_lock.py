@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import time
-from collections import Counter
 
 import pytest
-from store_processes import CONTEXT, come_and_go, hold, inherit
+from store_processes import CONTEXT, hold
 
 from universal_ray import lock as locks
 from universal_ray.errors import LockedError, StorageError
@@ -205,33 +204,3 @@ def test_the_lock_of_a_driver_killed_outright_is_free_at_once(store):
     driver.join()
     with RunLock(store) as lock:
         lock.check()
-
-
-def run_all(processes):
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * len(processes)
-
-
-def test_of_many_heirs_exactly_one_succeeds(tmp_path):
-    heirs, stores = 8, [Store(str(tmp_path / str(number))) for number in range(15)]
-    for store in stores:
-        leave(store, pid=dead_pid())
-    start, all_tried, results = CONTEXT.Barrier(heirs), CONTEXT.Barrier(heirs), CONTEXT.Queue()
-    arguments = (stores, start, all_tried, results)
-    run_all([CONTEXT.Process(target=inherit, args=arguments) for _ in range(heirs)])
-    outcome = Counter(results.get(timeout=5) for _ in range(heirs * len(stores)))
-    for number in range(len(stores)):
-        assert outcome[number, "won"] == 1 and outcome[number, "refused"] == heirs - 1
-
-
-def test_no_two_are_ever_inside(store):
-    """Acquiring, releasing and tidying away, all at once for a while."""
-    store.put("x", b"")
-    start, entries = CONTEXT.Barrier(6), CONTEXT.Queue()
-    arguments = (store, start, 2.0, entries)
-    run_all([CONTEXT.Process(target=come_and_go, args=arguments) for _ in range(6)])
-    assert sum(entries.get(timeout=5) for _ in range(6)) > 0
-    assert len(store.list("lock")) <= 2

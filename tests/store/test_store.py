@@ -16,14 +16,16 @@ import pyarrow as pa
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
-from store_contract import StoreContract
-from store_processes import CONTEXT, create_many, write_for_ever
+from store_contract import SharedStoreContract, StoreContract
+from store_processes import CONTEXT, write_for_ever
 
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.store import PARTIAL, Store
 
 
-class TestLocalStore(StoreContract):
+class TestLocalStore(SharedStoreContract):
+    rounds = 15
+
     @pytest.fixture
     def store(self, tmp_path):
         return Store(str(tmp_path / "run"))
@@ -239,22 +241,6 @@ def test_create_where_there_are_no_hard_links(store, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     assert store.create("lock/1", b"mine") and not store.create("lock/1", b"yours")
     assert store.get("lock/1") == b"mine" and not leftovers(store)
-
-
-def test_of_many_creators_one_wins_each_time(store):
-    start, won = CONTEXT.Barrier(4), CONTEXT.Queue()
-    creators = [CONTEXT.Process(target=create_many, args=(store, start, won)) for _ in range(4)]
-    for creator in creators:
-        creator.start()
-    ended, winners = 0, []
-    while ended < 4:
-        item = won.get(timeout=30)
-        ended += item is None
-        winners += [item] if item else []
-    for creator in creators:
-        creator.join()
-    assert sorted(number for number, _ in winners) == list(range(100))
-    assert all(store.get(f"c/{number}") == str(pid).encode() for number, pid in winners)
 
 
 def test_what_reads_a_file_that_goes_is_told(store):
