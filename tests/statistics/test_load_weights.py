@@ -1,0 +1,210 @@
+"""Weights of a model, raw and folded, against what its files say, folded by hand in float64.
+
+Shapes: N neurons, C channels, V vocabulary, H heads of all layers, K channels of a head.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from helpers_models import make_gpt2, save_model
+from torch import Tensor
+
+from universal_ray.errors import ModelError
+from universal_ray.models import resolve
+from universal_ray.statistics.weights import head_maps, vector_statistics
+from universal_ray.weights import GATED, NORMALISED, UNBIASED, load_weights
+
+LAYERS, CHANNELS, HEADS, WIDTH, VOCABULARY = 2, 32, 4, 96, 320
+
+
+def make(name: str, directory: Any, **config: Any) -> None:
+    """A small random model; norms and biases random as well, which a new model has as 1 and 0."""
+    import transformers
+
+    common = {
+        "vocab_size": VOCABULARY, "max_position_embeddings": 32, "hidden_size": CHANNELS,
+        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": WIDTH,
+        "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        configuration = getattr(transformers, f"{name}Config")(**common | config)
+        model = getattr(transformers, f"{name}ForCausalLM")(configuration)
+        randomise(model)
+    save_model(model, directory)
+
+
+def randomise(model: Any) -> None:
+    for key, value in model.state_dict().items():
+        if key.endswith("bias") or "norm" in key or ".ln_" in key:
+            value.copy_(torch.randn(value.shape) * 0.5 + key.endswith("weight"))
+
+
+def make_gpt2_with_biases(directory: Any) -> None:
+    from transformers import AutoModelForCausalLM
+
+    make_gpt2(directory, seed=1, layers=LAYERS, width=CHANNELS, heads=HEADS, n_inner=WIDTH)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        randomise(model)
+    save_model(model, directory)
+
+
+def state(directory: Any) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return {
+        key: value.double() for key, value in load_file(directory / "model.safetensors").items()
+    }
+
+
+def gpt2(files: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """One layer as the files of a GPT-2 hold it: matrices map rows to columns."""
+    block = {k.partition(f"h.{layer}.")[2]: v for k, v in files.items() if f"h.{layer}." in k}
+    query, key, value = block["attn.c_attn.weight"].chunk(3, dim=1)
+    return {
+        "w_in": block["mlp.c_fc.weight"], "b_in": block["mlp.c_fc.bias"],
+        "w_out": block["mlp.c_proj.weight"],
+        "gain": block["ln_2.weight"], "shift": block["ln_2.bias"],
+        "attention_gain": block["ln_1.weight"],
+        "query": query, "key": key, "value": value, "output": block["attn.c_proj.weight"],
+    }  # fmt: skip
+
+
+def neox(files: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """One layer as the files of a GPT-NeoX hold it: matrices map columns to rows, heads apart."""
+    mark = f"layers.{layer}."
+    block = {k.partition(mark)[2]: v for k, v in files.items() if mark in k}
+    joined = block["attention.query_key_value.weight"].view(HEADS, 3, -1, CHANNELS)
+    query, key, value = (part.flatten(0, 1).T for part in joined.unbind(1))
+    return {
+        "w_in": block["mlp.dense_h_to_4h.weight"].T, "b_in": block["mlp.dense_h_to_4h.bias"],
+        "w_out": block["mlp.dense_4h_to_h.weight"].T,
+        "gain": block["post_attention_layernorm.weight"],
+        "shift": block["post_attention_layernorm.bias"],
+        "attention_gain": block["input_layernorm.weight"],
+        "query": query, "key": key, "value": value, "output": block["attention.dense.weight"].T,
+    }  # fmt: skip
+
+
+FAMILIES: dict[str, tuple[Callable[[Any], None], Callable, str, str]] = {
+    "gpt2": (make_gpt2_with_biases, gpt2, "transformer.wte.weight", "transformer.ln_f.weight"),
+    "neox": (
+        partial(make, "GPTNeoX"), neox, "embed_out.weight", "gpt_neox.final_layer_norm.weight",
+    ),
+}  # fmt: skip
+
+
+def by_hand(family: str, directory: Any, folded: bool) -> dict[str, Tensor]:
+    """The weights by their definition: LayerNorm into what reads, means of what is not seen out."""
+    _, layer_of, unembed, final_gain = FAMILIES[family]
+    files = state(directory)
+    found: dict[str, list[Tensor]] = {name: [] for name in PARTS}
+    for layer in range(LAYERS):
+        parts = layer_of(files, layer)
+        if folded:
+            parts["b_in"] = parts["b_in"] + parts["shift"] @ parts["w_in"]
+            parts["w_in"] = centred(parts["gain"][:, None] * parts["w_in"], 0)
+            for name in ("query", "key", "value"):
+                parts[name] = centred(parts["attention_gain"][:, None] * parts[name], 0)
+            for name in ("w_out", "output"):
+                parts[name] = centred(parts[name], 1)
+        heads = {k: parts[k].unflatten(1, (HEADS, -1)) for k in ("query", "key", "value")}
+        found["w_in_NC"].append(parts["w_in"].T)
+        found["w_out_NC"].append(parts["w_out"])
+        found["bias_N"].append(parts["b_in"])
+        for name, split_CHK in heads.items():
+            found[f"{name}_HCK"].append(split_CHK.transpose(0, 1))
+        found["output_HKC"].append(parts["output"].unflatten(0, (HEADS, -1)))
+    unembed_CV = files[unembed].T
+    if folded:
+        unembed_CV = centred(centred(files[final_gain][:, None] * unembed_CV, 0), 1)
+    return {"unembed_CV": unembed_CV, **{name: torch.cat(each) for name, each in found.items()}}
+
+
+PARTS = ("w_in_NC", "w_out_NC", "bias_N", "query_HCK", "key_HCK", "value_HCK", "output_HKC")
+
+
+def centred(matrix: Tensor, over: int) -> Tensor:
+    return matrix - matrix.mean(over, keepdim=True)
+
+
+@pytest.mark.parametrize("convention", ["raw", "folded"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_those_of_the_files(tmp_path, family, convention):
+    FAMILIES[family][0](tmp_path)
+    found = load_weights(resolve(str(tmp_path)), convention)
+    assert (found.convention, found.layers, found.missing) == (convention, LAYERS, {})
+    for name, expected in by_hand(family, tmp_path, convention == "folded").items():
+        value = getattr(found, name)
+        assert value.shape == expected.shape and value.dtype == torch.float32
+        torch.testing.assert_close(
+            value.double(), expected, rtol=0, atol=3e-6, msg=lambda said, at=name: f"{at}: {said}"
+        )
+
+
+def test_folding_changes_every_statistic_of_the_weights(tmp_path):
+    """So a table has to say which convention it is of."""
+    make_gpt2_with_biases(tmp_path)
+    raw, folded = (load_weights(resolve(str(tmp_path)), name) for name in ("raw", "folded"))
+    one, other = vector_statistics(raw), vector_statistics(folded)
+    assert all((one[name] - other[name]).abs().max() > 1e-2 for name in one)
+
+
+def test_weights_belong_to_the_caller(tmp_path):
+    make_gpt2(tmp_path, seed=1)
+    first = load_weights(resolve(str(tmp_path)), "raw")
+    storages = [w.untyped_storage().data_ptr() for w in vars(first).values() if hasattr(w, "shape")]
+    assert len(set(storages)) == len(storages) == 8
+
+
+def test_convention_and_dtype_are_checked_and_kept(tmp_path):
+    make_gpt2(tmp_path, seed=1)
+    source = resolve(str(tmp_path))
+    with pytest.raises(ModelError, match="'centred' is unknown: choose one of folded, raw"):
+        load_weights(source, "centred")
+    assert load_weights(source, "raw", dtype=torch.float64).w_out_NC.dtype == torch.float64
+
+
+def test_a_gated_neuron_reads_by_two_vectors_and_heads_share_keys(tmp_path):
+    make("Llama", tmp_path, num_key_value_heads=2)
+    found = load_weights(resolve(str(tmp_path)), "raw")
+    assert found.reason("w_in_norm") == found.reason("input_bias") == GATED
+    assert found.w_in_NC is None and found.bias_N is None
+    assert list(vector_statistics(found)) == ["w_out_norm"]
+    assert found.key_HCK is not None and found.query_HCK is not None
+    assert found.key_HCK.shape == found.query_HCK.shape == (LAYERS * HEADS, CHANNELS, 8)
+    files = state(tmp_path)
+    for layer in range(LAYERS):
+        shared_KC = files[f"model.layers.{layer}.self_attn.k_proj.weight"].view(2, 8, CHANNELS)
+        for head in range(HEADS):  # heads 0 and 1 ask the first key, 2 and 3 the second
+            key_CK = found.key_HCK[layer * HEADS + head].double()
+            torch.testing.assert_close(key_CK, shared_KC[head // 2].T)
+    assert set(head_maps(found)) == {"q", "k", "v"}
+
+
+def test_normalised_queries_are_joined_to_keys_by_no_matrix(tmp_path):
+    make("Qwen3", tmp_path, head_dim=8, num_key_value_heads=HEADS)
+    found = load_weights(resolve(str(tmp_path)), "raw")
+    assert found.reason("q") == found.reason("k") == NORMALISED
+    assert set(head_maps(found)) == {"v"}
+
+
+def test_a_bias_that_an_mlp_lacks_comes_from_its_norm_when_folded(tmp_path):
+    make("Falcon", tmp_path, ffn_hidden_size=WIDTH)
+    raw, folded = (load_weights(resolve(str(tmp_path)), name) for name in ("raw", "folded"))
+    assert raw.reason("input_bias") == UNBIASED and "input_bias" not in vector_statistics(raw)
+    assert float(vector_statistics(folded)["input_bias"].abs().max()) > 0.1
+
+
+def test_what_cannot_be_folded_is_refused(tmp_path):
+    """A norm behind what writes cannot be folded into what reads."""
+    sizes = {"ffn_dim": WIDTH, "word_embed_proj_dim": CHANNELS}
+    make("OPT", tmp_path, do_layer_norm_before=False, **sizes)
+    with pytest.raises(ModelError, match=r"cannot be folded, .* choose the convention raw"):
+        load_weights(resolve(str(tmp_path)), "folded")
+    assert load_weights(resolve(str(tmp_path)), "raw").missing == {}

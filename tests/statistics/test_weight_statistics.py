@@ -1,0 +1,216 @@
+"""Statistics of weights against numpy and scipy in float64, neuron by neuron, pair by pair.
+
+Shapes: N neurons, C channels, V vocabulary, H heads, K channels of a head.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from universal_ray.statistics.weights import (
+    ModelWeights,
+    composition,
+    head_maps,
+    redundant,
+    resemblance,
+    vector_statistics,
+    vocabulary,
+)
+
+NEURONS, CHANNELS, VOCABULARY, HEADS, KEYS = 40, 12, 70, 6, 4
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(**changed: Tensor | None) -> ModelWeights:
+    given: dict[str, Any] = {
+        "w_in_NC": draw(NEURONS, CHANNELS, seed=1) * torch.logspace(-1, 1, NEURONS)[:, None],
+        "w_out_NC": draw(NEURONS, CHANNELS, seed=2),
+        "bias_N": draw(NEURONS, seed=3),
+        "unembed_CV": draw(CHANNELS, VOCABULARY, seed=4),
+        "query_HCK": draw(HEADS, CHANNELS, KEYS, seed=5),
+        "key_HCK": draw(HEADS, CHANNELS, KEYS, seed=6),
+        "value_HCK": draw(HEADS, CHANNELS, KEYS, seed=7),
+        "output_HKC": draw(HEADS, KEYS, CHANNELS, seed=8),
+    }
+    return ModelWeights(convention="raw", layers=2, missing={}, **given | changed)
+
+
+def double(tensor: Tensor | None) -> np.ndarray:
+    assert tensor is not None
+    return tensor.double().numpy()
+
+
+def cosines(a_NC: np.ndarray, b_MC: np.ndarray) -> np.ndarray:
+    a_NC, b_MC = (w / np.linalg.norm(w, axis=1, keepdims=True) for w in (a_NC, b_MC))
+    return a_NC @ b_MC.T
+
+
+def test_norms_bias_cosine_and_penalty():
+    given = weights()
+    found = {name: value.numpy() for name, value in vector_statistics(given).items()}
+    w_in, w_out = double(given.w_in_NC), double(given.w_out_NC)
+    expected = {
+        "w_in_norm": np.sqrt((w_in**2).sum(1)),
+        "w_out_norm": np.sqrt((w_out**2).sum(1)),
+        "input_bias": double(given.bias_N),
+        "in_out_sim": cosines(w_in, w_out).diagonal(),
+        "l2_penalty": (w_in**2).sum(1) + (w_out**2).sum(1),
+    }
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name].dtype == np.float64
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-13, err_msg=name)
+
+
+def test_a_gated_neuron_has_what_it_writes_alone():
+    assert list(vector_statistics(weights(w_in_NC=None, bias_N=None))) == ["w_out_norm"]
+
+
+@pytest.mark.parametrize("block", [7, 256])
+def test_moments_and_ends_over_the_vocabulary(block):
+    given = weights()
+    found = vocabulary(given.w_out_NC, given.unembed_CV, 5, block)
+    cosine_NV = cosines(double(given.w_out_NC), double(given.unembed_CV).T)
+    expected = {
+        "vocab_mean": cosine_NV.mean(1),
+        "vocab_var": cosine_NV.var(1),
+        "vocab_skew": scipy.stats.skew(cosine_NV, axis=1),
+        "vocab_kurt": scipy.stats.kurtosis(cosine_NV, axis=1, fisher=False),
+    }
+    assert found.moments.keys() == expected.keys()
+    for name in expected:
+        value = found.moments[name].numpy()
+        np.testing.assert_allclose(value, expected[name], rtol=1e-11, atol=1e-15, err_msg=name)
+    order_NV = np.argsort(cosine_NV, axis=1, kind="stable")
+    np.testing.assert_array_equal(found.bottom_id_RT, order_NV[:, :5])
+    np.testing.assert_array_equal(found.top_id_RT, order_NV[:, ::-1][:, :5])
+    ordered_NV = np.sort(cosine_NV, axis=1)
+    np.testing.assert_allclose(found.bottom_RT, ordered_NV[:, :5], rtol=1e-12)
+    np.testing.assert_allclose(found.top_RT, ordered_NV[:, ::-1][:, :5], rtol=1e-12)
+
+
+def test_ties_go_to_the_lowest_id_and_columns_without_direction_are_left_out():
+    unembed_CV = torch.zeros(2, 6)
+    unembed_CV[:, 1:] = torch.tensor([[2.0, 0.5, 0.0, -1.0, -3.0], [0.0, 0.0, 1.0, 0.0, 0.0]])
+    found = vocabulary(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), unembed_CV, 3)
+    assert found.top_id_RT[0].tolist() == [1, 2, 3] and found.top_RT[0].tolist() == [1, 1, 0]
+    assert found.bottom_id_RT[0].tolist() == [4, 5, 3]
+    assert float(found.moments["vocab_mean"][0]) == 0  # of five tokens, not of six
+    assert float(found.moments["vocab_var"][0]) == pytest.approx(4 / 5)
+    assert all(value[1].isnan() for value in found.moments.values())  # writes nothing
+
+
+def test_a_count_beyond_the_vocabulary_gives_all_of_it():
+    given = weights()
+    assert vocabulary(given.w_out_NC, given.unembed_CV, 100).top_id_RT.shape == (40, VOCABULARY)
+
+
+def extremes(cosine_NN: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Largest and smallest of each row with their places, the diagonal left out."""
+    high_NN, low_NN = cosine_NN.copy(), cosine_NN.copy()
+    np.fill_diagonal(high_NN, -np.inf)
+    np.fill_diagonal(low_NN, np.inf)
+    return high_NN.max(1), high_NN.argmax(1), low_NN.min(1), low_NN.argmin(1)
+
+
+@pytest.mark.parametrize("block", [7, 20, 2048])
+def test_extreme_cosines_to_any_other_neuron(block):
+    given = weights()
+    assert given.w_in_NC is not None
+    found = resemblance(given.w_in_NC.double(), given.w_out_NC.double(), block)
+    into = cosines(double(given.w_in_NC), double(given.w_in_NC))
+    out = cosines(double(given.w_out_NC), double(given.w_out_NC))
+    for name, cosine_NN in {"in": into, "out": out, "both": np.minimum(into, out)}.items():
+        high_N, high_place_N, low_N, low_place_N = extremes(cosine_NN)
+        np.testing.assert_allclose(found[name].max_N, high_N, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(found[name].min_N, low_N, rtol=0, atol=1e-14)
+        np.testing.assert_array_equal(found[name].max_index_N, high_place_N)
+        np.testing.assert_array_equal(found[name].min_index_N, low_place_N)
+
+
+def test_duplicates_are_redundant_and_neurons_of_zeros_have_no_resemblance():
+    w_in_NC, w_out_NC = draw(9, CHANNELS, seed=1), draw(9, CHANNELS, seed=2)
+    w_in_NC[7], w_out_NC[7] = w_in_NC[2] * 3, w_out_NC[2] * 0.5  # a duplicate but for scale
+    w_in_NC[4], w_out_NC[4] = w_in_NC[2], -w_out_NC[2]  # reads the same, writes the opposite
+    w_in_NC[5] = 0
+    found = resemblance(w_in_NC, w_out_NC, block=4)
+    assert found["both"].max_index_N[[2, 7]].tolist() == [7, 2]
+    torch.testing.assert_close(found["both"].max_N[[2, 7]], torch.ones(2))
+    assert redundant(found["both"], 0.99) == pytest.approx(2 / 9)
+    assert redundant(found["in"], 0.99) == pytest.approx(3 / 9)
+    assert found["out"].min_index_N[4] in (2, 7)
+    for each in found.values():
+        assert each.max_N[5].isnan() and each.min_N[5].isnan()
+        assert each.max_index_N[5] == each.min_index_N[5] == -1
+        assert not bool(((each.max_index_N == 5) | (each.min_index_N == 5)).any())
+
+
+def test_ties_go_to_the_lowest_neuron_across_blocks():
+    w_NC = torch.eye(3).repeat(3, 1)  # neurons 0, 3 and 6 are equal, and so on
+    found = resemblance(None, w_NC, block=2)
+    assert list(found) == ["out"]
+    assert found["out"].max_index_N.tolist() == [3, 4, 5, 0, 1, 2, 0, 1, 2]
+    assert found["out"].min_index_N.tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0]
+
+
+def test_a_neuron_alone_resembles_none():
+    found = resemblance(None, torch.ones(1, 3))["out"]
+    assert found.max_N.isnan().all() and found.max_index_N.tolist() == [-1]
+
+
+def test_composition_with_heads_is_that_of_whole_matrices():
+    given = weights()
+    maps = head_maps(given)
+    query, key = double(given.query_HCK), double(given.key_HCK)
+    value, output = double(given.value_HCK), double(given.output_HKC)
+    w_in, w_out = double(given.w_in_NC), double(given.w_out_NC)
+    for head in range(HEADS):
+        scores_CC = query[head] @ key[head].T  # what a query at one place asks of another's key
+        writes_CC = value[head] @ output[head]
+        whole = {
+            "q": (w_out, scores_CC), "k": (w_out, scores_CC.T),
+            "v": (w_out, writes_CC), "o": (w_in, writes_CC.T),
+        }  # fmt: skip
+        assert maps.keys() == whole.keys()
+        for name, (w_NC, matrix_CC) in whole.items():
+            expected_N = np.linalg.norm(w_NC @ matrix_CC, axis=1)
+            expected_N /= np.linalg.norm(matrix_CC) * np.linalg.norm(w_NC, axis=1)
+            found_NH = composition(torch.from_numpy(w_NC).float(), maps[name])
+            np.testing.assert_allclose(found_NH[:, head], expected_N, rtol=2e-6, err_msg=name)
+
+
+def test_composition_has_its_bounds():
+    """One for a head that reads nothing but the neuron's direction, zero for one that does not."""
+    reads_CK = torch.zeros(CHANNELS, KEYS)
+    reads_CK[0, 0] = 2.0
+    given = weights(query_HCK=reads_CK[None], key_HCK=draw(1, CHANNELS, KEYS))
+    w_NC = torch.eye(CHANNELS)[:2] * 7
+    found_NH = composition(w_NC, head_maps(given)["q"])
+    torch.testing.assert_close(found_NH, torch.tensor([[1.0], [0.0]]))
+
+
+def test_what_a_model_lacks_has_a_reason():
+    reasons = {"w_in": "gated", "query": "normalised"}
+    given = ModelWeights(**vars(weights(w_in_NC=None, query_HCK=None)) | {"missing": reasons})
+    assert set(head_maps(given)) == {"v"}
+    assert given.reason("in_out_sim") == given.reason("o") == "gated"
+    assert given.reason("k") == given.reason("q") == "normalised"
+    assert given.reason("v") is None and given.reason("w_out_norm") is None
+    assert set(head_maps(weights(value_HCK=None))) == {"q", "k"}
+
+
+def test_no_weight_is_changed():
+    given = weights()
+    before = {name: w.clone() for name, w in vars(given).items() if isinstance(w, Tensor)}
+    vector_statistics(given)
+    vocabulary(given.w_out_NC, given.unembed_CV, 3)
+    resemblance(given.w_in_NC, given.w_out_NC)
+    composition(given.w_out_NC, head_maps(given)["v"])
+    assert all(torch.equal(w, getattr(given, name)) for name, w in before.items())

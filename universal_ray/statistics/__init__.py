@@ -1,0 +1,1 @@
+"""Statistics of single neurons: from weights, from activations, universal against the rest."""

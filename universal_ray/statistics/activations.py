@@ -1,0 +1,292 @@
+"""Streaming statistics of activations: sums over tokens that add, and what follows from them.
+
+One object holds the neurons of one layer; so memory is bounded by the layer, and the bits do not
+depend on how many layers are held together. All sums are float64, counts among them (exact to
+2^53).
+
+Shapes: B rows, P positions, T tokens that count, D neurons of a layer, V vocabulary, S subsets,
+G groups of tokens, H = 257 bins.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from universal_ray.errors import NumericalError
+from universal_ray.statistics.examples import Examples, merge_examples
+from universal_ray.summary import distribution_moments
+
+EDGES = (torch.arange(256, dtype=torch.float64) * 25 - 2550) / 255
+"""linspace(-10, 15, 256) with an exact zero; bin h holds edges[h-1] < x <= edges[h]."""
+BINS = len(EDGES) + 1
+TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16_384}
+"""Tokens of one step: on a CPU few enough that float64 copies of a layer stay in its cache."""
+NO_GROUP = -1
+DEAD = 1e-12
+"""Share of Σd² below which Σ(d − mean)² is rounding."""
+
+GROUPS = ("current", "previous", "position", "subset")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which tokens of a batch count, and what groups they belong to; the same for every model."""
+
+    place_T: Tensor
+    """place in the batch, row by row"""
+    token_T: Tensor
+    """index in the corpus, row · context + position"""
+    groups: dict[str, Tensor]
+    """group of each token by `GROUPS`; -1 for none"""
+
+
+def places(
+    tokens_BP: Int[Tensor, "B P"],
+    kept_T: Bool[Tensor, "B*P"],
+    first_row: int,
+    subset_B: Int[Tensor, "B"] | None = None,
+) -> Places:
+    """Describe rows `first_row` and after; the first token of a row has no previous one."""
+    rows, context = tokens_BP.shape
+    place_T = torch.nonzero(kept_T).flatten()
+    before_BP = tokens_BP.roll(1, dims=1)
+    before_BP[:, 0] = NO_GROUP
+    if subset_B is None:
+        subset_B = torch.full((rows,), NO_GROUP)
+    every = {
+        "current": tokens_BP.flatten(),
+        "previous": before_BP.flatten(),
+        "position": torch.arange(context).repeat(rows),
+        "subset": subset_B.repeat_interleave(context),
+    }
+    return Places(
+        place_T,
+        place_T + first_row * context,
+        {name: group_T.to(place_T.device)[place_T] for name, group_T in every.items()},
+    )
+
+
+def rows_at(x_TX: Tensor, place_U: Int[Tensor, "U"]) -> Tensor:
+    """The rows at ascending places; a view where no row between them is left out."""
+    first, last = int(place_U[0]), int(place_U[-1])
+    together = last - first + 1 == len(place_U)
+    return x_TX[first : last + 1] if together else x_TX[place_U]
+
+
+@dataclass(frozen=True)
+class LayerSums:
+    """Sums over the tokens that count, for the neurons of one layer.
+
+    `pre`: what enters the activation function; `post`: what enters W_out. A neuron fires on a
+    token when its pre-activation is above zero.
+    """
+
+    shift_D: Tensor
+    """subtracted from pre-activations before powers are taken; the same for all parts of a study"""
+    powers_5D: Tensor
+    """Σ d⁰ … Σ d⁴ of d = pre - shift"""
+    histogram_DH: Tensor
+    """of pre"""
+    squares_D: Tensor
+    """Σ post²"""
+    count: dict[str, Tensor]
+    """tokens [G] by kind of group"""
+    total: dict[str, Tensor]
+    """Σ post [G, D]"""
+    fired_PD: Tensor
+    """tokens on which a neuron fires, by position"""
+    maximum_VD: Tensor
+    """largest post by current token id, float32; -inf for an id not seen"""
+    examples: Examples
+
+    @classmethod
+    def zeros(
+        cls, shift_D: Float[Tensor, "D"], vocabulary: int, context: int, subsets: int, examples: int
+    ) -> "LayerSums":
+        """No tokens yet, on the device of `shift_D` (a mean of some pre-activations)."""
+        width, device = len(shift_D), shift_D.device
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        sizes = dict(zip(GROUPS, (vocabulary, vocabulary, context, subsets), strict=True))
+        return cls(
+            shift_D=shift_D.double(),
+            powers_5D=zeros(5, width),
+            histogram_DH=zeros(width, BINS),
+            squares_D=zeros(width),
+            count={name: zeros(size) for name, size in sizes.items()},
+            total={name: zeros(size, width) for name, size in sizes.items()},
+            fired_PD=zeros(context, width),
+            maximum_VD=torch.full((vocabulary, width), -torch.inf, device=device),
+            examples=Examples.none(width, examples, str(device)),
+        )
+
+    def update_(
+        self, pre_TD: Float[Tensor, "T D"], post_TD: Float[Tensor, "T D"], where: Places
+    ) -> None:
+        """Add the tokens of a batch that count, in place; batches come in the order of the corpus.
+
+        Raises NumericalError for an activation that is not finite.
+        """
+        step = TOKENS_AT_ONCE[self.shift_D.device.type]
+        for start in range(0, len(where.place_T), step):
+            rows = slice(start, start + step)
+            place_T = where.place_T[rows]
+            groups = {name: group_T[rows] for name, group_T in where.groups.items()}
+            pre_PD, post_PD = rows_at(pre_TD, place_T), rows_at(post_TD, place_T)
+            self._add_pre(pre_PD, groups["position"])
+            self._add_post(post_PD, groups)
+            self.examples.update_(post_PD, where.token_T[rows])
+
+    def _add_pre(self, pre_TD: Tensor, position_T: Tensor) -> None:
+        exact_TD = pre_TD.to(torch.float64, copy=True)
+        first_TD = exact_TD - self.shift_D
+        second_TD = first_TD * first_TD
+        sum_D = first_TD.sum(0)
+        if not bool(torch.isfinite(sum_D).all()):
+            neuron = int(torch.nonzero(~torch.isfinite(sum_D))[0])
+            raise NumericalError(
+                f"neuron {neuron} of a layer has an activation that is not finite: check the model"
+            )
+        self.powers_5D[0] += len(exact_TD)
+        self.powers_5D[1] += sum_D
+        self.powers_5D[2] += second_TD.sum(0)
+        self.powers_5D[3] += first_TD.mul_(second_TD).sum(0)
+        self.powers_5D[4] += second_TD.square_().sum(0)
+        _add_groups(self.fired_PD, position_T, (exact_TD > 0).double())
+        # Edges are 10.2 to one. Rounded up before anything is added, so that not even the smallest
+        # number above zero falls in the bin that ends there.
+        bin_TD = exact_TD.mul_(10.2).ceil_().clamp_(-102, BINS - 103)
+        first_bin_D = torch.arange(len(sum_D), device=bin_TD.device) * BINS + 102
+        bin_TD = bin_TD.add_(first_bin_D).long()
+        ones = self.histogram_DH.new_ones(1).expand(bin_TD.numel())
+        self.histogram_DH.view(-1).scatter_add_(0, bin_TD.flatten(), ones)
+
+    def _add_post(self, post_TD: Tensor, groups: dict[str, Tensor]) -> None:
+        exact_TD = post_TD.to(torch.float64, copy=True)
+        for name, group_T in groups.items():
+            _add_groups(self.total[name], group_T, exact_TD)
+            ones_T = exact_TD.new_ones(len(group_T), 1)
+            _add_groups(self.count[name][:, None], group_T, ones_T)
+        self.squares_D.add_(exact_TD.square_().sum(0))
+        with warnings.catch_warnings():  # its interface may change, says torch
+            warnings.filterwarnings("ignore", message="index_reduce")
+            self.maximum_VD.index_reduce_(0, groups["current"], post_TD.float(), "amax")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by a name of its own, as they are stored."""
+        found: dict[str, Tensor] = {}
+        for name, value in vars(self).items():
+            inner = value if isinstance(value, dict) else {"": value}
+            inner = vars(value) if isinstance(value, Examples) else inner
+            found |= {f"{name}.{key}".rstrip("."): tensor for key, tensor in inner.items()}
+        return found
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> "LayerSums":
+        """The sums that `tensors` gave."""
+        inner: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in tensors.items():
+            name, _, key = path.partition(".")
+            inner.setdefault(name, {})[key] = tensor
+        examples = Examples(**inner.pop("examples"))
+        kinds: dict = {name: found.get("", found) for name, found in inner.items()}
+        return cls(examples=examples, **kinds)
+
+
+def _add_groups(total_GD: Tensor, group_T: Tensor, x_TD: Tensor) -> None:
+    """Add each row of x to the row of its group, where it has one, in the order of the tokens."""
+    some_T = group_T != NO_GROUP
+    if not bool(some_T.all()):
+        group_T, x_TD = group_T[some_T], x_TD[some_T]
+    if total_GD.is_cuda:  # sorts by group, where index_add_ would add in any order
+        total_GD.index_put_((group_T,), x_TD, accumulate=True)
+    else:
+        total_GD.index_add_(0, group_T, x_TD)
+
+
+def merge_layers(parts: list[LayerSums]) -> LayerSums:
+    """Sums of disjoint tokens together, added in the order given; the parts stay as they are."""
+    first = parts[0]
+    for part in parts[1:]:
+        if not torch.equal(part.shift_D, first.shift_D):
+            raise NumericalError(
+                "parts of a layer's sums have different shifts, so that their powers do not add: "
+                "sum them all with the shift of one study"
+            )
+
+    def add(values: list[Tensor]) -> Tensor:
+        total = values[0].clone()
+        for value in values[1:]:
+            total += value
+        return total
+
+    def add_kinds(kinds: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: add([kind[name] for kind in kinds]) for name in kinds[0]}
+
+    return LayerSums(
+        shift_D=first.shift_D,
+        powers_5D=add([part.powers_5D for part in parts]),
+        histogram_DH=add([part.histogram_DH for part in parts]),
+        squares_D=add([part.squares_D for part in parts]),
+        count=add_kinds([part.count for part in parts]),
+        total=add_kinds([part.total for part in parts]),
+        fired_PD=add([part.fired_PD for part in parts]),
+        maximum_VD=torch.stack([part.maximum_VD for part in parts]).amax(0),
+        examples=merge_examples([part.examples for part in parts]),
+    )
+
+
+def neuron_statistics(sums: LayerSums) -> dict[str, Float[Tensor, "D"]]:
+    """Population moments of pre and post over all tokens, float64.
+
+    mean, var, skew, kurt (Gaussian: 3; both NaN where pre does not vary) and sparsity, the share of
+    tokens on which a neuron fires, of pre-activations; post_mean and post_var.
+    """
+    n = sums.powers_5D[0, 0]
+    found = distribution_moments(sums.powers_5D.T)
+    dead_D = found["var"] <= DEAD * sums.powers_5D[2] / n
+    for name in ("skew", "kurt"):
+        found[name] = found[name].masked_fill(dead_D, torch.nan)
+    found["mean"] = found["mean"] + sums.shift_D
+    found["sparsity"] = sums.fired_PD.sum(0) / n
+    found["post_mean"] = sums.total["position"].sum(0) / n
+    found["post_var"] = (sums.squares_D / n - found["post_mean"] ** 2).clamp_min(0)
+    return found
+
+
+def group_means(sums: LayerSums, kind: str) -> Float[Tensor, "G D"]:
+    """Mean post-activation by group; NaN for a group without tokens."""
+    return sums.total[kind] / sums.count[kind][:, None]
+
+
+def firing_rates(sums: LayerSums) -> Float[Tensor, "P D"]:
+    """Share of tokens on which a neuron fires, by position; NaN for a position without tokens."""
+    return sums.fired_PD / sums.count["position"][:, None]
+
+
+def binned_statistics(histogram_DH: Float[Tensor, "D H"]) -> dict[str, Float[Tensor, "D"]]:
+    """mean, var, skew, kurt and sparsity as the paper's code has them, from the histogram alone.
+
+    A value counts as the centre of its bin, beyond the edges as half a bin beyond; a neuron fires
+    in the bin that ends at zero, too. For comparison with the published tables only.
+    """
+    step = 25 / 255
+    low = EDGES.new_tensor([-10 - step])
+    centre_H = torch.cat([low, EDGES]) + step / 2
+    share_DH = histogram_DH.double() / histogram_DH.sum(1, keepdim=True)
+    mean_D = share_DH @ centre_H
+    from_DH = centre_H - mean_D[:, None]
+    second_D, third_D, fourth_D = ((share_DH * from_DH**k).sum(1) for k in (2, 3, 4))
+    zero = int(torch.argmax((EDGES >= 0).int()))
+    return {
+        "mean": mean_D,
+        "var": second_D,
+        "skew": third_D / second_D**1.5,
+        "kurt": fourth_D / second_D**2,
+        "sparsity": share_DH[:, zero:].sum(1),
+    }

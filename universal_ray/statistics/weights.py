@@ -1,0 +1,259 @@
+"""What the weights alone say about neurons: norms, vocabulary, resemblance, attention heads.
+
+Definitions as in arXiv 2401.12181. Nothing here changes a weight in place.
+
+Shapes: N neurons of a model, layer by layer, C channels of the residual stream, V vocabulary,
+H heads of all layers, layer by layer, K channels of a head, R rows of a block, T a top list.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from universal_ray.summary import largest
+
+CONVENTIONS = ("folded", "raw")
+"""`folded`: LayerNorm folded into what reads it, weights centred, as in the paper. `raw`: as
+trained."""
+
+NEEDS = {
+    "w_in_norm": ("w_in",),
+    "w_out_norm": ("w_out",),
+    "input_bias": ("bias",),
+    "in_out_sim": ("w_in", "w_out"),
+    "l2_penalty": ("w_in", "w_out"),
+    "k": ("query", "key", "w_out"),
+    "q": ("query", "key", "w_out"),
+    "v": ("value", "output", "w_out"),
+    "o": ("value", "output", "w_in"),
+}
+"""The weights that each statistic is made of."""
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    """The weights of one model that its neurons meet; None where `missing` says why."""
+
+    convention: str
+    layers: int
+    w_in_NC: Tensor | None
+    """what a neuron reads: columns of W_in"""
+    w_out_NC: Tensor
+    """what a neuron writes: rows of W_out"""
+    bias_N: Tensor | None
+    unembed_CV: Tensor
+    query_HCK: Tensor | None
+    key_HCK: Tensor | None
+    """of the key that each query head meets, where several share one"""
+    value_HCK: Tensor | None
+    output_HKC: Tensor | None
+    missing: dict[str, str]
+    """reasons, by `w_in`, `bias`, `query`, `key`, `value`, `output`"""
+
+    def reason(self, statistic: str) -> str | None:
+        """Why this model has no such statistic, None where it has it."""
+        return next((self.missing[name] for name in NEEDS[statistic] if name in self.missing), None)
+
+
+def vector_statistics(weights: ModelWeights) -> dict[str, Float[Tensor, "N"]]:
+    """w_in_norm, w_out_norm, input_bias, in_out_sim and l2_penalty, float64, as far as defined."""
+    w_out_NC = weights.w_out_NC.double()
+    out_N = w_out_NC.norm(dim=1)
+    found = {"w_out_norm": out_N}
+    if weights.w_in_NC is not None:
+        w_in_NC = weights.w_in_NC.double()
+        in_N = w_in_NC.norm(dim=1)
+        found["w_in_norm"] = in_N
+        found["in_out_sim"] = (w_in_NC * w_out_NC).sum(1) / (in_N * out_N)
+        found["l2_penalty"] = in_N**2 + out_N**2
+    if weights.bias_N is not None:
+        found["input_bias"] = weights.bias_N.double()
+    return found
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What R neurons write, as cosines with the columns of the unembedding; float64."""
+
+    moments: dict[str, Tensor]
+    """`vocab_mean`, `vocab_var`, `vocab_skew`, `vocab_kurt`, population moments over the
+    vocabulary (Gaussian: kurt = 3); NaN for a neuron that writes nothing"""
+    top_RT: Tensor
+    """largest cosines, descending, ties to the lowest id"""
+    top_id_RT: Tensor
+    bottom_RT: Tensor
+    """smallest cosines, ascending"""
+    bottom_id_RT: Tensor
+
+
+def vocabulary(
+    w_out_RC: Float[Tensor, "R C"],
+    unembed_CV: Float[Tensor, "C V"],
+    count: int,
+    block: int = 256,
+) -> Vocabulary:
+    """Moments and ends of cos(w_out, W_U[:, v]) over the vocabulary, `block` neurons at a time.
+
+    Columns of zero have no direction and are left out.
+    """
+    unembed_CV = unembed_CV.double()
+    norm_V = unembed_CV.norm(dim=0)
+    id_V = torch.nonzero(norm_V).flatten()
+    unit_CV = unembed_CV[:, id_V] / norm_V[id_V]
+    parts = [
+        _vocabulary_block(_unit(rows_RC.double()), unit_CV, id_V, count)
+        for rows_RC in w_out_RC.split(block)
+    ]
+    return Vocabulary(
+        moments={name: torch.cat([p.moments[name] for p in parts]) for name in parts[0].moments},
+        top_RT=torch.cat([part.top_RT for part in parts]),
+        top_id_RT=torch.cat([part.top_id_RT for part in parts]),
+        bottom_RT=torch.cat([part.bottom_RT for part in parts]),
+        bottom_id_RT=torch.cat([part.bottom_id_RT for part in parts]),
+    )
+
+
+def _unit(vectors_RC: Tensor) -> Tensor:
+    """Rows of length one; NaN for a row of zeros."""
+    return vectors_RC / vectors_RC.norm(dim=1, keepdim=True)
+
+
+def _vocabulary_block(unit_RC: Tensor, unit_CV: Tensor, id_V: Tensor, count: int) -> Vocabulary:
+    cosine_RV = unit_RC @ unit_CV
+    top_RT, top_RT_place = largest(cosine_RV, None, count)
+    bottom_RT, bottom_RT_place = largest(-cosine_RV, None, count)
+    mean_R = cosine_RV.mean(1)
+    cosine_RV -= mean_R[:, None]
+    square_RV = cosine_RV**2
+    variance_R = square_RV.mean(1)
+    return Vocabulary(
+        moments={
+            "vocab_mean": mean_R,
+            "vocab_var": variance_R,
+            "vocab_skew": (square_RV * cosine_RV).mean(1) / variance_R**1.5,
+            "vocab_kurt": (square_RV**2).mean(1) / variance_R**2,
+        },
+        top_RT=top_RT,
+        top_id_RT=id_V[top_RT_place],
+        bottom_RT=-bottom_RT,
+        bottom_id_RT=id_V[bottom_RT_place],
+    )
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """The most and the least similar other neuron of the whole model, by cosine.
+
+    NaN and -1 for a neuron that reads or writes nothing.
+    """
+
+    max_N: Tensor
+    max_index_N: Tensor
+    """flat index, ties to the lowest"""
+    min_N: Tensor
+    min_index_N: Tensor
+
+
+def resemblance(
+    w_in_NC: Float[Tensor, "N C"] | None, w_out_NC: Float[Tensor, "N C"], block: int = 2048
+) -> dict[str, Resemblance]:
+    """Extremes over all other neurons of the cosines `in` (of w_in), `out` (of w_out), and `both`.
+
+    `both` is the smaller of the two: a neuron with `both` near 1 to another duplicates it. Exact in
+    the dtype given, `block`² cosines at a time; of the symmetric matrix one half is multiplied.
+    """
+    given = {"out": w_out_NC} if w_in_NC is None else {"in": w_in_NC, "out": w_out_NC}
+    live_N = torch.stack([w_NC.norm(dim=1) > 0 for w_NC in given.values()]).all(0)
+    index_N = torch.nonzero(live_N).flatten()
+    units = {name: _unit(w_NC[index_N]) for name, w_NC in given.items()}
+    names = [*units, "both"] if len(units) == 2 else list(units)
+    extremes = {name: _Extremes(len(index_N), w_out_NC) for name in names}
+    starts = range(0, len(index_N), block)
+    for i in starts:
+        for j in starts[i // block :]:
+            cosines = {n: u_NC[i : i + block] @ u_NC[j : j + block].T for n, u_NC in units.items()}
+            if "both" in names:
+                cosines["both"] = torch.minimum(cosines["in"], cosines["out"])
+            for name, cosine_RR in cosines.items():
+                extremes[name].update(cosine_RR, i, j)
+    return {name: found.spread(index_N, len(w_out_NC)) for name, found in extremes.items()}
+
+
+class _Extremes:
+    """Running extremes; a neuron meets the others in ascending order: the first of ties stays."""
+
+    def __init__(self, neurons: int, like: Tensor):
+        self.values = {sign: like.new_full((neurons,), -torch.inf) for sign in (1, -1)}
+        self.index = {sign: torch.full((neurons,), -1, device=like.device) for sign in (1, -1)}
+
+    def update(self, cosine_RR: Tensor, i: int, j: int) -> None:
+        for sign in (1, -1):
+            signed_RR = cosine_RR * sign
+            if i == j:
+                signed_RR.fill_diagonal_(-torch.inf)
+            self._keep(sign, i, j, signed_RR.max(1))
+            if i != j:
+                self._keep(sign, j, i, signed_RR.max(0))
+
+    def _keep(self, sign: int, row: int, column: int, found: tuple[Tensor, Tensor]) -> None:
+        value_R, index_R = found
+        rows = slice(row, row + len(value_R))
+        better_R = value_R > self.values[sign][rows]
+        self.values[sign][rows] = torch.where(better_R, value_R, self.values[sign][rows])
+        self.index[sign][rows] = torch.where(better_R, index_R + column, self.index[sign][rows])
+
+    def spread(self, index_N: Tensor, neurons: int) -> Resemblance:
+        """By the indices of the whole model."""
+        columns: list[Tensor] = []
+        for sign in (1, -1):
+            some_R = self.index[sign] >= 0
+            place_R = index_N[some_R]
+            value_N = self.values[sign].new_full((neurons,), torch.nan)
+            value_N[place_R] = sign * self.values[sign][some_R]
+            other_N = torch.full((neurons,), -1, device=index_N.device)
+            other_N[place_R] = index_N[self.index[sign][some_R]]
+            columns += [value_N, other_N]
+        return Resemblance(*columns)
+
+
+def redundant(found: Resemblance, threshold: float) -> float:
+    """Share of neurons that have another one with a cosine above the threshold."""
+    return float((found.max_N > threshold).double().mean())
+
+
+def head_maps(weights: ModelWeights) -> dict[str, Float[Tensor, "H C K"]]:
+    """A map per head, such that |ŵ · map| is the composition of a unit vector with the head.
+
+    `q`, `k`: w_out read by the head's query and key, |w W_Q W_Kᵀ| and |w W_K W_Qᵀ| over the norm
+    of w and the Frobenius norm of W_Q W_Kᵀ; `v`: by its value, |w W_V W_O|; `o`: what the head
+    writes read by w_in, |W_V W_O w|. The outer factor's QR decomposition keeps lengths, so K
+    channels do for C. Rotary positions: a query and a key at the same place. (The authors' code
+    has the names of q and k the other way round.)
+    """
+    found: dict[str, Tensor] = {}
+    query, key, value, output = (
+        weights.query_HCK, weights.key_HCK, weights.value_HCK, weights.output_HKC,
+    )  # fmt: skip
+    if query is not None and key is not None:
+        found |= {"q": _head_map(query, key), "k": _head_map(key, query)}
+    if value is not None and output is not None:
+        output_HCK = output.transpose(1, 2)
+        found["v"] = _head_map(value, output_HCK)
+        if weights.w_in_NC is not None:
+            found["o"] = _head_map(output_HCK, value)
+    return found
+
+
+def _head_map(inner_HCK: Tensor, outer_HCK: Tensor) -> Tensor:
+    map_HCK = inner_HCK @ torch.linalg.qr(outer_HCK).R.transpose(1, 2)
+    return map_HCK / map_HCK.norm(dim=(1, 2), keepdim=True)
+
+
+def composition(
+    w_RC: Float[Tensor, "R C"], map_HCK: Float[Tensor, "H C K"]
+) -> Float[Tensor, "R H"]:
+    """Composition of R neurons with every head: w_out for `k`, `q`, `v`, w_in for `o`."""
+    unit_RC = _unit(w_RC)
+    return torch.stack([(unit_RC @ map_CK).norm(dim=1) for map_CK in map_HCK], dim=1)

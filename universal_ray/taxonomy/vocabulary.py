@@ -1,0 +1,103 @@
+"""What every token id stands for, as bytes and as text.
+
+Bytes, since a token may be part of a character: only the bytes of neighbours together are text.
+
+Shapes: V ids of the vocabulary.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from universal_ray.errors import ModelError
+
+METASPACE = "▁"
+"""Stands for a space in SentencePiece vocabularies."""
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The bytes of every id: none for special ids, and for ids that the tokenizer does not know."""
+
+    pieces: tuple[bytes, ...]
+    special: frozenset[int]
+    """Begin and end of text, padding and the like: they divide text and are no part of it."""
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Text of every id alone, with U+FFFD for bytes that are no character by themselves."""
+        return tuple(piece.decode("utf-8", "replace") for piece in self.pieces)
+
+    @cached_property
+    def stripped(self) -> tuple[str, ...]:
+        """Texts without white space at either end."""
+        return tuple(text.strip() for text in self.texts)
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """Texts stripped and lower-cased: ids with the same one form a unigram group."""
+        return tuple(text.lower() for text in self.stripped)
+
+    @cached_property
+    def special_V(self) -> Bool[np.ndarray, "V"]:
+        """Which ids are special."""
+        return np.isin(np.arange(len(self)), list(self.special))
+
+
+def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
+    """The vocabulary of a Hugging Face tokenizer, padded to the model's `size` by empty ids.
+
+    Raises ModelError where the tokenizer has more ids than that.
+    """
+    if len(tokenizer) > size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} ids, the model only {size}: "
+            "use the tokenizer that belongs to the model"
+        )
+    added = {int(key): token for key, token in tokenizer.added_tokens_decoder.items()}
+    special = set(tokenizer.all_special_ids) | {key for key in added if added[key].special}
+    to_bytes = _reader(tokenizer)
+    pieces = [b""] * size
+    for key, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        if key in special or token is None:
+            continue
+        pieces[key] = str(added[key]).encode() if key in added else to_bytes(key, token)
+    return Vocabulary(tuple(pieces), frozenset(special))
+
+
+def _reader(tokenizer: Any) -> Any:
+    """How this tokenizer spells bytes: a function of an id and its token."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = backend.decoder.__getstate__() if backend and backend.decoder else b"{}"
+    decoder = json.dumps(json.loads(state))
+    if "ByteLevel" in decoder:
+        byte = {character: code for code, character in enumerate(_byte_alphabet())}
+        return lambda key, token: bytes(byte[character] for character in token)
+    if "Metaspace" in decoder or "ByteFallback" in decoder:
+        return lambda key, token: _sentencepiece_bytes(token)
+    return lambda key, token: tokenizer.decode([key]).encode()
+
+
+def _sentencepiece_bytes(token: str) -> bytes:
+    """A byte spelt out, or text in which a mark stands for the space."""
+    spelt = BYTE_TOKEN.fullmatch(token)
+    return bytes([int(spelt[1], 16)]) if spelt else token.replace(METASPACE, " ").encode()
+
+
+def _byte_alphabet() -> list[str]:
+    """The character by which byte-level tokenizers write each byte.
+
+    Bytes that print as Latin-1 stand for themselves, the others take the code points from 256 on.
+    """
+    printing = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(code if code in printing else next(others)) for code in range(256)]

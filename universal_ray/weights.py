@@ -1,0 +1,93 @@
+"""The weights of one model that its neurons meet, in a named convention."""
+
+from typing import Any
+
+import torch
+
+from universal_ray.errors import ModelError
+from universal_ray.models import ModelSource, _boot, prefetch
+from universal_ray.statistics.weights import CONVENTIONS, ModelWeights
+
+GATED = "a gated neuron reads by two vectors, its gate's and its own"
+UNBIASED = "its MLP has no input bias"
+NORMALISED = "its queries and keys are normalised, so that no matrix joins them"
+NO_HEADS = "its attention has no such matrices of single heads"
+
+PLACES = {
+    "w_in": ("mlp", "W_in"),
+    "bias": ("mlp", "b_in"),
+    "w_out": ("mlp", "W_out"),
+    "query": ("attn", "W_Q"),
+    "key": ("attn", "W_K"),
+    "value": ("attn", "W_V"),
+    "output": ("attn", "W_O"),
+}
+ABSENT = {"bias": UNBIASED} | dict.fromkeys(("query", "key", "value", "output"), NO_HEADS)
+
+
+def load_weights(
+    source: ModelSource,
+    convention: str = "folded",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> ModelWeights:
+    """Load a model and take its weights, no part of which the caller shares with anyone.
+
+    Raises ModelError for a convention that is none, or that the architecture does not allow.
+    """
+    if convention not in CONVENTIONS:
+        raise ModelError(
+            f"Weights convention {convention!r} is unknown: choose one of {', '.join(CONVENTIONS)}."
+        )
+    bridge = _boot(prefetch(source), device=device, dtype=dtype)
+    if convention == "folded":
+        _refuse_unfoldable(source, bridge)
+        bridge.enable_compatibility_mode(disable_warnings=True)
+    blocks: Any = bridge.blocks
+    found = {name: _stacked(blocks, *place) for name, place in PLACES.items()}
+    missing = {name: ABSENT[name] for name, stacked in found.items() if stacked is None}
+    if getattr(blocks[0].mlp, "W_gate", None) is not None:
+        missing |= {"w_in": GATED, "bias": GATED}
+    if getattr(blocks[0].attn, "q_norm", None) is not None:
+        missing |= {"query": NORMALISED, "key": NORMALISED}
+    for name in missing:
+        found[name] = None
+    w_in_LCD, bias_LD, w_out_LDC = found["w_in"], found["bias"], found["w_out"]
+    assert w_out_LDC is not None  # a model without is refused when it is resolved
+    return ModelWeights(
+        convention=convention,
+        layers=source.layers,
+        w_in_NC=None if w_in_LCD is None else w_in_LCD.transpose(1, 2).flatten(0, 1),
+        w_out_NC=w_out_LDC.flatten(0, 1),
+        bias_N=None if bias_LD is None else bias_LD.flatten(),
+        unembed_CV=bridge.W_U.detach().clone(),
+        query_HCK=_every_head(found["query"], found["query"]),
+        key_HCK=_every_head(found["key"], found["query"]),
+        value_HCK=_every_head(found["value"], found["output"]),
+        output_HKC=_every_head(found["output"], found["output"]),
+        missing=missing,
+    )
+
+
+def _refuse_unfoldable(source: ModelSource, bridge: Any) -> None:
+    """transformer_lens would leave some of these as they are, with no more than a warning."""
+    needed = ("supports_compatibility_mode", "supports_fold_ln", "supports_center_writing_weights")
+    if not all(getattr(bridge.adapter, name, True) for name in needed):
+        raise ModelError(
+            f"The weights of model {source.name!r} cannot be folded, as transformer_lens does not "
+            "support it for this architecture: choose the convention raw."
+        )
+
+
+def _stacked(blocks: Any, part: str, weight: str) -> torch.Tensor | None:
+    """A weight of every layer, one after the other; None where a layer lacks it."""
+    found = [getattr(getattr(block, part, None), weight, None) for block in blocks]
+    layers = [each.detach() for each in found if each is not None]
+    return torch.stack(layers) if len(layers) == len(found) else None
+
+
+def _every_head(shared: torch.Tensor | None, heads: torch.Tensor | None) -> torch.Tensor | None:
+    """All layers' heads in a row; a key or value that several queries share, once for each."""
+    if shared is None or heads is None:
+        return None
+    return shared.repeat_interleave(heads.shape[1] // shared.shape[1], dim=1).flatten(0, 1)
