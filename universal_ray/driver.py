@@ -12,6 +12,7 @@ from universal_ray import folding, reduce
 from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
 from universal_ray.cluster import cluster, results
 from universal_ray.lock import RunLock
+from universal_ray.moments_stage import MomentsStage
 from universal_ray.preflight import STUDY_FILE, Prepared
 from universal_ray.progress import PROGRESS_FILE
 from universal_ray.scheduler import Scheduler, Watch
@@ -21,6 +22,7 @@ from universal_ray.study import ClusterConfig, Device, fingerprint
 log = logging.getLogger(__name__)
 
 TABLES_MARKER = "tables/done.json"
+
 
 def correlate(prepared: Prepared, store: Store, watch: Watch) -> None:
     """Make every table of the correlation stage, from whatever is already done."""
@@ -33,7 +35,9 @@ def correlate(prepared: Prepared, store: Store, watch: Watch) -> None:
             log.info("nothing is left to do")
             return
         with cluster(prepared.study):
-            Scheduler(prepared, store, lock, watch).run()
+            stage = MomentsStage(prepared, store)
+            Scheduler(stage, prepared.study.cluster, store, lock, watch).run()
+            _stage(store, "reduce")
             _reduce(prepared, store, order, watch)
         lock.check()
 
@@ -124,5 +128,9 @@ def _reduce(prepared: Prepared, store: Store, order: reduce.Reduction, watch: Wa
     for name in sorted(stale):
         for path in store.list(f"reduce/{name}"):
             store.delete(path)
+    _stage(store, "finished")
+
+
+def _stage(store: Store, name: str) -> None:
     state = store.get_json(PROGRESS_FILE) if store.exists(PROGRESS_FILE) else {}
-    store.put_json(PROGRESS_FILE, {**state, "stage": "finished", "finished": time.time()})
+    store.put_json(PROGRESS_FILE, {**state, "stage": name, "updated": time.time()})

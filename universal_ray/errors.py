@@ -42,3 +42,7 @@ class NumericalError(UniversalRayError, ArithmeticError):
 
 class UnitError(UniversalRayError, RuntimeError):
     """A unit of work failed as often as it may."""
+
+
+class MemoryShortError(UniversalRayError, MemoryError):
+    """A worker could not hold what it was to compute."""

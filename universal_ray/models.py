@@ -159,8 +159,8 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 class Capture:
     """One loaded model that maps tokens to the values of its MLP neurons, and computes no logits.
 
-    `activation="post"`: what enters W_out, for a gated MLP the product act(gate) * up.
-    `activation="pre"`: what enters the activation function, for a gated MLP the gate's.
+    Activation `post`: what enters W_out, for a gated MLP the product act(gate) * up.
+    Activation `pre`: what enters the activation function, for a gated MLP the gate's.
     Raises ModelError where the weights loaded do not have the shapes of `source`.
     """
 
@@ -169,12 +169,13 @@ class Capture:
         source: ModelSource,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        activation: str = "post",
+        activations: Sequence[str] = ("post",),
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ModelError(
-                f"Activation {activation!r} is unknown: choose one of {', '.join(ACTIVATIONS)}."
-            )
+        for activation in activations:
+            if activation not in ACTIVATIONS:
+                raise ModelError(
+                    f"Activation {activation!r} is unknown: choose of {', '.join(ACTIVATIONS)}."
+                )
         self.source = source
         self.device = torch.device(device)
         self.dtype = dtype
@@ -187,37 +188,51 @@ class Capture:
             )
         _unwrap(bridge)
         for layer, block in enumerate(bridge.blocks):
-            getattr(block.mlp, f"hook_{activation}").add_hook(partial(self._keep, layer))
+            for place, activation in enumerate(activations):
+                hook = getattr(block.mlp, f"hook_{activation}")
+                hook.add_hook(partial(self._keep, place, layer))
         self._bridge = bridge.eval()
         self._base_model: Any = bridge.original_model.base_model  # all but the unembedding
-        self._x_TN = torch.empty(0)
+        self._count = len(activations)
+        self._values: tuple[torch.Tensor, ...] = ()
         self._kept = 0
-        self(torch.zeros(1, 2, dtype=torch.int64))  # a hook that never fires shows here
+        self.read(torch.zeros(1, 2, dtype=torch.int64))  # a hook that never fires shows here
 
-    def _keep(self, layer: int, x_BPD: torch.Tensor, hook: Any) -> None:
+    def _keep(self, place: int, layer: int, x_BPD: torch.Tensor, hook: Any) -> None:
         """Write one layer's values into their columns: the one copy there is."""
         width = self.source.width
-        self._x_TN[:, layer * width : (layer + 1) * width] = x_BPD.reshape(-1, width)
+        columns = slice(layer * width, (layer + 1) * width)
+        self._values[place][:, columns] = x_BPD.reshape(-1, width)
         self._kept += 1
 
     def __call__(self, tokens_BP: torch.Tensor) -> torch.Tensor:
+        """What `read` returns, of the one activation named."""
+        (x_TN,) = self.read(tokens_BP)
+        return x_TN
+
+    def read(self, tokens_BP: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Values [T, N] of all neurons for tokens [B, P] (int64), tokens row by row, neurons layer
-        by layer, in the dtype and on the device of the model; the caller owns the result.
+        by layer, in the dtype and on the device of the model, for each activation in the order
+        named; the caller owns the result.
         """
-        # Made outside inference mode, so that the caller may change it in place.
-        self._x_TN = torch.empty(
-            tokens_BP.numel(), self.source.neurons, dtype=self.dtype, device=self.device
+        # Made outside inference mode, so that the caller may change them in place.
+        self._values = tuple(
+            torch.empty(
+                tokens_BP.numel(), self.source.neurons, dtype=self.dtype, device=self.device
+            )
+            for _ in range(self._count)
         )
         self._kept = 0
         with torch.inference_mode():
             self._base_model(tokens_BP.to(self.device), use_cache=False)
-        if self._kept != self.source.layers:
+        if self._kept != self._count * self.source.layers:
             raise ModelError(
-                f"Model {self.source.name!r} showed {self._kept} of its {self.source.layers} MLP "
-                "layers in one pass: its architecture is not supported for this activation."
+                f"Model {self.source.name!r} showed {self._kept // self._count} of its "
+                f"{self.source.layers} MLP layers in one pass: its architecture is not supported "
+                "for this activation."
             )
-        x_TN, self._x_TN = self._x_TN, torch.empty(0)
-        return x_TN
+        values, self._values = self._values, ()
+        return values
 
 
 def _locate(name: str, what: str) -> tuple[str, str | None]:
@@ -350,7 +365,8 @@ def _boot(directory: str, **options: Any) -> TransformerBridge:
 
 
 def _unwrap(bridge: TransformerBridge) -> None:
-    """Put the model's own attention and normalization back where the bridge replaced them.
+    """Put the model's own attention and normalization back where the bridge replaced them, and
+    GPT-2's GELU in one pass over memory in the place of its eight (the same formula).
 
     The bridge computes both anew, operation by operation, so that every intermediate value can be
     hooked: a fifth to a third more time, and rounding that differs. Only its MLP hooks are used
@@ -362,6 +378,7 @@ def _unwrap(bridge: TransformerBridge) -> None:
         NormalizationBridge,
     )
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+    from transformers.activations import NewGELUActivation
 
     model: Any = bridge.original_model
     for parent in list(model.modules()):
@@ -370,5 +387,7 @@ def _unwrap(bridge: TransformerBridge) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, AttentionBridge | NormalizationBridge):
                 setattr(parent, name, child.original_component)
+            elif isinstance(child, NewGELUActivation):
+                setattr(parent, name, torch.nn.GELU(approximate="tanh"))
     if getattr(model, "_supports_sdpa", False):
         model.set_attn_implementation("sdpa")

@@ -21,20 +21,20 @@ class Progress:
     error: str | None = None
     began: float = field(default_factory=time.time)
     running: dict[str, float] = field(default_factory=dict)
-    """name of the work (its unit, and its group where there are several) to when it started"""
+    """task to when it started"""
     failures: list[dict[str, Any]] = field(default_factory=list)
 
-    def started(self, unit: str) -> None:
-        self.running[unit] = time.time()
+    def started(self, task: str) -> None:
+        self.running[task] = time.time()
 
-    def finished(self, unit: str, tokens: float) -> None:
-        self.running.pop(unit, None)
+    def finished(self, task: str, tokens: float) -> None:
+        self.running.pop(task, None)
         self.tokens_done += tokens
         self.units_left -= 1
 
-    def failed(self, unit: str, reason: str) -> None:
-        self.running.pop(unit, None)
-        self.failures.append({"unit": unit, "at": time.time(), "reason": reason})
+    def failed(self, task: str, reason: str) -> None:
+        self.running.pop(task, None)
+        self.failures.append({"task": task, "at": time.time(), "reason": reason})
 
     def stopped(self, reason: str) -> None:
         self.stage, self.error = "stopped", reason or "interrupted"

@@ -1,268 +1,320 @@
-"""Work to workers, blocks to folds: the bounded loop that gets every sum of a study made.
+"""Tasks to workers: the bounded loop that gets a stage done on a cluster that may fail.
 
-A unit is one durable set of files; a worker that dies costs the units it held, nothing else.
+A task's result is durable before it is reported, and any worker may do any task again with the same
+bits; so a worker or a node that dies costs what it was doing, and one that joins is used.
 """
 
 import json
 import logging
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from universal_ray import folding
 from universal_ray.cluster import results
-from universal_ray.errors import ResourceError, StorageError, UnitError
-from universal_ray.items import Block, Item, calibration_file, marker
+from universal_ray.errors import MemoryShortError, ResourceError, StorageError, UnitError
 from universal_ray.lock import RunLock
-from universal_ray.plan import Work
-from universal_ray.preflight import Prepared
 from universal_ray.progress import PROGRESS_FILE, Progress
 from universal_ray.store import Store
-from universal_ray.study import Device
-from universal_ray.worker import Assignment, MomentsWorker
+from universal_ray.study import ClusterConfig, Device
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""How often a unit may fail before the run stops with its error."""
+"""How often a task may fail before the run stops with its error."""
 CALLS = 2
-"""Calls under way on one worker: while one writes its sums, the next makes its own."""
+"""Tasks under way on one worker: while one writes its sums, the next makes its own."""
 START_TIMEOUT = 300.0
-"""Seconds to wait for a worker before saying what it lacks."""
+"""Seconds to wait for a worker before saying what the cluster lacks."""
+POLL = 5.0
+"""Seconds without news after which the lock is looked at all the same."""
 METRICS_FILE = "metrics.jsonl"
+NODE_DIED = "node has died", "node died", "node is dead", "node was terminated"
+"""What Ray says of a worker that was lost with its node, in one of its messages."""
 
 Watch = Callable[[str, int, int, float], None]
 """Called with stage, done, total and rate per second whenever something finishes."""
 
 
+@dataclass(frozen=True)
+class Task:
+    """One call of a worker's method."""
+
+    name: str
+    """as Ray's dashboard shows it; no two tasks of a stage share it"""
+    label: str
+    """for people: unit 3"""
+    method: str
+    arguments: tuple
+    tokens: float = 0.0
+    """what it adds to the progress; its result is then one line of the metrics"""
+    beside: bool = False
+    """small work that a worker does beside the tasks that compute"""
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """What a stage of a run tells the scheduler."""
+
+    name: str
+    actor: type
+    """its methods are the tasks'; `memory()` gives its host and the bytes of its device"""
+    assignment: Any
+    """the one argument of its constructor"""
+
+    @property
+    def steps(self) -> int:
+        """How many tasks there are to begin with; no worker starts for none."""
+
+    @property
+    def steps_done(self) -> int:
+        """How many of the stage's counted tasks an earlier run has finished."""
+
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Sequence[Task]]:
+        """Tasks for workers of such memory; a batch begins when the one before is done."""
+
+    def finished(self, task: Task, result: Any) -> Sequence[Task]:
+        """Take note of a result; tasks that became possible by it."""
+
+
 def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """One entry per finished work of a run, in the order they finished."""
+    """One entry per finished task that counts, in the order they finished."""
     if not store.exists(METRICS_FILE):
         return []
     return [json.loads(line) for line in store.get(METRICS_FILE).decode().splitlines()]
 
 
-class Scheduler:
-    """The bounded loop that gets every unit computed and every full block folded."""
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    node: str = ""
+    memory: tuple[str, float] = ("", 0.0)
+    tasks: set[ray.ObjectRef] = field(default_factory=set)
+    beside: set[ray.ObjectRef] = field(default_factory=set)
 
-    def __init__(self, prepared: Prepared, store: Store, lock: RunLock, watch: Watch):
-        self.prepared, self.store, self.lock, self.watch = prepared, store, lock, watch
-        self.plan, self.settings = prepared.plan, prepared.study.cluster
-        study = prepared.study
-        self.assignment = Assignment(
-            store_url=store.url,
-            nonce=store.write_nonce(),
-            corpus=prepared.corpus,
-            sources=prepared.sources,
-            excluded=prepared.excluded,
-            activation=study.models.activation.value,
-            dtype=study.models.dtype.value,
-            policy=self.plan.footprint.policy.value,
-            batch_rows=self.plan.batch_rows,
-            threads=self.settings.threads,
-            device=self.settings.device.value,
-        )
-        self.waiting: deque[Work] = deque()
-        self.done = set(self.plan.done)
-        self.workers: list[Any] = []
-        self.running: dict[ray.ObjectRef, tuple[Any, Work]] = {}
+
+def _greet(worker: Any) -> tuple[str, tuple[str, float]]:
+    """Runs in the worker's process: its node and memory."""
+    return ray.get_runtime_context().get_node_id(), worker.memory()
+
+
+class Scheduler:
+    """Runs one stage; holds no results."""
+
+    def __init__(
+        self, stage: Stage, settings: ClusterConfig, store: Store, lock: RunLock, watch: Watch
+    ):
+        self.stage, self.settings = stage, settings
+        self.store, self.lock, self.watch = store, lock, watch
+        self.workers: list[_Worker] = []
+        self.starting: dict[ray.ObjectRef, _Worker] = {}
+        self.running: dict[ray.ObjectRef, tuple[_Worker, Task]] = {}
+        self.waiting: deque[Task] = deque()
+        self.beside: deque[Task] = deque()
         self.attempts: dict[str, int] = {}
-        self.folds: dict[ray.ObjectRef, tuple[Any, Item, Block]] = {}
-        self.folded: set[tuple[str, int]] = set()
-        self.started = 0
+        self.avoided: dict[str, set[str]] = {}
+        self.started = self.failed_starts = 0
+        self.heard = time.monotonic()
         self.progress = Progress(0, 0, 0)
         self.metrics = read_metrics(store)
 
     def run(self) -> None:
-        if self.plan.work:
-            self._start_workers(min(self.settings.workers, len(self.plan.work)))
-            self._calibrate()
+        """Raises UnitError for a task that failed too often, ResourceError without workers, and
+        what a task raises on purpose.
+        """
+        if not self.stage.steps:
+            return
         try:
-            self._divide()
-            self._fold_ready()
-            while self.waiting or self.running or self.folds:
-                self._assign()
-                self._collect()
+            self._start(min(self.settings.workers, self.stage.steps))
+            memory = [worker.memory for worker in self.workers]
+            for tasks in self.stage.batches(memory):
+                self._run(tasks)
         except BaseException as error:
             self.progress.stopped(str(error))
             self._publish()
             raise
         finally:
-            for worker in self.workers:
-                ray.kill(worker)
-        self.progress.stage = "reduce"
-        self._publish()
+            for worker in [*self.workers, *self.starting.values()]:
+                ray.kill(worker.actor)
 
-    def _divide(self) -> None:
-        """Plan again for the memory that the workers have; what fixes the bits stays as it is."""
-        if self.workers and self.settings.memory is None:
-            found = results([worker.memory.remote() for worker in self.workers])
-            self.plan = replace(self.plan, memory=_smallest(found, self.settings.device))
-        self.waiting = deque(self.plan.work)
-        self.total_flops = self._flops_per_token()
-        tokens = sum(self._tokens_of(work) for work in self.waiting)
-        steps = len(self.plan.groups) * len(self.plan.layout.units)
-        self.progress = Progress(steps, len(self.waiting), round(tokens))
+    def _run(self, tasks: Sequence[Task]) -> None:
+        counted = [task.tokens for task in tasks if task.tokens]
+        if counted:
+            done = self.stage.steps_done
+            self.progress = Progress(
+                done + len(counted), len(counted), round(sum(counted)), stage=self.stage.name
+            )
+        self._add(tasks)
+        while self.waiting or self.beside or self.running:
+            self._assign()
+            self._collect()
 
-    def _flops_per_token(self) -> int:
-        return sum(item.flops(1) for item in self.plan.items)
-
-    def _tokens_of(self, work: Work) -> float:
-        """Tokens of the unit, by the share of their sums that the work makes."""
-        share = sum(item.flops(1) for item in work.items) / self.total_flops
-        return self.plan.tokens(work.unit) * share
+    def _add(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            (self.beside if task.beside else self.waiting).append(task)
 
     def _publish(self) -> None:
         self.store.put_json(PROGRESS_FILE, self.progress.state())
 
-    def _new_worker(self) -> Any:
+    # Workers
+
+    def _new_worker(self) -> None:
         self.started += 1
-        remote = ray.remote(MomentsWorker).options(
-            name=f"moments-{self.started:03d}-{os.getpid()}",
+        remote: Any = ray.remote(self.stage.actor).options(
+            name=f"{self.stage.name}-{self.started:03d}-{os.getpid()}",
             num_cpus=self.settings.threads,
             num_gpus=1 if self.settings.device is Device.cuda else 0,
-            # A restarted actor would have lost what it held; work is resubmitted instead.
+            # A restarted actor would have lost what it held; tasks are given out again instead.
             max_restarts=0,
-            max_concurrency=CALLS + 1,  # and a fold
+            max_concurrency=CALLS + 1,  # and one task beside
         )
-        worker = remote.remote(self.assignment)
-        self.workers.append(worker)
-        return worker
+        worker = _Worker(remote.remote(self.stage.assignment))
+        self.starting[worker.actor.__ray_call__.remote(_greet)] = worker
 
-    def _start_workers(self, count: int) -> None:
-        workers = [self._new_worker() for _ in range(count)]
-        ready = [worker.process.remote() for worker in workers]
-        _, late = ray.wait(ready, num_returns=count, timeout=START_TIMEOUT)
-        if late:
-            raise ResourceError(
-                f"{len(late)} of {count} workers did not start within {START_TIMEOUT:.0f} s: the "
-                f"cluster has {ray.available_resources()} free; wait for other jobs or lower "
-                "cluster.workers"
-            )
-        results(ready)
-
-    def _calibrate(self) -> None:
-        """Shift and scale of every model, once in the life of a run."""
-        missing = [
-            model for model in self.plan.models if not self.store.exists(calibration_file(model))
-        ]
-        results(
-            [
-                self.workers[index % len(self.workers)].calibrate.remote(
-                    model, self.prepared.calibration_rows
+    def _start(self, count: int) -> None:
+        """Start workers and wait for all: what the stage plans depends on their memory."""
+        for _ in range(count):
+            self._new_worker()
+        deadline = time.monotonic() + START_TIMEOUT
+        while self.starting:
+            ready, _ = ray.wait(list(self.starting), timeout=POLL)
+            self.lock.check()
+            for reference in ready:
+                self._greeted(reference)
+            if self.starting and time.monotonic() > deadline:
+                raise ResourceError(
+                    f"{len(self.starting)} of {count} workers did not start within "
+                    f"{START_TIMEOUT:.0f} s: the cluster has {ray.available_resources()} free; "
+                    "wait for other jobs or lower cluster.workers"
                 )
-                for index, model in enumerate(missing)
-            ]
-        )
 
-    def _assign(self) -> None:
-        while self.waiting and (worker := self._free_worker()):
-            work = self.waiting.popleft()
-            name = f"unit-{work.unit.name}-{work.group}"
-            self.running[worker.compute.options(name=name).remote(work)] = (worker, work)
-            self.progress.started(work.name)
-            self._publish()
-
-    def _free_worker(self) -> Any | None:
-        """The one with fewest calls; a second call only while there is enough left for all."""
-        calls = Counter(worker for worker, _ in self.running.values())
-        worker = min(self.workers, key=lambda each: calls[each])
-        most = CALLS if len(self.waiting) > len(self.workers) else 1
-        return worker if calls[worker] < most else None
-
-    def _collect(self) -> None:
-        ready, _ = ray.wait([*self.running, *self.folds], num_returns=1, timeout=5)
-        self.lock.check()
-        for reference in ready:
-            if reference in self.folds:
-                self._folded(reference)
-                continue
-            worker, work = self.running.pop(reference)
-            try:
-                metrics = results([reference])[0]
-            except (RayActorError, RayTaskError, StorageError) as error:
-                self._failed(worker, work, error)
-                continue
-            self.done |= {(work.unit.index, item.key) for item in work.items}
-            self.metrics.append(metrics)
-            lines = "".join(json.dumps(entry) + "\n" for entry in self.metrics)
-            self.store.put(METRICS_FILE, lines.encode())
-            self.progress.finished(work.name, self._tokens_of(work))
-            self.watch("tokens", round(self.progress.tokens_done), self.progress.tokens_total,
-                       self.progress.rate)
-            self._publish()
-        self._fold_ready()
-
-    def _folded(self, reference: ray.ObjectRef) -> None:
-        worker, item, block = self.folds.pop(reference)
+    def _greeted(self, reference: ray.ObjectRef) -> None:
+        worker = self.starting.pop(reference)
         try:
-            (seconds,) = results([reference])
-        except RayActorError as error:
-            log.warning("block %d lost its worker and is folded again: %s", block.index, error)
-            self.folded.discard((item.key, block.index))
-            self._replace(worker)
+            ((worker.node, worker.memory),) = results([reference])
+        except RayError as error:
+            self.failed_starts += 1
+            if self.failed_starts >= ATTEMPTS:
+                raise ResourceError(
+                    f"{ATTEMPTS} workers in a row died as they started, the last with: "
+                    f"{_reason(error)}; see Ray's logs of that node"
+                ) from error
+            log.warning("a worker died as it started, another is tried: %s", _reason(error))
+            self._new_worker()
             return
-        log.debug("folded block %s of %s in %.1f s", block.name, item.key, seconds)
+        self.failed_starts = 0
+        self.heard = time.monotonic()
+        self.workers.append(worker)
 
-    def _failed(self, worker: Any, work: Work, error: Exception) -> None:
-        """Put the work back, on a new worker if the old one died."""
-        unit = work.unit
-        self.attempts[work.name] = self.attempts.get(work.name, 0) + 1
-        cause = getattr(error, "cause", None) or error
-        reason = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
-        self.progress.failed(work.name, reason)
-        self._publish()
-        if self.attempts[work.name] >= ATTEMPTS:
-            raise UnitError(
-                f"unit {unit.index} failed {ATTEMPTS} times, last with: {reason}; everything "
-                "finished is kept, mend the cause and run the same command again"
-            ) from error
-        log.warning("unit %d failed and is tried again: %s", unit.index, reason)
-        if isinstance(error, RayActorError):
-            self._replace(worker)
-        self.waiting.appendleft(work)
-
-    def _replace(self, worker: Any) -> None:
-        """A new worker for one that died, once: its other call fails too."""
+    def _replace(self, worker: _Worker) -> None:
+        """A new worker for one that died, once: its other tasks fail too."""
         if worker in self.workers:
             self.workers.remove(worker)
+            ray.kill(worker.actor)
             self._new_worker()
 
-    def _fold_ready(self) -> None:
-        """Fold blocks whose units are all there, one at a time on each worker."""
-        for item, block in self._ready():
-            if self.store.exists(marker(item.block_folder(block))):
-                # A fold that was cut short may have left its units behind.
-                folding.drop(self.store, [item.unit_folder(unit) for unit in block.units])
-                self.folded.add((item.key, block.index))
+    # Tasks
+
+    def _assign(self) -> None:
+        for worker in self.workers:
+            if self.beside and not worker.beside:
+                self._give(worker, self.beside.popleft())
+        while self.waiting and (free := self._free_worker(self.waiting[0])):
+            task = self.waiting.popleft()
+            self._give(free, task)
+            if task.tokens:
+                self.progress.started(task.label)
+                self._publish()
+
+    def _give(self, worker: _Worker, task: Task) -> None:
+        method = getattr(worker.actor, task.method)
+        reference = method.options(name=task.name).remote(*task.arguments)
+        (worker.beside if task.beside else worker.tasks).add(reference)
+        self.running[reference] = (worker, task)
+
+    def _free_worker(self, task: Task) -> _Worker | None:
+        """The one with fewest tasks, of a node where this one has not run out of memory if there
+        is any; a second task only while there is enough left for all.
+        """
+        avoided = self.avoided.get(task.name, set())
+        allowed = [worker for worker in self.workers if worker.node not in avoided] or self.workers
+        if not allowed:
+            return None
+        worker = min(allowed, key=lambda each: len(each.tasks))
+        most = CALLS if len(self.waiting) > len(self.workers) else 1
+        return worker if len(worker.tasks) < most else None
+
+    def _collect(self) -> None:
+        ready, _ = ray.wait([*self.running, *self.starting], num_returns=1, timeout=POLL)
+        self.lock.check()
+        for reference in ready:
+            if reference in self.starting:
+                self._greeted(reference)
                 continue
-            if not self.workers:
-                self._start_workers(1)
-            busy = {worker for worker, _, _ in self.folds.values()}
-            free = [worker for worker in self.workers if worker not in busy]
-            if not free:
-                return
-            self.folded.add((item.key, block.index))
-            name = f"fold-{block.index}-{item.key}"
-            reference = free[0].fold.options(name=name).remote(item, block)
-            self.folds[reference] = (free[0], item, block)
+            worker, task = self.running.pop(reference)
+            worker.tasks.discard(reference)
+            worker.beside.discard(reference)
+            try:
+                (result,) = results([reference])
+            except (RayError, StorageError, MemoryShortError) as error:
+                self._failed(worker, task, error)
+                continue
+            if task.tokens:
+                self._counted(task, result)
+            self._add(self.stage.finished(task, result))
+        if self.workers:
+            self.heard = time.monotonic()
+        elif time.monotonic() - self.heard > START_TIMEOUT:
+            raise ResourceError(
+                f"no worker is left and none started within {START_TIMEOUT:.0f} s: everything "
+                f"finished is kept; the cluster has {ray.available_resources()} free, add nodes "
+                "and run the same command again"
+            )
 
-    def _ready(self) -> Iterator[tuple[Item, Block]]:
-        for block in self.plan.layout.blocks:
-            for item in self.plan.items:
-                if (item.key, block.index) not in self.folded and all(
-                    (unit.index, item.key) in self.done for unit in block.units
-                ):
-                    yield item, block
+    def _counted(self, task: Task, metrics: dict[str, Any]) -> None:
+        self.metrics.append({"stage": self.stage.name, **metrics})
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.metrics)
+        self.store.put(METRICS_FILE, lines.encode())
+        progress = self.progress
+        progress.finished(task.label, task.tokens)
+        self._publish()
+        self.watch("tokens", round(progress.tokens_done), progress.tokens_total, progress.rate)
+
+    def _failed(self, worker: _Worker, task: Task, error: Exception) -> None:
+        """Put a task back; replace its worker if that died, or holds memory that was short."""
+        reason = _reason(error)
+        short = isinstance(error, OutOfMemoryError | MemoryShortError)
+        died = isinstance(error, RayError) and not isinstance(error, RayTaskError)
+        self.progress.failed(task.label, reason)
+        self._publish()
+        if not (died and any(words in str(error) for words in NODE_DIED)):
+            self.attempts[task.name] = self.attempts.get(task.name, 0) + 1
+        if self.attempts.get(task.name, 0) >= ATTEMPTS:
+            advice = (
+                "lower cluster.memory, so that fewer sums are held together (no bit changes), or "
+                "give the workers more"
+                if short
+                else "mend the cause"
+            )
+            raise UnitError(
+                f"{task.label} failed {ATTEMPTS} times, last with: {reason}; everything finished "
+                f"is kept, {advice} and run the same command again"
+            ) from error
+        log.warning("%s failed and is tried again: %s", task.label, reason)
+        if short:
+            self.avoided.setdefault(task.name, set()).add(worker.node)
+        if died or short:
+            self._replace(worker)
+        (self.beside if task.beside else self.waiting).appendleft(task)
 
 
-def _smallest(found: list[tuple[str, float]], device: Device) -> float:
-    """Bytes that every worker has to itself: workers on one host share its memory, not its GPUs."""
-    hosts = [host for host, _ in found]
-    shared = device is Device.cpu
-    return min(memory / (hosts.count(host) if shared else 1) for host, memory in found)
+def _reason(error: Exception) -> str:
+    """Kind and first line of what went wrong."""
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0]}"

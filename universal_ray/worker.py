@@ -1,7 +1,7 @@
-"""A worker: forward passes and moment sums of one unit of tokens, one call, one durable result.
+"""Workers: they read tokens and run models; the one here sums moments over a unit of tokens.
 
-It keeps the loaded models between calls and nothing else, so that any worker may compute any work,
-again if need be, with the same bits.
+A worker keeps the loaded models between calls and nothing else, so that any worker may compute any
+work, again if need be, with the same bits.
 """
 
 import os
@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
 from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
-from universal_ray.errors import NumericalError, ResourceError
+from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
 from universal_ray.folding import fold
 from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
 from universal_ray.measure import Clock, peak_bytes
@@ -30,7 +31,7 @@ from universal_ray.sums import Sums, to_host
 
 @dataclass(frozen=True)
 class Assignment:
-    """What every worker of a study is told once."""
+    """What every worker of a stage is told once."""
 
     store_url: str
     nonce: str
@@ -38,60 +39,102 @@ class Assignment:
     sources: dict[str, ModelSource]
     """by identity"""
     excluded: tuple[int, ...]
-    activation: str
+    """ids that do not count"""
+    activations: tuple[str, ...]
     dtype: str
-    policy: str
     batch_rows: int
     threads: int
     device: str
 
 
-class MomentsWorker:
-    """Runs as a Ray actor; holds one GPU, or `threads` CPU threads."""
+@dataclass(frozen=True)
+class MomentsAssignment(Assignment):
+    """And the precision of the sums."""
+
+    policy: str
+
+
+@contextmanager
+def refused_memory() -> Iterator[None]:
+    """Raise MemoryShortError where a GPU or the machine has no memory left to give."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not (short or "can't allocate memory" in str(error)):
+            raise
+        line = str(error).strip().splitlines()[0]
+        raise MemoryShortError(f"{socket.gethostname()} has no memory left: {line}") from None
+
+
+class Worker:
+    """Runs as a Ray actor; holds one GPU, or `threads` CPU threads, and the models it has loaded.
+
+    Of its calls only one at a time computes.
+    """
 
     def __init__(self, assignment: Assignment):
         fix_arithmetic(assignment.threads)
         keep_freed_memory()
         if assignment.device == "cuda" and not torch.cuda.is_available():
             raise ResourceError("a worker sees no GPU: check cluster.device and the node's driver")
-        self.assignment = assignment
+        self.told = assignment
         self.store = Store(assignment.store_url)
         self.store.check_nonce(assignment.nonce)
         self._captures: dict[str, Capture] = {}
-        self._calibrations: dict[str, Calibration] = {}
-        self._computing, self._writing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
 
-    def process(self) -> int:
-        """Its process id; answers once the worker is ready."""
-        return os.getpid()
+    def memory(self) -> tuple[str, float]:
+        """Its host, and the bytes of its GPU, or of its machine where it has none."""
+        if self.told.device == "cuda":
+            return socket.gethostname(), float(torch.cuda.mem_get_info()[0])
+        return socket.gethostname(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
-    def _activations(self, model: Model, tokens_BP: torch.Tensor) -> torch.Tensor:
-        """Raw activations [T, N], float32."""
-        told = self.assignment
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Alone at computing, with the threads it was given."""
+        with self._lock, refused_memory():
+            # The pool of an actor's threads starts each with torch's own number of threads.
+            torch.set_num_threads(self.told.threads)
+            yield
+
+    def activations(self, model: Model, tokens_BP: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Raw activations [T, N], float32, of each kind that the assignment names."""
+        told = self.told
         if model.identity not in self._captures:
             self._captures[model.identity] = Capture(
                 told.sources[model.identity],
                 told.device,
                 getattr(torch, told.dtype.removeprefix("t")),
-                told.activation,
+                told.activations,
             )
         with tensor_float32(told.dtype == "tfloat32"):
-            return self._captures[model.identity](tokens_BP).float()
+            return tuple(x_TN.float() for x_TN in self._captures[model.identity].read(tokens_BP))
 
-    def _tokens(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokens(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, P] on the device, and which of them count [T], on the CPU."""
-        told = self.assignment
-        tokens_BP = torch.from_numpy(told.corpus.read(start, stop))
-        kept_T = kept_mask(tokens_BP, told.excluded)
-        if told.device == "cuda":
+        tokens_BP = torch.from_numpy(self.told.corpus.read(start, stop))
+        kept_T = kept_mask(tokens_BP, self.told.excluded)
+        if self.told.device == "cuda":
             tokens_BP = tokens_BP.pin_memory().to("cuda", non_blocking=True)
         return tokens_BP, kept_T
 
+
+class MomentsWorker(Worker):
+    """Sums of one unit of tokens, one call, one durable result."""
+
+    told: MomentsAssignment
+
+    def __init__(self, assignment: MomentsAssignment):
+        super().__init__(assignment)
+        self._calibrations: dict[str, Calibration] = {}
+        self._writing = threading.Lock()
+
     def calibrate(self, model: Model, rows: int) -> Receipt:
         """Store shift and scale of every neuron of a model, from the first rows of the study."""
-        tokens_BP, kept_T = self._tokens(0, rows)
-        with self._computing:
-            x_TN = self._activations(model, tokens_BP)
+        tokens_BP, kept_T = self.tokens(0, rows)
+        with self.computing():
+            (x_TN,) = self.activations(model, tokens_BP)
         try:
             found = calibrate(x_TN, kept_T, model.layers)
         except NumericalError as error:
@@ -103,16 +146,10 @@ class MomentsWorker:
         if model.identity not in self._calibrations:
             stored = self.store.get_tensors(calibration_file(model))
             self._calibrations[model.identity] = Calibration(
-                stored["shift"].to(self.assignment.device),
-                stored["scale"].to(self.assignment.device),
+                stored["shift"].to(self.told.device),
+                stored["scale"].to(self.told.device),
             )
         return self._calibrations[model.identity]
-
-    def memory(self) -> tuple[str, float]:
-        """Its host, and the bytes of its GPU, or of its machine where it has none."""
-        if self.assignment.device == "cuda":
-            return socket.gethostname(), float(torch.cuda.mem_get_info()[0])
-        return socket.gethostname(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     def fold(self, item: Item, block: Block) -> float:
         """Fold the units of a block beside the calls that sum; returns the seconds it took."""
@@ -125,14 +162,12 @@ class MomentsWorker:
 
         Two calls may be under way: while one writes its sums, the next makes its own.
         """
-        told, unit = self.assignment, work.unit
+        told, unit = self.told, work.unit
         spent = dict.fromkeys(("load", "forward", "operands", "products", "copy", "write"), 0.0)
         receipts: dict[str, list[Receipt]] = {}
         kept = 0
         for held in work.passes:
-            with self._computing:
-                # The pool of an actor's threads starts each with torch's own number of threads.
-                torch.set_num_threads(told.threads)
+            with self.computing():
                 clock = Clock(told.device)
                 sums, kept = self._sum(unit, held, clock)
                 self._writing.acquire()  # the host holds the sums of one pass beside those made
@@ -166,15 +201,15 @@ class MomentsWorker:
 
     def _sum(self, unit: Unit, held: Pass, clock: "Clock") -> tuple["Sums", int]:
         """One reading of the unit's tokens; nothing here waits for a GPU before the end."""
-        told = self.assignment
+        told = self.told
         sums = Sums(held, told.device)
         models = {m.identity: m for part in held for m in part.item.models}
         for start in range(unit.start, unit.stop, told.batch_rows):
-            tokens_BP, kept_T = self._tokens(start, min(start + told.batch_rows, unit.stop))
+            tokens_BP, kept_T = self.tokens(start, min(start + told.batch_rows, unit.stop))
             clock.lap("load")
             factors = {}
             for key, model in models.items():
-                x_TN = self._activations(model, tokens_BP)
+                (x_TN,) = self.activations(model, tokens_BP)
                 clock.lap("forward")
                 factors[key] = sums.add_model(
                     model, normalise_(x_TN, self._calibration(model)), kept_T, told.policy

@@ -68,7 +68,7 @@ def families():
 @pytest.mark.parametrize("flags", [{}, STANFORD], ids=["plain", "stanford"])
 def test_gpt2_equals_plain_hooks(tmp_path, flags, activation):
     make_gpt2(tmp_path, seed=1, layers=4, **flags)
-    x_TN = Capture(resolve(str(tmp_path)), activation=activation)(rows(300))
+    x_TN = Capture(resolve(str(tmp_path)), activations=[activation])(rows(300))
     assert x_TN.shape == (60, 4 * 128) and x_TN.dtype == torch.float32
     before = None if activation == "post" else "c_fc"
     for attention in ("sdpa", "eager"):
@@ -125,7 +125,7 @@ def test_other_architectures_equal_plain_hooks(tmp_path, family, activation):
     save_model(model, tmp_path)
     source = resolve(str(tmp_path))
     assert (source.layers, source.vocabulary, source.context) == (3, 320, 32)
-    x_TN = Capture(source, activation=activation)(rows(320))
+    x_TN = Capture(source, activations=[activation])(rows(320))
     expected_TN = plain(tmp_path, post, None if activation == "post" else pre)(rows(320))
     assert x_TN.shape == (60, source.neurons)
     assert expected_TN.std() > 0.1
@@ -142,9 +142,11 @@ def test_post_of_a_gated_mlp_is_gate_times_up(tmp_path):
     save_model(LlamaForCausalLM(config), tmp_path)
     source = resolve(str(tmp_path))
     post_TN = Capture(source)(rows(300))
-    pre_TN = Capture(source, activation="pre")(rows(300))
+    pre_TN = Capture(source, activations=["pre"])(rows(300))
     up_TN = plain(tmp_path, "", "up_proj")(rows(300))
     torch.testing.assert_close(post_TN, torch.nn.functional.silu(pre_TN) * up_TN)
+    both = Capture(source, activations=["pre", "post"]).read(rows(300))
+    assert torch.equal(both[0], pre_TN) and torch.equal(both[1], post_TN)
 
 
 def test_tokens_run_row_by_row_and_neurons_layer_by_layer(tmp_path):

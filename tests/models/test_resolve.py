@@ -239,7 +239,7 @@ def test_refuses_weights_that_are_not_those_resolved(gpt2, tmp_path):
 
 def test_refuses_an_unknown_activation(gpt2):
     with pytest.raises(ModelError) as error:
-        Capture(resolve(str(gpt2)), activation="middle")
+        Capture(resolve(str(gpt2)), activations=["middle"])
     assert "'middle'" in sentence(error)
 
 

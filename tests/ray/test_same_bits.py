@@ -24,7 +24,7 @@ from helpers_study import (
 )
 from ray.cluster_utils import Cluster
 
-from universal_ray import folding, scheduler
+from universal_ray import folding, moments_stage
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
 from universal_ray.items import layer_file, marker
 from universal_ray.lock import RunLock
@@ -172,7 +172,7 @@ def test_damaged_unit_is_found_and_computed_again(inputs, expected, tmp_path, ca
 def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     study = make_study(tmp_path, *inputs)
     with monkeypatch.context() as patch:
-        patch.setattr(scheduler.Scheduler, "_fold_ready", lambda self: None)
+        patch.setattr(moments_stage.MomentsStage, "_folds", lambda self: [])
         store = run(study)
     assert not [path for path in store.list("moments") if "block-" in path]
     assert table_bytes(store) == expected

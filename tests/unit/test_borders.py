@@ -32,7 +32,8 @@ PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 """Pure modules import these, the standard library and each other."""
 
 OWN = {
-    "store": ["errors"],
+    "store": ["errors", "failures"],
+    "failures": [],
     "moments": ["errors"],
     "rotation": [],
     "summary": [],
@@ -51,7 +52,10 @@ NEVER = {
         "assemble", "cluster", "driver", "job", "preflight", "reduce", "report", "scheduler",
     ],
     "reduce": ["assemble", "cluster", "driver", "job", "preflight", "report", "scheduler"],
-    "scheduler": ["driver", "job", "assemble", "report"],
+    "scheduler": [
+        "assemble", "driver", "items", "job", "moments_stage", "plan", "preflight", "reduce",
+        "report", "worker",
+    ],
     "driver": ["job", "report"],
     "models": ["store", "worker", "driver", "reduce"],
     "corpus": ["models", "store", "worker", "driver", "reduce"],

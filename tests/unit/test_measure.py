@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from universal_ray.measure import Clock, measured_speed, peak_bytes, probed_speed
-from universal_ray.scheduler import _smallest
+from universal_ray.moments_stage import smallest_memory
 from universal_ray.study import Device
 
 
@@ -58,4 +58,4 @@ def test_peak_memory_is_at_least_what_is_held():
     ],
 )
 def test_workers_of_a_host_share_its_memory_but_not_its_gpus(found, device, smallest):
-    assert _smallest(found, device) == smallest
+    assert smallest_memory(found, device) == smallest

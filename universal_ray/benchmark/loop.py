@@ -7,6 +7,7 @@ what is measured is the loop.
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 
 from universal_ray import folding, reduce, testbed
+from universal_ray.benchmark import naive
 from universal_ray.corpus import kept_mask
 from universal_ray.measure import peak_bytes
-from universal_ray.models import Capture
 from universal_ray.preflight import Prepared, prepare
+from universal_ray.scheduler import CALLS
 from universal_ray.store import Store
 from universal_ray.study import (
     BaselineConfig,
@@ -33,7 +35,7 @@ from universal_ray.study import (
     UnitsConfig,
 )
 from universal_ray.testbed.training import Settings
-from universal_ray.worker import Assignment, MomentsWorker
+from universal_ray.worker import MomentsAssignment, MomentsWorker
 
 HEAD = 64
 """Width of an attention head, as in every GPT-2."""
@@ -139,19 +141,19 @@ def make_study(folder: Path, shape: Shape, means: Means, workers: int = 1) -> St
 
 
 def run_sums(study: Study, means: Means) -> tuple[Timing, Prepared]:
-    """The sums of a study in this process, one unit after the other; models are loaded before."""
+    """The sums of a study in this process, as one actor makes them; models are loaded before."""
     store = Store(study.run.dir)
     study.precision.moments = means.policy
     prepared = prepare(study, store)
     plan = prepared.plan
     worker = MomentsWorker(
-        Assignment(
+        MomentsAssignment(
             store_url=store.url,
             nonce=store.write_nonce(),
             corpus=prepared.corpus,
             sources=prepared.sources,
             excluded=prepared.excluded,
-            activation=study.models.activation.value,
+            activations=(study.models.activation.value,),
             dtype=means.dtype.value,
             policy=means.policy.value,
             batch_rows=plan.batch_rows,
@@ -164,9 +166,10 @@ def run_sums(study: Study, means: Means) -> tuple[Timing, Prepared]:
     cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
     timing = Timing(plan.total_tokens, plan.flops, cross)
     began = time.monotonic()
-    for work in plan.work:
-        for name, seconds in worker.compute(work)["seconds"].items():
-            timing.seconds[name] += seconds
+    with ThreadPoolExecutor(CALLS) as pool:  # one unit is written while the next is computed
+        for metrics in pool.map(worker.compute, plan.work):
+            for name, seconds in metrics["seconds"].items():
+                timing.seconds[name] += seconds
     timing.wall = time.monotonic() - began
     timing.peak_bytes = peak_bytes(means.device.value)
     return timing, prepared
@@ -213,18 +216,10 @@ class _lap:
         self._timing.seconds[self._name] += time.monotonic() - self._began
 
 
-def captures(prepared: Prepared, means: Means) -> list[Capture]:
-    """The models of a study, the reference first, as the other schemes read them."""
-    return [
-        Capture(prepared.sources[model.identity], means.device.value)
-        for model in prepared.plan.models
-    ]
-
-
 def batches(prepared: Prepared, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The first tokens of a study as the loop reads them: [B, P], and which count [T]."""
+    """The first tokens of a study in the naive scheme's batches: [B, P], and which count [T]."""
     plan, corpus = prepared.plan, prepared.corpus
     rows = min(tokens // plan.context, plan.layout.units[-1].stop)
-    for start in range(0, rows, plan.batch_rows):
-        tokens_BP = torch.from_numpy(corpus.read(start, min(start + plan.batch_rows, rows)))
+    for start in range(0, rows, naive.ROWS):
+        tokens_BP = torch.from_numpy(corpus.read(start, min(start + naive.ROWS, rows)))
         yield tokens_BP, kept_mask(tokens_BP, prepared.excluded)

@@ -2,11 +2,14 @@
 
 Per batch: activations in half precision, one float32 product per pair of layers, each copied to
 the host and added in float64; and the whole of it again for the rotation baseline. One pair of
-models at a time. Shapes as in `moments`; R rotations [D, D], one per layer of the second model.
+models at a time, whole models with their logits, as transformers has them.
+
+Shapes as in `moments`; R rotations [D, D], one per layer of the second model.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +31,31 @@ class Shape:
 
     def layer(self, index: int) -> slice:
         return slice(index * self.width, (index + 1) * self.width)
+
+
+ROWS = 24
+"""Rows of tokens in one batch, as the paper's code has."""
+
+
+def activations(directory: str, device: str) -> Activations:
+    """A GPT-2 of transformers, hooked where its neurons are read."""
+    from transformers import GPT2LMHeadModel
+
+    model: Any = GPT2LMHeadModel.from_pretrained(directory).eval()
+    model.to(device)
+    seen: list[Tensor] = []
+    for block in model.transformer.h:
+        block.mlp.c_proj.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].flatten(0, 1))
+        )
+
+    def read(tokens_BP: Tensor) -> Tensor:
+        seen.clear()
+        with torch.inference_mode():
+            model(tokens_BP.to(device))
+        return torch.cat(seen, dim=1)
+
+    return read
 
 
 def best_correlations(

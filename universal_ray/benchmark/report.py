@@ -107,10 +107,9 @@ def tables(found: Found) -> list[str]:
     loops = [*found.get("schemes", []), *found.get("pair", [])]
     if loops:
         texts.append(_grid(
-            ["loop", "plain product TFLOP/s", "matmul part", "whole loop", "with writing",
-             "peak memory"],
+            ["loop", "plain product TFLOP/s", "matmul part", "whole loop", "peak memory"],
             [[row["shape"], f"{row['plain_tflops']:.3g}", f"{row['products_share']:.0%}",
-              f"{row['loop_share']:.0%}", f"{row['sums_share']:.0%}", size(row["peak_bytes"])]
+              f"{row['loop_share']:.0%}", size(row["peak_bytes"])]
              for row in loops],
         ))
         texts.append(_grid(

@@ -16,7 +16,6 @@ from universal_ray.benchmark.loop import (
     Shape,
     Timing,
     batches,
-    captures,
     make_study,
     run_reduction,
     run_sums,
@@ -46,7 +45,6 @@ def loop(shape: Shape, means: Means) -> Row:
 def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared) -> Row:
     batch = prepared.plan.footprint.batch_tokens
     rate = product_rate(shape, means, batch)
-    made = timing.wall - timing.seconds["write"]  # a study writes while it makes the next
     return {
         "shape": str(shape),
         "tokens": timing.tokens,
@@ -55,8 +53,7 @@ def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared) -> Row:
         "batch": batch,
         "plain_tflops": rate / 1e12,
         "products_share": timing.cross_flops / timing.seconds["products"] / rate,
-        "loop_share": timing.flops / made / rate,
-        "sums_share": timing.flops / timing.wall / rate,
+        "loop_share": timing.flops / timing.wall / rate,
         "sums_seconds": timing.wall,
         "total_seconds": timing.total,
         "seconds": dict(timing.seconds),
@@ -82,10 +79,12 @@ def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
 
 def _naive(prepared: Prepared, shape: Shape, means: Means, tokens: int) -> float:
     """Both runs of every pair."""
-    reference, *others = captures(prepared, means)
+    device = means.device.value
+    sources = [prepared.sources[model.identity] for model in prepared.plan.models]
+    reference, *others = (naive.activations(source.location, device) for source in sources)
     form = naive.Shape(shape.layers, shape.width)
     rotations = [
-        torch.randn(shape.width, shape.width, device=means.device.value) / shape.width**0.5
+        torch.randn(shape.width, shape.width, device=device) / shape.width**0.5
         for _ in range(shape.layers)
     ]
     began = time.monotonic()

@@ -30,10 +30,10 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
         left = state["tokens_total"] - state["tokens_done"]
         rows.append(("remaining", f"{left / rate:,.0f} s" if rate > 0 else "not known yet"))
         running = ", ".join(
-            f"{unit} for {now - since:.0f} s" for unit, since in state["running"].items()
+            f"{task} for {now - since:.0f} s" for task, since in state["running"].items()
         )
         rows.append(("running", running or "none"))
     for failure in state["failures"]:
         ago = now - failure["at"]
-        rows.append(("failed", f"unit {failure['unit']} {ago:.0f} s ago: {failure['reason']}"))
+        rows.append(("failed", f"{failure['task']} {ago:.0f} s ago: {failure['reason']}"))
     return rows

@@ -1,0 +1,65 @@
+"""A worker without memory: the unit goes to another node, or the run stops and names the key."""
+
+import os
+import sys
+
+import pytest
+import torch
+from helpers_study import make_models, make_study, make_tokens, run, table_bytes
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from universal_ray import moments_stage
+from universal_ray.errors import UnitError
+from universal_ray.worker import MomentsWorker
+
+SHORT = "UNIVERSAL_RAY_TEST_SHORT_OF_MEMORY"
+
+
+class Greedy(MomentsWorker):
+    """On nodes that are short, sums ask for more memory than any machine has."""
+
+    def _sum(self, *arguments):
+        if SHORT in os.environ:
+            torch.empty(2**55)
+        return super()._sum(*arguments)
+
+
+class Greediest(MomentsWorker):
+    def _sum(self, *arguments):
+        torch.empty(2**55)
+
+
+@pytest.fixture(autouse=True)
+def by_value():
+    """Workers get the classes of this module as they are: they cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """Two nodes of one CPU each, the second short of memory."""
+    monkeypatch.setattr(moments_stage.MomentsStage, "actor", Greedy)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1, env_vars={SHORT: "1"})
+    yield made
+    made.shutdown()
+
+
+def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path):
+    inputs = make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens")
+    study = make_study(tmp_path / "run", *inputs, workers=2, address=nodes.address)
+    store = run(study)
+    failures = store.get_json("progress.json")["failures"]
+    assert failures and all("no memory left" in failure["reason"] for failure in failures)
+    study = make_study(tmp_path / "plain", *inputs)
+    assert table_bytes(run(study)) == table_bytes(store)
+
+
+def test_no_worker_has_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(moments_stage.MomentsStage, "actor", Greediest)
+    study = make_study(tmp_path / "run", make_models(tmp_path, "ab"), make_tokens(tmp_path / "t"))
+    with pytest.raises(UnitError, match=r"failed 3 times.*no memory left.*lower cluster\.memory"):
+        run(study)
