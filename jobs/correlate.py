@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from universal_ray.job import check_arguments, correlate, guarded, parse, register
+from universal_ray.job import CORRELATIONS, check_arguments, guarded, parse, register, run
 
 register()
 
@@ -13,7 +13,7 @@ register()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> None:
     with guarded():
-        correlate(parse(config))
+        run(parse(config), (CORRELATIONS,))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The whole study: correlate, then show which neurons are universal."""
+"""The whole study: which neurons are universal, and what each neuron responds to."""
 
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from universal_ray.job import check_arguments, correlate, guarded, parse, register
+from universal_ray.job import CORRELATIONS, PROFILE, check_arguments, guarded, parse, register, run
 
 register()
 
@@ -13,7 +13,7 @@ register()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> None:
     with guarded():
-        store, out = correlate(parse(config))
+        store, out = run(parse(config), (CORRELATIONS, PROFILE))
         if store is not None:
             from universal_ray.report.screen import show_results
 

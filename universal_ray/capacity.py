@@ -18,8 +18,9 @@ BATCH = {Device.cpu: 4096, Device.cuda: 16384}
 rate, short enough to bound what tensor cores truncate."""
 ADDITIONS = 256
 """Products that add up in float32 before they are stored, at most (error of r below 1e-6)."""
-UNITS = 64
-"""About as many units as this: enough workers can share a study, and little is lost."""
+UNITS = {Device.cpu: 16, Device.cuda: 64}
+"""About as many units as this: enough workers can share a study, and little is lost; fewer are
+longer, and less of the time goes into writing their sums."""
 LEAST_BATCHES = {Device.cpu: 4, Device.cuda: 80}
 """Batches of a unit at least: storing its sums takes less than 5 % of the time of making them
 (a GPU at 600 TFLOP/s that copies 20 GB/s; a CPU core at 100 GFLOP/s that writes 300 MB/s)."""
@@ -54,7 +55,7 @@ def choose(units: UnitsConfig, total_tokens: int, context: int, device: Device) 
             f"units.batch ({batch}) is less than one row of {context} tokens: raise it"
         )
     whole = batch // context * context
-    share = -(-total_tokens // (UNITS * whole))
+    share = -(-total_tokens // (UNITS[device] * whole))
     batches = min(max(share, LEAST_BATCHES[device]), ADDITIONS)
     tokens = units.tokens or batches * whole
     count = -(-total_tokens // tokens)

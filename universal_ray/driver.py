@@ -1,4 +1,4 @@
-"""The correlation stage: sums by the scheduler, then the reduction. Holds no sums itself."""
+"""The stages of a run: sums by the scheduler, then tables by tasks. Holds no sums itself."""
 
 import logging
 import time
@@ -11,9 +11,14 @@ import yaml
 from universal_ray import folding, reduce
 from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
 from universal_ray.cluster import cluster, results
+from universal_ray.errors import MissingError
 from universal_ray.lock import RunLock
 from universal_ray.moments_stage import MomentsStage
 from universal_ray.preflight import STUDY_FILE, Prepared
+from universal_ray.profile_assemble import PATHS as PROFILE_PATHS
+from universal_ray.profile_assemble import Texts, assemble_profile
+from universal_ray.profile_reduce import ProfileOrder, reduce_layer, reduce_weights
+from universal_ray.profile_stage import PreparedProfile, ProfileStage
 from universal_ray.progress import PROGRESS_FILE
 from universal_ray.scheduler import Scheduler, Watch
 from universal_ray.store import Store
@@ -22,6 +27,7 @@ from universal_ray.study import ClusterConfig, Device, fingerprint
 log = logging.getLogger(__name__)
 
 TABLES_MARKER = "tables/done.json"
+PROFILE_MARKER = "tables/profile.json"
 
 
 def correlate(prepared: Prepared, store: Store, watch: Watch) -> None:
@@ -94,6 +100,18 @@ def _run_all(
             done()
 
 
+def _counter(stage: str, total: int, watch: Watch) -> Callable[[], None]:
+    """What to call whenever one of so many tasks is done."""
+    finished, began = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal finished
+        finished += 1
+        watch(stage, finished, total, finished / max(time.monotonic() - began, 1e-9))
+
+    return advance
+
+
 def _reduce(prepared: Prepared, store: Store, order: reduce.Reduction, watch: Watch) -> None:
     """Models, then layers of pairs, then the tables; what stands already is not made again."""
     plan = prepared.plan
@@ -109,17 +127,12 @@ def _reduce(prepared: Prepared, store: Store, order: reduce.Reduction, watch: Wa
         for layer in range(pair.layers)
         if not store.exists(f"{order.folder(pair)}/layer-{layer:02d}.json")
     ]
-    total, finished, began = len(models) + len(layers) + 1, 0, time.monotonic()
-
-    def advance() -> None:
-        nonlocal finished
-        finished += 1
-        watch("reduce", finished, total, finished / max(time.monotonic() - began, 1e-9))
-
+    advance = _counter("reduce", len(models) + len(layers) + 1, watch)
     study = prepared.study
     settings = study.cluster
     _run_all(models, settings, settings.workers, advance)
     _run_all(layers, settings, settings.workers, advance)
+    store.delete(PROFILE_MARKER)  # it adds to what is written now
     arguments = (order, plan, study.models, study.universal.threshold)
     _run_all([(assemble, "assemble", arguments)], settings, 1, advance)
     store.finish(TABLES_MARKER, {"fingerprint": _tables_fingerprint(prepared, order)})
@@ -129,6 +142,70 @@ def _reduce(prepared: Prepared, store: Store, order: reduce.Reduction, watch: Wa
         for path in store.list(f"reduce/{name}"):
             store.delete(path)
     _stage(store, "finished")
+
+
+def profile(found: PreparedProfile, store: Store, watch: Watch) -> None:
+    """Make the tables of the profile beside those of the correlations, from whatever is done.
+
+    Raises MissingError where the correlations are not there yet.
+    """
+    prepared, study = found.prepared, found.prepared.study
+    if not store.exists(TABLES_MARKER):
+        raise MissingError(
+            f"{store.url} holds no tables of correlations: make them first, by jobs/correlate.py "
+            "with the same options"
+        )
+    order = ProfileOrder(
+        store.url,
+        found.plan,
+        found.bank,
+        study.taxonomy.convention.value,
+        study.taxonomy.minimum_support,
+        study.cluster.threads,
+    )
+    tables = fingerprint(
+        [store.get_json(TABLES_MARKER), order.layer_path(found.plan.models[0], 0),
+         order.convention, study.taxonomy.features]
+    )
+    with RunLock(store) as lock:
+        standing = store.exists(PROFILE_MARKER) and all(map(store.exists, PROFILE_PATHS))
+        if standing and store.get_json(PROFILE_MARKER)["fingerprint"] == tables:
+            log.info("nothing of the profile is left to do")
+            return
+        with cluster(study):
+            Scheduler(ProfileStage(found, store), study.cluster, store, lock, watch).run()
+            _stage(store, "profile tables")
+            tasks = _profile_tasks(found, order, store)
+            advance = _counter("profile tables", len(tasks) + 1, watch)
+            _run_all(tasks, study.cluster, study.cluster.workers, advance)
+            texts = Texts(prepared.corpus, found.vocabulary)
+            arguments = (order, prepared.plan.references, study.taxonomy.features, texts)
+            _run_all([(assemble_profile, "profile", arguments)], study.cluster, 1, advance)
+        lock.check()
+        store.finish(PROFILE_MARKER, {"fingerprint": tables})
+        for path in store.list("profile"):
+            if not path.startswith((found.plan.folder, found.topics_path, "profile/weights")):
+                store.delete(path)
+        _stage(store, "finished")
+
+
+def _profile_tasks(found: PreparedProfile, order: ProfileOrder, store: Store) -> list[tuple]:
+    """Weights of models, and layers whose statistics and scores are not there yet."""
+    models = found.plan.models
+    return [
+        *(
+            (reduce_weights, f"weights-{model.short}",
+             (order, model, found.prepared.sources[model.identity]))
+            for model in models
+            if not store.exists(order.weights_path(model))
+        ),
+        *(
+            (reduce_layer, f"scores-{model.short}-{layer}", (order, model, layer))
+            for model in models
+            for layer in range(model.layers)
+            if not store.exists(order.layer_path(model, layer))
+        ),
+    ]
 
 
 def _stage(store: Store, name: str) -> None:

@@ -69,8 +69,12 @@ def guarded() -> Iterator[None]:
         sys.exit(130)
 
 
-def correlate(study: Study) -> tuple["Store | None", Any]:
-    """Plan, show the plan, and unless it is a dry run make the tables.
+CORRELATIONS, PROFILE = "correlations", "profile"
+"""The stages of a run; each builds on the one before."""
+
+
+def run(study: Study, stages: tuple[str, ...]) -> tuple["Store | None", Any]:
+    """Plan, show the plan, and unless it is a dry run make the tables of some stages.
 
     Returns the run's store (None after a dry run) and the console.
     """
@@ -82,14 +86,25 @@ def correlate(study: Study) -> tuple["Store | None", Any]:
     out = console()
     store = Store(study.run.dir)
     prepared = prepare(study, store)
-    rows = describe(prepared.plan, study.cluster.workers, _speed(study, store))
+    rows = []
+    if CORRELATIONS in stages:
+        rows += describe(prepared.plan, study.cluster.workers, _speed(study, store))
+    found = None
+    if PROFILE in stages:
+        from universal_ray.profile_stage import prepare_profile
+
+        found = prepare_profile(prepared, store)
+        rows += found.describe()
     show_plan(out, rows, f"plan of {store.url}")
     if study.dry_run:
         return None, out
     from universal_ray import driver
 
     with Watcher(out) as watch:
-        driver.correlate(prepared, store, watch)
+        if CORRELATIONS in stages:
+            driver.correlate(prepared, store, watch)
+        if found is not None:
+            driver.profile(found, store, watch)
     return store, out
 
 

@@ -14,6 +14,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -156,6 +157,10 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
+class _Enough(Exception):
+    """Every activation is there: what the model would compute from them is not needed."""
+
+
 class Capture:
     """One loaded model that maps tokens to the values of its MLP neurons, and computes no logits.
 
@@ -204,6 +209,8 @@ class Capture:
         columns = slice(layer * width, (layer + 1) * width)
         self._values[place][:, columns] = x_BPD.reshape(-1, width)
         self._kept += 1
+        if self._kept == self._count * self.source.layers:
+            raise _Enough
 
     def __call__(self, tokens_BP: torch.Tensor) -> torch.Tensor:
         """What `read` returns, of the one activation named."""
@@ -223,7 +230,7 @@ class Capture:
             for _ in range(self._count)
         )
         self._kept = 0
-        with torch.inference_mode():
+        with torch.inference_mode(), suppress(_Enough):
             self._base_model(tokens_BP.to(self.device), use_cache=False)
         if self._kept != self._count * self.source.layers:
             raise ModelError(

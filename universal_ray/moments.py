@@ -184,26 +184,38 @@ class ModelMoments:
         if kept:
             # Excluded rows first repeat a kept one, so that the extremes are those of kept tokens.
             u_TN[excluded_X] = u_TN[int(kept_T.to(torch.uint8).argmax())].clone()
-            self.minimum_N = torch.minimum(self.minimum_N, u_TN.amin(0))
-            self.maximum_N = torch.maximum(self.maximum_N, u_TN.amax(0))
+            least_N, largest_N = torch.aminmax(u_TN, dim=0)
+            self.minimum_N = torch.minimum(self.minimum_N, least_N)
+            self.maximum_N = torch.maximum(self.maximum_N, largest_N)
         u_TN[excluded_X] = 0
         self.n += kept
         factors = operands(u_TN, policy)
         for factor in factors:  # the sum of what is multiplied: its rounding cancels in r
             parts = [part.sum(0, dtype=torch.float32) for part in factor.split(SUMMED)]
             self.sum_N += torch.stack(parts).sum(0, dtype=torch.float64)
-        for layer in range(len(self.gram_LDD)):
-            first = layer * self.width
-            for block in self._blocks:
-                rows = slice(first + block.start, first + block.stop)
-                onwards = slice(first + block.start, first + self.width)
+        if len(self.gram_LDD):
+            self._add_grams(factors)
+        return factors
+
+    def _add_grams(self, factors: tuple[Tensor, ...]) -> None:
+        """Add to the upper blocks of every layer's Gram; a CPU's cores take a layer each."""
+        by_layer = [factor.unflatten(1, (self.layers, self.width)) for factor in factors]
+        for block in self._blocks:
+            onwards = slice(block.start, self.width)
+            left = tuple(factor_TLD[:, :, block] for factor_TLD in by_layer)
+            right = tuple(factor_TLD[:, :, onwards] for factor_TLD in by_layer)
+            if not self.gram_LDD.is_cuda:
+                for a_TLD, b_TLD in _products(left, right):
+                    product_LDD = torch.bmm(a_TLD.permute(1, 2, 0), b_TLD.permute(1, 0, 2))
+                    self.gram_LDD[:, block, onwards] += product_LDD
+                continue
+            for layer in range(self.layers):
                 accumulate_(
-                    self.gram_LDD[layer, block, block.start :],
-                    tuple(factor[:, rows] for factor in factors),
-                    tuple(factor[:, onwards] for factor in factors),
+                    self.gram_LDD[layer, block, onwards],
+                    tuple(a_TLD[:, layer] for a_TLD in left),
+                    tuple(b_TLD[:, layer] for b_TLD in right),
                     block.stop - block.start,
                 )
-        return factors
 
     def check_range(self, policy: str) -> None:
         """Raise NumericalError for values not finite or too large for the policy's halves."""
@@ -242,13 +254,12 @@ def merge(sums: Iterable[LayerSums]) -> LayerSums:
     merged: LayerSums = {}
     for part in sums:
         for name, value in part.items():
-            value = value.double()
             if name not in merged:
-                merged[name] = value.clone()
+                merged[name] = value.to(torch.float64, copy=True)
             elif name in EXTREMES:
-                merged[name] = EXTREMES[name](merged[name], value)
+                merged[name] = EXTREMES[name](merged[name], value.double())
             else:
-                merged[name] += value
+                merged[name] += value  # exact in float64, whatever the part is held in
     return merged
 
 

@@ -50,6 +50,7 @@ class Prepared:
     plan: Plan
     corpus: TokenCorpus
     sources: dict[str, models.ModelSource]
+    tokenizer: Any
     excluded: tuple[int, ...]
     calibration_rows: int
     damaged: tuple[str, ...]
@@ -139,6 +140,7 @@ def prepare(study: Study, store: Store) -> Prepared:
         plan,
         corpus,
         {source.identity: source for source in sources},
+        tokenizer,
         excluded,
         calibration_rows,
         damaged,

@@ -169,6 +169,38 @@ class UniversalConfig:
     """A neuron is universal when its excess correlation is above this."""
 
 
+class Convention(Enum):
+    """LayerNorm folded into what reads it and weights centred, as in the paper; or as trained."""
+
+    folded = "folded"
+    raw = "raw"
+
+
+@dataclass(kw_only=True)
+class TaxonomyConfig:
+    tokens: int | None = None
+    """Raw tokens from the first row on; by default all, at most 10M as in the paper."""
+    exclude: Exclusion = Exclusion.none
+    """The paper leaves none out here."""
+    convention: Convention = Convention.folded
+    """Of the weights that statistics are made of."""
+    syntax: str | None = "rules"
+    """`rules`, the name of an installed spaCy pipeline, or null."""
+    topics: int = 20
+    words: list[str] = field(default_factory=list)
+    """YAML files of further word lists."""
+    unigram_ids: int = 3
+    """A unigram feature has more token ids than this,"""
+    unigram_occurrences: int = 3000
+    """and more occurrences than this in 10M tokens."""
+    minimum_support: int = 30
+    """Tokens with, and without, a feature that gets a score."""
+    examples: int = 8
+    """Tokens on which each neuron is largest that are listed."""
+    features: int = 5
+    """Best features of each neuron that are listed."""
+
+
 @dataclass(kw_only=True)
 class Study:
     run: RunConfig = field(default_factory=RunConfig)
@@ -179,6 +211,7 @@ class Study:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     universal: UniversalConfig = field(default_factory=UniversalConfig)
+    taxonomy: TaxonomyConfig = field(default_factory=TaxonomyConfig)
     dry_run: bool = False
     """Print the plan and stop."""
 
@@ -187,6 +220,8 @@ REFUSED = "refused"
 REDUCED = "reduce alone"
 ADDED = "adds units"
 FREE = "no new work"
+PROFILED = "statistics again"
+RETOLD = "tables again"
 
 CHANGES = {
     "models.reference": ADDED,
@@ -216,6 +251,17 @@ CHANGES = {
     "baseline.kind": REDUCED,
     "baseline.seed": REDUCED,
     "universal.threshold": REDUCED,
+    "taxonomy.tokens": PROFILED,
+    "taxonomy.exclude": PROFILED,
+    "taxonomy.convention": RETOLD,
+    "taxonomy.syntax": PROFILED,
+    "taxonomy.topics": PROFILED,
+    "taxonomy.words": PROFILED,
+    "taxonomy.unigram_ids": RETOLD,
+    "taxonomy.unigram_occurrences": RETOLD,
+    "taxonomy.minimum_support": RETOLD,
+    "taxonomy.examples": PROFILED,
+    "taxonomy.features": RETOLD,
 }
 """What a change of each key means for a run directory that holds results already.
 
@@ -233,6 +279,11 @@ def check(study: Study) -> None:
         "cluster.workers": study.cluster.workers,
         "cluster.threads": study.cluster.threads,
         "baseline.rotations": study.baseline.rotations,
+        "taxonomy.tokens": study.taxonomy.tokens,
+        "taxonomy.topics": study.taxonomy.topics,
+        "taxonomy.minimum_support": study.taxonomy.minimum_support,
+        "taxonomy.examples": study.taxonomy.examples,
+        "taxonomy.features": study.taxonomy.features,
         "corpus.tokens": study.corpus.tokens,
         "corpus.context": study.corpus.context,
     }

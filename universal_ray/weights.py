@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from universal_ray.errors import ModelError
@@ -91,3 +92,12 @@ def _every_head(shared: torch.Tensor | None, heads: torch.Tensor | None) -> torc
     if shared is None or heads is None:
         return None
     return shared.repeat_interleave(heads.shape[1] // shared.shape[1], dim=1).flatten(0, 1)
+
+
+def embedding_norms(source: ModelSource, size: int) -> np.ndarray:
+    """Length of each token's embedding, float64 [V]; NaN for ids up to `size` that it lacks."""
+    bridge = _boot(prefetch(source), device="cpu", dtype=torch.float32)
+    norm_V = np.full(size, np.nan)
+    embedding_VC = bridge.W_E.detach().double()
+    norm_V[: len(embedding_VC)] = embedding_VC.norm(dim=1).numpy()
+    return norm_V

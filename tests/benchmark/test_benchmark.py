@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from universal_ray.benchmark import naive, report, sections
+from universal_ray.benchmark.features import beside
 from universal_ray.benchmark.loop import (
     Means,
     Shape,
@@ -88,6 +89,12 @@ def test_sections_tell_shares_and_ratios():
         report.run(["speed"], TINY, MEANS, 1024)
 
 
+def test_features_all_at_once_are_those_of_one_group_by_each_and_far_faster():
+    row = beside(tokens=10_240, neurons=256, features=200)
+    assert row["largest_difference"] < 1e-6
+    assert row["ratio"] >= 50
+
+
 def test_the_job_writes_table_picture_and_figures(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "jobs" / "benchmark.py"), f"output={tmp_path}",
@@ -108,10 +115,10 @@ def test_the_job_writes_table_picture_and_figures(tmp_path):
 @pytest.mark.timeout(1800)
 def test_bars_on_two_cores():
     """Five seeds of 4096 neurons with baseline, and a pair of GPT-2-small's shape."""
-    row = sections.schemes(Shape(4, 1024, 5, tokens=262_144), MEANS, 32_768)
+    row = sections.schemes(Shape(4, 1024, 5, tokens=524_288, context=512), MEANS, 49_152)
     assert row["ratio"] >= 2.5
     assert row["products_share"] >= 0.85
-    pair = sections.loop(Shape(12, 3072, 2, tokens=8192), MEANS)
+    pair = sections.loop(Shape(12, 3072, 2, tokens=8192, context=512), MEANS)
     assert pair["loop_share"] >= 0.75
     costs = [each["microseconds_per_token"] for each in sections.growth(
         [Shape(2, 512, 2, tokens=2**k) for k in (16, 20)], MEANS)]

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from universal_ray.report.status import describe_run
 from universal_ray.store import Store
 from universal_ray.study import Study
 
@@ -81,6 +82,13 @@ class Home:
                 command(self.study, f"cluster.address={self.cluster.address}"),
                 stdout=log, stderr=log, cwd=self.log.parent,
             )
+
+    def check_status(self) -> None:
+        """What `jobs/status.py` tells from files alone, while the run is on."""
+        rows = dict(describe_run(self.store))
+        if rows["stage"] == "sums":
+            assert rows["driver"].startswith("process")
+            assert {"rate", "remaining", "running"} <= rows.keys()
 
     def units(self) -> int:
         return sum("done.json" in path for path in self.store.list("moments"))
@@ -152,6 +160,7 @@ def play(study: Study, log: Path, faults: list[str], chance: random.Random) -> S
             home.start()
             for fault in faults:
                 home.wait_for_a_unit()
+                home.check_status()
                 time.sleep(chance.uniform(0, MOMENTS))
                 getattr(home, fault)()
             assert home.driver is not None

@@ -25,8 +25,8 @@ ONLY_IN = {
 """Packages that one seam alone touches: files, or folders by a slash at the end."""
 
 PURE = [
-    "capacity", "errors", "items", "moments", "plan", "progress", "rotation", "study", "summary",
-    "sums",
+    "capacity", "errors", "items", "moments", "plan", "profile", "progress", "rotation", "study",
+    "summary", "sums",
 ]
 PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 """Pure modules import these, the standard library and each other."""
@@ -40,6 +40,7 @@ OWN = {
     "items": ["errors", "study"],
     "capacity": ["errors", "items", "study"],
     "plan": ["capacity", "items", "study"],
+    "profile": ["capacity", "errors", "items"],
     "sums": ["capacity", "items", "moments"],
     "study": ["errors"],
     "errors": [],

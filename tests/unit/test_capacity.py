@@ -66,8 +66,8 @@ def experiments() -> list[str]:
 
 def test_every_experiment_is_planned_here():
     cuda = [name for name in experiments()
-            if yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["cluster"]
-            .get("device") == "cuda"]
+            if yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+            .get("cluster", {}).get("device") == "cuda"]
     assert cuda == sorted(SHAPES)
 
 

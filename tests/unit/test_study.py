@@ -14,8 +14,10 @@ from universal_ray.study import (
     ADDED,
     CHANGES,
     FREE,
+    PROFILED,
     REDUCED,
     REFUSED,
+    RETOLD,
     Policy,
     Rotation,
     Study,
@@ -132,7 +134,7 @@ def test_the_edges_of_what_is_allowed():
 
 def test_changes_covers_every_key():
     assert set(CHANGES) == set(leaves(Study())) - {"run.dir", "dry_run"}
-    assert set(CHANGES.values()) == {REFUSED, REDUCED, ADDED, FREE}
+    assert set(CHANGES.values()) == {REFUSED, REDUCED, ADDED, FREE, PROFILED, RETOLD}
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import torch
 
-from universal_ray import folding, reduce, testbed
+from universal_ray import reduce, testbed
 from universal_ray.benchmark import naive
 from universal_ray.corpus import kept_mask
 from universal_ray.measure import peak_bytes
@@ -79,14 +79,14 @@ class Timing:
     cross_flops: int
     """of the pairs alone"""
     wall: float = 0.0
-    """seconds of the sums, from the first token read to the last file written"""
+    """seconds of the sums, from the first token read to the last block folded"""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """load, forward, operands, products, copy, write, fold, reduce"""
     peak_bytes: int = 0
 
     @property
     def total(self) -> float:
-        return self.wall + self.seconds["fold"] + self.seconds["reduce"]
+        return self.wall + self.seconds["reduce"]
 
 
 def make_inputs(folder: Path, shape: Shape) -> tuple[list[str], str]:
@@ -166,23 +166,25 @@ def run_sums(study: Study, means: Means) -> tuple[Timing, Prepared]:
     cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
     timing = Timing(plan.total_tokens, plan.flops, cross)
     began = time.monotonic()
-    with ThreadPoolExecutor(CALLS) as pool:  # one unit is written while the next is computed
-        for metrics in pool.map(worker.compute, plan.work):
+    # One unit is written while the next is computed, and a full block folds beside both.
+    with ThreadPoolExecutor(CALLS) as pool, ThreadPoolExecutor(1) as beside:
+        folds = []
+        for work, metrics in zip(plan.work, pool.map(worker.compute, plan.work), strict=True):
             for name, seconds in metrics["seconds"].items():
                 timing.seconds[name] += seconds
+            for block in plan.layout.blocks:
+                if work.unit == block.units[-1] and work.group == len(plan.groups) - 1:
+                    folds += [beside.submit(worker.fold, item, block) for item in plan.items]
+        timing.seconds["fold"] = sum(fold.result() for fold in folds)
     timing.wall = time.monotonic() - began
     timing.peak_bytes = peak_bytes(means.device.value)
     return timing, prepared
 
 
 def run_reduction(prepared: Prepared, means: Means, timing: Timing) -> reduce.Reduction:
-    """Fold and reduce what `run_sums` stored."""
+    """Reduce what `run_sums` stored."""
     study, plan = prepared.study, prepared.plan
     store = Store(study.run.dir)
-    with _lap(timing, "fold"):
-        for item in plan.items:
-            for block in plan.layout.blocks:
-                folding.fold(store, item, block)
     order = reduce.Reduction(
         store.url,
         plan.layout,
@@ -193,27 +195,15 @@ def run_reduction(prepared: Prepared, means: Means, timing: Timing) -> reduce.Re
         means.threads,
         means.device.value,
     )
-    with _lap(timing, "reduce"):
-        for item in plan.items:
-            if len(item.models) == 1:
-                reduce.reduce_model(order, item)
-        for pair in plan.pairs:
-            for layer in range(pair.layers):
-                reduce.reduce_rows(order, pair, layer)
+    began = time.monotonic()
+    for item in plan.items:
+        if len(item.models) == 1:
+            reduce.reduce_model(order, item)
+    for pair in plan.pairs:
+        for layer in range(pair.layers):
+            reduce.reduce_rows(order, pair, layer)
+    timing.seconds["reduce"] = time.monotonic() - began
     return order
-
-
-class _lap:
-    """Adds the time of a block of code to a timing."""
-
-    def __init__(self, timing: Timing, name: str):
-        self._timing, self._name = timing, name
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._timing.seconds[self._name] += time.monotonic() - self._began
 
 
 def batches(prepared: Prepared, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

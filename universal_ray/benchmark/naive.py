@@ -38,10 +38,13 @@ ROWS = 24
 
 
 def activations(directory: str, device: str) -> Activations:
-    """A GPT-2 of transformers, hooked where its neurons are read."""
+    """A GPT-2 of transformers, hooked where its neurons are read.
+
+    Attention is computed step by step, as the library that the paper's code builds on does.
+    """
     from transformers import GPT2LMHeadModel
 
-    model: Any = GPT2LMHeadModel.from_pretrained(directory).eval()
+    model: Any = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="eager").eval()
     model.to(device)
     seen: list[Tensor] = []
     for block in model.transformer.h:

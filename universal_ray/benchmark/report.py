@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from universal_ray.benchmark import sections
+from universal_ray.benchmark.features import beside
 from universal_ray.benchmark.loop import Means, Shape
 from universal_ray.benchmark.sections import Row
 from universal_ray.capacity import BATCH
@@ -61,6 +62,7 @@ def _sections(
              replace(SMALL, layers=4, width=1024)], means
         ),
         "seeds": lambda: sections.growth([replace(SMALL, seeds=n) for n in (2, 3, 5)], means),
+        "features": lambda: [beside(tokens=20_480, neurons=768, features=200)],
         "workers": lambda: sections.workers(replace(SMALL, tokens=2**19), means, counts),
     }
 
@@ -119,7 +121,7 @@ def tables(found: Found) -> list[str]:
         ))
     if "libraries" in found:
         texts.append(_rows(found["libraries"]))
-    texts += [_rows(found[name]) for name in ("tokens", "neurons", "seeds", "workers")
+    texts += [_rows(found[name]) for name in ("tokens", "neurons", "seeds", "features", "workers")
               if name in found]
     return texts
 

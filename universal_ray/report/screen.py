@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -35,6 +36,18 @@ def show_plan(out: Console, rows: list[tuple[str, str]], title: str) -> None:
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def show_rows(
+    out: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Rows of figures under their heads."""
+    table = Table(title=title, title_justify="left")
+    for head in heads:
+        table.add_column(head, justify="right")
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -96,8 +109,9 @@ def show_results(out: Console, store: Store) -> None:
     if "followed" not in summary:
         _show_references(out, store, summary)
     out.print(f"{summary['tokens_kept']:,} of {summary['tokens']:,} tokens counted")
-    for name in ("neurons.parquet", "pairs.parquet", "summary.json"):
-        out.print(f"{store.url.rstrip('/')}/tables/{name}", soft_wrap=True)
+    for path in store.list("tables"):
+        if path.endswith("parquet") or path.endswith("summary.json"):
+            out.print(f"{store.url.rstrip('/')}/{path}", soft_wrap=True)
 
 
 def _show_references(out: Console, store: Store, summary: dict[str, Any]) -> None:
@@ -116,6 +130,35 @@ def _show_references(out: Console, store: Store, summary: dict[str, Any]) -> Non
                 f"{reference['universal_share']:.2%}"
             )
         out.print(_strongest(reference, neurons, partners))
+        if "profile" in reference:
+            _show_families(out, reference)
+
+
+def _show_families(out: Console, reference: dict[str, Any]) -> None:
+    """Which share of the universal neurons a feature explains, by family, beside the others."""
+    families = reference["profile"]["families"]
+    rows = [("any family", families["explained"]), *families["by_family"].items()]
+    show_rows(
+        out,
+        "universal neurons that one feature explains, and other neurons of the same layers",
+        ("family", "universal", "share", "others", "gain", "95 % interval"),
+        [
+            (
+                name, f"{row['members']} of {row['neurons']}",
+                "-" if row["share"] is None else f"{row['share']:.1%}",
+                f"{row['share_of_others']:.1%}", _figure(row["gain"], "+.1%"),
+                f"{_figure(row['gain_low'], '+.1%')} to {_figure(row['gain_high'], '+.1%')}",
+            )
+            for name, row in rows
+        ],
+    )
+    agreement = reference["profile"]["agreement"]
+    for who in ("universal", "others"):
+        told = agreement[who]
+        out.print(
+            f"{who} neurons with a family: in {told['pairs']} pairs with their partners "
+            f"{_figure(told['same'], '.1%')} share it, {_figure(told['chance'], '.1%')} by chance"
+        )
 
 
 def _persistence(followed: dict[str, Any]) -> Table:

@@ -26,7 +26,7 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
     rate = state["tokens_per_second"]
     rows.append(("rate", f"{rate:,.0f} tokens/s over {state['tokens_done']:,} tokens"))
     now = time.time()
-    if alive and stage == "sums":
+    if alive and stage in ("sums", "profile"):
         left = state["tokens_total"] - state["tokens_done"]
         rows.append(("remaining", f"{left / rate:,.0f} s" if rate > 0 else "not known yet"))
         running = ", ".join(

@@ -25,6 +25,7 @@ UNIGRAM, ALPHABET, PREVIOUS_TOKEN = "unigram", "alphabet", "previous token"
 SYNTAX, SEMANTIC = "syntax", "semantic"
 FAMILY_OF_FEATURES = {
     LETTER: ALPHABET,
+    "first letter": ALPHABET,
     **dict.fromkeys(
         ("type", "starts", "symbol", "numeric", "pronoun", "word group", "prefix", "suffix"),
         UNIGRAM,

@@ -52,7 +52,7 @@ def score(
 ) -> Scores:
     """Scores from n, Σf, Σx, Σx², Σfx. Raises NumericalError where these sums disagree."""
     f_F, x_N, xx_N, fx_FN = (sums.double() for sums in (f_F, x_N, xx_N, fx_FN))
-    reasons = tuple(_reason(n, support, minimum_support) for support in f_F.tolist())
+    reasons = tuple(why_none(n, support, minimum_support) for support in f_F.tolist())
     squares_N, dead_N = _squares(n, x_N, xx_N)
     variance_f_F = f_F * (n - f_F) / n
     covariance_FN = fx_FN - f_F[:, None] * (x_N / n)
@@ -106,7 +106,8 @@ def _squares(
     return squares_N.clamp_min(0), squares_N <= DEAD * xx_N
 
 
-def _reason(n: float, support: float, minimum: int) -> str | None:
+def why_none(n: float, support: float, minimum: int) -> str | None:
+    """Why a feature that `support` of n tokens have gets no score, None where it gets one."""
     if support == 0:
         return NO_TOKENS
     if support == n:

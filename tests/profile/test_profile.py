@@ -1,0 +1,321 @@
+"""The whole profile on planted models: what each neuron was built for is what the tables say."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+from helpers_models import make_tokenizer
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from universal_ray import driver
+from universal_ray.corpus import open_corpus
+from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.preflight import prepare
+from universal_ray.profile_stage import ProfileStage, prepare_profile
+from universal_ray.store import Store
+from universal_ray.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    ModelsConfig,
+    RunConfig,
+    Study,
+    TaxonomyConfig,
+    UnitsConfig,
+)
+from universal_ray.taxonomy.features import CURRENT, PREVIOUS, TokenRows
+from universal_ray.taxonomy.vocabulary import read_vocabulary
+
+VOCABULARY, CONTEXT, ROWS, NEURONS = 300, 32, 360, 24
+STREAM = VOCABULARY + CONTEXT + VOCABULARY
+"""Of the residual stream: the token, its position, and the token before, one-hot each."""
+FIRES = 7.0
+"""Half of what LayerNorm makes of a one, so that a neuron is far above zero or far below."""
+WORD, LETTER, BEFORE, EARLY, CODE = range(5)
+"""The planted neurons; the rest are random."""
+
+
+def vocabulary_of(folder: Path):
+    return read_vocabulary(AutoTokenizer.from_pretrained(str(folder)), VOCABULARY)
+
+
+def planted_ids(folder: Path) -> dict[int, list[int]]:
+    """Ids on which the neurons of tokens fire."""
+    words = vocabulary_of(folder).words
+    return {
+        WORD: [index for index, word in enumerate(words) if word == "the"],
+        LETTER: [index for index, word in enumerate(words) if word.startswith("s")],
+        BEFORE: [index for index, word in enumerate(words) if word.isdigit()],
+        CODE: list(range(150, VOCABULARY)),
+    }
+
+
+def make_planted(folder: Path, seed: int) -> str:
+    """One layer whose head copies the token before, and neurons that read what they are to."""
+    make_tokenizer(folder, vocabulary=VOCABULARY)
+    torch.manual_seed(seed)
+    model: Any = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=STREAM, n_layer=1, n_head=1,
+            n_inner=NEURONS, bos_token_id=0, eos_token_id=0,
+        )
+    )
+    token, position = torch.arange(VOCABULARY), VOCABULARY + torch.arange(CONTEXT)
+    before = VOCABULARY + CONTEXT + token
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        block = model.transformer.h[0]
+        for norm in (block.ln_1, block.ln_2, model.transformer.ln_f):
+            norm.weight.fill_(1)
+        model.transformer.wte.weight[token, token] = 1
+        model.transformer.wpe.weight[torch.arange(CONTEXT), position] = 1
+        attention = block.attn.c_attn.weight
+        attention[position[1:], position[:-1]] = 2
+        attention[position, STREAM + position] = 1
+        attention[token, 2 * STREAM + before] = 1 / 17.8
+        block.attn.c_proj.weight[before, before] = 1
+        w_in, bias = block.mlp.c_fc.weight, block.mlp.c_fc.bias
+        w_in.normal_(0, 0.05)
+        w_in[:, :5] = 0
+        bias[:5] = -FIRES
+        for neuron, ids in planted_ids(folder).items():
+            place = before if neuron == BEFORE else token
+            w_in[place[ids], neuron] = 1
+        w_in[position[: CONTEXT // 3], EARLY] = 1
+        block.mlp.c_proj.weight.normal_(0, 0.1)
+        model.transformer.wte.weight += 0.001 * torch.randn(VOCABULARY, STREAM)
+    model.eval().save_pretrained(str(folder))
+    return str(folder)
+
+
+def make_corpus(path: Path) -> str:
+    """Prose of low ids and code of high ones; begin of text first."""
+    rng = np.random.default_rng(0)
+    subset = np.array(["code", "prose", "talk"])[np.arange(ROWS) % 3]
+    tokens_BP = rng.integers(1, 150, (ROWS, CONTEXT))
+    code_B = subset == "code"
+    tokens_BP[code_B] = rng.integers(150, VOCABULARY, (code_B.sum(), CONTEXT))
+    tokens_BP[:, 0] = 0
+    datasets.Dataset.from_dict(
+        {"tokens": tokens_BP.tolist(), "subset": subset.tolist()}
+    ).save_to_disk(str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    models = [make_planted(folder / name, seed) for seed, name in enumerate("ab")]
+    return models, make_corpus(folder / "tokens")
+
+
+def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study:
+    return Study(
+        run=RunConfig(dir=str(folder)),
+        models=ModelsConfig(reference=models[0], compared=models[1:]),
+        corpus=CorpusConfig(path=tokens),
+        units=UnitsConfig(tokens=16 * CONTEXT, batch=8 * CONTEXT, fold=2),
+        cluster=ClusterConfig(**{"workers": 1, **cluster}),
+        baseline=BaselineConfig(rotations=2),
+        taxonomy=TaxonomyConfig(topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=20),
+    )
+
+
+def correlated(study: Study) -> Store:
+    store = Store(study.run.dir)
+    driver.correlate(prepare(study, store), store, lambda *_: None)
+    return store
+
+
+def profiled(study: Study) -> Store:
+    store = Store(study.run.dir)
+    driver.profile(prepare_profile(prepare(study, store), store), store, lambda *_: None)
+    return store
+
+
+def tables(store: Store) -> dict[str, bytes]:
+    return {
+        path: store.get(path)
+        for path in store.list("tables")
+        if path.endswith((".parquet", "summary.json"))
+    }
+
+
+@pytest.fixture(scope="module")
+def run(inputs, tmp_path_factory):
+    study = make_study(tmp_path_factory.mktemp("run"), *inputs)
+    correlated(study)
+    return study, profiled(study)
+
+
+@pytest.fixture(scope="module")
+def truth(inputs):
+    """Activations [T, N] of the first model in float64, before and after the GELU."""
+    model: Any = GPT2LMHeadModel.from_pretrained(inputs[0][0]).double().eval()
+    tokens_BP = torch.from_numpy(open_corpus(inputs[1]).read(0, ROWS))
+    kept = []
+    model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda *given: kept.append(given[2]))
+    with torch.inference_mode():
+        model(tokens_BP)
+    pre_TN = kept[0].flatten(0, 1)
+    post_TN = torch.nn.functional.gelu(pre_TN, approximate="tanh")
+    return tokens_BP.numpy(), pre_TN.numpy(), post_TN.numpy()
+
+
+def of_model(store: Store, table: str, model: str) -> list[dict]:
+    found = store.get_table(f"tables/{table}.parquet")
+    return found.filter(pc.equal(found["model"], model)).to_pylist()
+
+
+def test_planted_neurons_get_their_family_and_feature_and_random_ones_none(run, inputs):
+    _, store = run
+    for model in inputs[0]:
+        rows = of_model(store, "taxonomy", model)
+        assert len(rows) == NEURONS
+        expected = {
+            WORD: ("unigram", "the_unigram"),
+            LETTER: ("alphabet", "start_w_s"),
+            BEFORE: ("previous token", None),
+            EARLY: ("position", None),
+            CODE: ("semantic", "subset_code"),
+        }
+        for neuron, (family, feature) in expected.items():
+            row = rows[neuron]
+            assert (row["family"], row["status"]) == (family, "member"), str(row)
+            assert feature in (None, row["feature"])
+            assert row["variance_reduction"] > 0.9, str(row)
+            assert (row["partners"], row["partners_in_family"]) == (1, 1)
+        assert rows[BEFORE]["feature"].startswith(f"{PREVIOUS}:")
+        assert not any(row["status"] == "member" for row in rows[5:])
+
+
+def test_every_score_is_that_of_a_direct_group_by(run, inputs, truth):
+    study, store = run
+    found = prepare_profile(prepare(study, store), store)
+    tokens_BP, _, post_TN = truth
+    subsets = open_corpus(inputs[1]).subsets(0, ROWS)
+    rows = TokenRows(tokens_BP, found.vocabulary, tuple(subsets))
+    member_VF = found.bank.membership_VF.numpy()
+    current_TF = member_VF[tokens_BP.ravel()]
+    previous_BPF = np.zeros((ROWS, CONTEXT, member_VF.shape[1]), bool)
+    previous_BPF[:, 1:] = current_TF.reshape(ROWS, CONTEXT, -1)[:, :-1]
+    names = [
+        *(column.name for column in found.bank.id_columns(CURRENT)),
+        *(column.name for column in found.bank.id_columns(PREVIOUS)),
+        *(column.name for column in found.bank.row_columns()),
+    ]
+    labels_TF = np.concatenate(
+        [current_TF, previous_BPF.reshape(ROWS * CONTEXT, -1), found.bank.labels(rows).numpy()], 1
+    )
+    place = {name: index for index, name in enumerate(names)}
+    checked = 0
+    for row in of_model(store, "features", inputs[0][0]):
+        if row["feature"] == "position_one_hot":
+            continue
+        x_T, label_T = post_TN[:, row["neuron"]], labels_TF[:, place[row["feature"]]]
+        share = label_T.mean()
+        within = share * x_T[label_T].var() + (1 - share) * x_T[~label_T].var()
+        assert row["variance_reduction"] == pytest.approx(1 - within / x_T.var(), abs=1e-6)
+        difference = x_T[label_T].mean() - x_T[~label_T].mean()
+        assert row["mean_difference"] == pytest.approx(difference, rel=1e-5, abs=1e-6)
+        assert row["support"] == label_T.sum()
+        checked += 1
+    assert checked >= 4 * NEURONS
+
+
+def test_statistics_are_numpys(run, inputs, truth):
+    _, store = run
+    _, pre_TN, post_TN = truth
+    rows = of_model(store, "statistics", inputs[0][0])
+    for neuron, row in enumerate(rows):
+        pre_T = pre_TN[:, neuron]
+        standard_T = (pre_T - pre_T.mean()) / pre_T.std()
+        assert row["mean"] == pytest.approx(pre_T.mean(), abs=1e-5)
+        assert row["var"] == pytest.approx(pre_T.var(), rel=1e-5)
+        assert row["skew"] == pytest.approx((standard_T**3).mean(), abs=1e-4)
+        assert row["kurt"] == pytest.approx((standard_T**4).mean(), rel=1e-4)
+        assert row["sparsity"] == (pre_T > 0).mean()
+        assert row["example_value"][0] == pytest.approx(post_TN[:, neuron].max(), rel=1e-5)
+        place = row["example_row"][0] * CONTEXT + row["example_position"][0]
+        assert post_TN[place, neuron] == pytest.approx(post_TN[:, neuron].max(), rel=1e-5)
+    by_position = post_TN.reshape(ROWS, CONTEXT, NEURONS).mean(0)
+    np.testing.assert_allclose(rows[EARLY]["mean_by_position"], by_position[:, EARLY], atol=1e-5)
+    published = of_model(store, "neurons", inputs[0][0])
+    for name in ("w_in_norm", "input_bias", "kurt", "vocab_kurt", "sparsity", "family"):
+        assert [row[name] for row in published] == [
+            row[name] for row in (rows if name != "family" else of_model(
+                store, "taxonomy", inputs[0][0]))
+        ]
+
+
+def test_rare_features_are_null_with_the_reason(run):
+    _, store = run
+    bank = {row["feature"]: row for row in store.get_table("tables/bank.parquet").to_pylist()}
+    assert bank["row_first"]["null_reason"] is None
+    reasons = {row["null_reason"] for row in bank.values()}
+    assert "rare" in reasons
+    assert all((row["support"] < 20) == (row["null_reason"] in ("rare", "no tokens"))
+               for row in bank.values() if row["support"] < ROWS * CONTEXT - 20)
+    scored = {row["feature"] for row in store.get_table("tables/features.parquet").to_pylist()}
+    assert not any(bank[name]["null_reason"] for name in scored)
+
+
+def test_summary_tells_families_agreement_and_directions(run, inputs):
+    _, store = run
+    summary = store.get_json("tables/summary.json")
+    told = summary["references"][0]["profile"]
+    neurons = of_model(store, "neurons", inputs[0][0])
+    explained = [row for row in neurons if row["is_universal"] and row["status"] == "member"]
+    assert told["families"]["explained"]["members"] == len(explained) > 0
+    assert told["agreement"]["universal"]["same"] == 1.0
+    assert told["universal_against_others"]["input_bias"]["published_direction"] == -1
+    assert set(summary["profile"]["subsets"]) == {"code", "prose", "talk"}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkeypatch):
+    _, store = run
+    again = make_study(tmp_path, *inputs, workers=2)
+    correlated(again)
+    batches = ProfileStage.batches
+
+    def cut_short(self, memory):
+        labels, work = batches(self, memory)
+        yield labels
+        yield work[:3]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProfileStage, "batches", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            profiled(again)
+    assert not Store(again.run.dir).exists("tables/taxonomy.parquet")
+    assert tables(profiled(again)) == tables(store)
+    lines = Store(again.run.dir).get("metrics.jsonl").decode().splitlines()
+    done = [(e["model"], e["shard"]) for e in map(json.loads, lines) if e["stage"] == "profile"]
+    assert len(set(done)) == len(done)
+    # What does not decide the sums makes tables alone.
+    fewer = deepcopy(again)
+    fewer.taxonomy.features = 2
+    profiled(fewer)
+    assert len(Store(again.run.dir).get("metrics.jsonl").decode().splitlines()) == len(lines)
+
+
+def test_options_that_do_not_fit_are_refused_before_any_model_runs(inputs, tmp_path):
+    study = make_study(tmp_path / "none", *inputs)
+    with pytest.raises(MissingError, match="holds no tables of correlations"):
+        profiled(study)
+    study.taxonomy.topics = 5000
+    with pytest.raises(ConfigurationError, match="ask for fewer topics"):
+        profiled(study)
+    study = make_study(tmp_path / "none", *inputs)
+    study.taxonomy.syntax = "xx_missing"
+    with pytest.raises(ConfigurationError, match="spacy download xx_missing"):
+        profiled(study)

@@ -1,0 +1,63 @@
+"""Shards and groups of layers: everything once, whole batches, within memory."""
+
+from itertools import pairwise
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from universal_ray.capacity import GIB, USABLE
+from universal_ray.errors import ConfigurationError
+from universal_ray.items import Model
+from universal_ray.profile import (
+    SHARDS,
+    ProfilePlan,
+    layer_bytes,
+    layer_groups,
+    make_shards,
+)
+
+quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True)
+SMALL = Model("small", "s" * 12, 12, 3072)
+
+
+@quickly
+@hypothesis.given(st.integers(1, 100_000), st.integers(1, 300))
+def test_shards_are_whole_batches_and_hold_every_row_once(rows, batch_rows):
+    shards = make_shards(rows, batch_rows)
+    assert 1 <= len(shards) <= SHARDS
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    assert shards[0].start == 0 and shards[-1].stop == rows
+    for before, after in pairwise(shards):
+        assert before.stop == after.start
+        assert (before.stop - before.start) % batch_rows == 0
+
+
+@quickly
+@hypothesis.given(st.floats(2.9, 200))
+def test_groups_of_layers_fit_and_are_even(gib):
+    hypothesis.assume(layer_bytes(SMALL, 50257) <= USABLE * gib * GIB)
+    groups = layer_groups(SMALL, 50257, gib * GIB)
+    assert [layer for g in groups for layer in range(g.start, g.stop)] == list(range(12))
+    assert all(
+        (g.stop - g.start) * layer_bytes(SMALL, 50257) <= USABLE * gib * GIB for g in groups
+    )
+
+
+def test_gpt2_small_is_read_once_on_80_gb_and_medium_twice():
+    assert len(layer_groups(SMALL, 50257, 80.0 * GIB)) == 1
+    assert len(layer_groups(Model("medium", "m" * 12, 24, 4096), 50257, 80.0 * GIB)) == 2
+
+
+def test_a_layer_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigurationError, match=r"one layer of small take 2\.9 GiB"):
+        layer_groups(SMALL, 50257, 2.0 * GIB)
+
+
+def test_what_is_missing_is_what_has_no_marker():
+    shards = make_shards(40, 10)
+    plan = ProfilePlan((SMALL,), shards, 32, 300, (), 8, "f" * 64)
+    done = {f"{plan.shard_folder(SMALL, shards[1])}/done.json"}
+    assert [shard.index for _, shard in plan.missing(done)] == [0, 2, 3]
+    assert plan.tokens == 40 * 32
+    assert plan.bytes == 4 * 12 * layer_bytes(SMALL, 300)

@@ -1,0 +1,114 @@
+"""The profile of every neuron: what is read, in which shards, where its sums go. Pure.
+
+A *shard* is a range of token rows; over it the statistics of one model are summed, layer by layer.
+Everything lies in a folder named by what it depends on, so that changed settings start afresh and
+unchanged ones find what is done.
+"""
+
+from dataclasses import dataclass
+
+from universal_ray.capacity import GIB, USABLE
+from universal_ray.errors import ConfigurationError
+from universal_ray.items import Model
+
+SHARDS = 4
+"""As many at most: the sums by token id are large, and workers share models as well as shards."""
+PAPER_TOKENS = 10_000_000
+"""Tokens that the paper explains neurons on (arXiv 2401.12181, section 4.3)."""
+SUM_BYTES = 20
+"""Bytes of sums by token id of one neuron: two sums in float64 and a maximum in float32."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Token rows [start, stop)."""
+
+    index: int
+    start: int
+    stop: int
+
+
+def make_shards(rows: int, batch_rows: int) -> tuple[Shard, ...]:
+    """At most `SHARDS` shards of whole batches, the last may be shorter."""
+    batches = -(-rows // batch_rows)
+    step = -(-batches // SHARDS) * batch_rows
+    return tuple(
+        Shard(index, start, min(start + step, rows))
+        for index, start in enumerate(range(0, rows, step))
+    )
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers [start, stop) whose sums are held together."""
+
+    start: int
+    stop: int
+
+
+def layer_bytes(model: Model, vocabulary: int) -> int:
+    """Bytes of the sums of one layer."""
+    return SUM_BYTES * vocabulary * model.width
+
+
+def layer_groups(model: Model, vocabulary: int, memory: float) -> tuple[Layers, ...]:
+    """Layers in groups that fit `memory` bytes; each group is one more reading of the tokens.
+
+    Raises ConfigurationError where not even one layer fits.
+    """
+    one = layer_bytes(model, vocabulary)
+    count = int(USABLE * memory // one)
+    if count < 1:
+        raise ConfigurationError(
+            f"the statistics of one layer of {model.name} take {one / GIB:.1f} GiB and a worker "
+            f"has {memory / GIB:.1f} GiB: use workers with more memory (cluster.memory)"
+        )
+    count = -(-model.layers // -(-model.layers // count))
+    return tuple(
+        Layers(start, min(start + count, model.layers))
+        for start in range(0, model.layers, count)
+    )
+
+
+@dataclass(frozen=True)
+class ProfilePlan:
+    """What the statistics of a study are made of, and where they lie."""
+
+    models: tuple[Model, ...]
+    shards: tuple[Shard, ...]
+    context: int
+    vocabulary: int
+    subsets: tuple[str, ...]
+    examples: int
+    sums_key: str
+    """fingerprint of all that decides the sums"""
+
+    @property
+    def tokens(self) -> int:
+        return self.shards[-1].stop * self.context
+
+    @property
+    def bytes(self) -> int:
+        """Of all sums by token id, on disk."""
+        return sum(
+            layer_bytes(model, self.vocabulary) * model.layers for model in self.models
+        ) * len(self.shards)
+
+    @property
+    def folder(self) -> str:
+        return f"profile/{self.sums_key[:12]}"
+
+    def labels_file(self, shard: Shard) -> str:
+        return f"{self.folder}/labels/shard-{shard.index:02d}.safetensors"
+
+    def shard_folder(self, model: Model, shard: Shard) -> str:
+        return f"{self.folder}/{model.short}/shard-{shard.index:02d}"
+
+    def missing(self, stored: set[str]) -> list[tuple[Model, Shard]]:
+        """Models and shards whose marker is not among the files that are stored."""
+        return [
+            (model, shard)
+            for shard in self.shards
+            for model in self.models
+            if f"{self.shard_folder(model, shard)}/done.json" not in stored
+        ]

@@ -1,0 +1,158 @@
+"""The last step of the profile: scored layers to the tables of all models and their summary."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from universal_ray.arithmetic import fix_arithmetic
+from universal_ray.assemble import NEURONS_PATH, PAIRS_PATH, SUMMARY_PATH
+from universal_ray.corpus import TokenCorpus
+from universal_ray.items import Model
+from universal_ray.profile_reduce import ProfileOrder
+from universal_ray.profile_summary import profile_summary
+from universal_ray.profile_tables import (
+    NUMBERS,
+    PUBLISHED,
+    Tensors,
+    bank_table,
+    features_table,
+    join_layers,
+    statistics_table,
+    taxonomy_table,
+)
+from universal_ray.store import Store
+from universal_ray.tables import NEURONS
+from universal_ray.taxonomy.assign import NONE, Assignment, assign
+from universal_ray.taxonomy.scores import why_none
+from universal_ray.taxonomy.vocabulary import Vocabulary
+
+STATISTICS_PATH = "tables/statistics.parquet"
+FEATURES_PATH = "tables/features.parquet"
+TAXONOMY_PATH = "tables/taxonomy.parquet"
+BANK_PATH = "tables/bank.parquet"
+PATHS = (STATISTICS_PATH, FEATURES_PATH, TAXONOMY_PATH, BANK_PATH)
+STORIES = ("family", "feature", "variance_reduction", "status", "partners_in_family")
+"""Columns of the taxonomy that the table of neurons repeats."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What tokens are read back from."""
+
+    corpus: TokenCorpus
+    vocabulary: Vocabulary
+
+
+def assemble_profile(
+    order: ProfileOrder, references: Sequence[Model], listed: int, texts: Texts
+) -> None:
+    """Write the tables of the profile, and add to `neurons.parquet` and `summary.json`."""
+    fix_arithmetic(order.threads)
+    store, models, columns = Store(order.store_url), order.plan.models, order.columns
+    summary = store.get_json(SUMMARY_PATH)
+    neurons = store.get_table(NEURONS_PATH, NEURONS.names)
+    partners = _partners(store, models)
+    assigned: dict[str, Assignment] = {}
+    statistics, features = [], []
+    for model in models:
+        found = _found(store, order, model)
+        assigned[model.name] = assign(found["reduction"], columns)
+        weights = store.get_tensors(order.weights_path(model))
+        statistics.append(statistics_table(model, found, weights, texts.corpus, texts.vocabulary))
+        features.append(features_table(model, found, columns, listed))
+        support_F = found["support"]
+    tokens = float(support_F[-1])
+    reasons = [why_none(tokens, count, order.minimum_support) for count in support_F.tolist()[:-1]]
+    taxonomy, added = [], []
+    for model, table in zip(models, statistics, strict=True):
+        universal = None
+        if model in references:
+            mine = neurons.filter(pc.equal(neurons["model"], model.name))
+            universal = pc.fill_null(mine["is_universal"], False).to_numpy(zero_copy_only=False)
+        others = partners[model.name]
+        told = taxonomy_table(
+            model,
+            assigned[model.name],
+            columns,
+            universal,
+            [(partner_N, assigned[name]) for name, partner_N in others.items()],
+        )
+        taxonomy.append(told)
+        if universal is None:
+            continue
+        for name, source in [*((n, table) for n in PUBLISHED), *((n, told) for n in STORIES)]:
+            mine = mine.append_column(source.schema.field(name), source[name])
+        added.append(mine)
+        entry = next(each for each in summary["references"] if each["model"] == model.name)
+        entry["profile"] = profile_summary(
+            {
+                name: _numbers(table[name])
+                for name in NUMBERS
+                if table[name].null_count < len(table)
+            },
+            _layers(model),
+            universal,
+            assigned[model.name],
+            columns,
+            [
+                (partner_N, assigned[name], _layers(_named(models, name)))
+                for name, partner_N in others.items()
+            ],
+        )
+    summary["profile"] = {
+        "tokens": order.plan.tokens,
+        "tokens_counted": int(tokens),
+        "subsets": list(order.plan.subsets),
+        "features": len(columns),
+        "convention": order.convention,
+        "features_without_tokens_of_their_own": order.bank.left_out,
+    }
+    width = max(model.width for model in models)
+    store.put_table(STATISTICS_PATH, pa.concat_tables(statistics), width)
+    store.put_table(FEATURES_PATH, pa.concat_tables(features), width)
+    store.put_table(TAXONOMY_PATH, pa.concat_tables(taxonomy), width)
+    store.put_table(BANK_PATH, bank_table(columns, support_F, [*reasons, None]), width)
+    store.put_table(NEURONS_PATH, pa.concat_tables(added), width)
+    store.put_json(SUMMARY_PATH, summary)
+
+
+def _found(store: Store, order: ProfileOrder, model: Model) -> Tensors:
+    return join_layers(
+        [store.get_tensors(order.layer_path(model, layer)) for layer in range(model.layers)]
+    )
+
+
+def _named(models: Sequence[Model], name: str) -> Model:
+    return next(model for model in models if model.name == name)
+
+
+def _layers(model: Model) -> np.ndarray:
+    return np.repeat(np.arange(model.layers), model.width)
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return column.fill_null(float("nan")).to_numpy()
+
+
+def _partners(store: Store, models: Sequence[Model]) -> dict[str, dict[str, np.ndarray]]:
+    """By model and other model: every neuron's best partner as a flat index, -1 for none."""
+    names = ["model", "other", "max_layer", "max_neuron"]
+    pairs = store.get_table(PAIRS_PATH, names)
+    found: dict[str, dict[str, np.ndarray]] = {model.name: {} for model in models}
+    keys = dict.fromkeys(zip(pairs["model"].to_pylist(), pairs["other"].to_pylist(), strict=True))
+    for name, other in keys:
+        mine = pairs.filter(
+            pc.and_(pc.equal(pairs["model"], name), pc.equal(pairs["other"], other))
+        )
+        width = _named(models, other).width
+        flat = pc.add(
+            pc.multiply(pc.cast(mine["max_layer"], pa.int64()), width),
+            pc.cast(mine["max_neuron"], pa.int64()),
+        )
+        found[name][other] = pc.fill_null(flat, NONE).to_numpy()
+    return found
+
+

@@ -1,0 +1,167 @@
+"""From stored sums to the statistics and scores of one layer, and from weights to theirs.
+
+Plain functions over the store, each one task of the cluster. Shapes: D neurons of a layer, N of a
+model, F columns of the bank with the one of the position after them, K entries of a list.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from universal_ray.arithmetic import fix_arithmetic
+from universal_ray.items import Model, layer_file, marker
+from universal_ray.models import ModelSource
+from universal_ray.profile import ProfilePlan
+from universal_ray.profile_worker import FEATURE, NEURON
+from universal_ray.statistics.activations import (
+    LayerSums,
+    group_means,
+    merge_layers,
+    neuron_statistics,
+)
+from universal_ray.statistics.weights import (
+    composition,
+    head_maps,
+    resemblance,
+    vector_statistics,
+    vocabulary,
+)
+from universal_ray.store import Receipt, Store
+from universal_ray.study import fingerprint
+from universal_ray.summary import largest
+from universal_ray.taxonomy.bank import Column, FeatureBank
+from universal_ray.taxonomy.features import CURRENT, PREVIOUS
+from universal_ray.taxonomy.position import mutual_information, position_variance_explained
+from universal_ray.taxonomy.scores import Scores, score
+from universal_ray.taxonomy.sums import FeatureSums, id_sums, merge_features
+from universal_ray.weights import load_weights
+
+LISTED = 10
+"""Tokens listed of what a neuron writes, and of what it answers to most."""
+SEEN = 50
+"""Occurrences of a token id whose mean activation is listed, as in the paper's Figure 4."""
+POSITION = Column("position_one_hot", "position", "variance between positions of the row", CURRENT)
+
+
+@dataclass(frozen=True)
+class ProfileOrder:
+    """What every task is told."""
+
+    store_url: str
+    plan: ProfilePlan
+    bank: FeatureBank
+    convention: str
+    minimum_support: int
+    threads: int
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What each row of the scores is about."""
+        return (
+            *self.bank.id_columns(CURRENT),
+            *self.bank.id_columns(PREVIOUS),
+            *self.bank.row_columns(),
+            POSITION,
+        )
+
+    def layer_path(self, model: Model, layer: int) -> str:
+        names = [f"{column.name}" for column in self.columns]
+        members = fingerprint(self.bank.membership_VF.to(torch.uint8).flatten().tolist())
+        key = fingerprint([names, members, self.minimum_support, LISTED, SEEN])[:8]
+        return f"{self.plan.folder}/{model.short}/scores-{key}/layer-{layer:02d}.safetensors"
+
+    def weights_path(self, model: Model) -> str:
+        return f"profile/weights/{model.short}-{self.convention}.safetensors"
+
+
+def _sums(
+    store: Store, plan: ProfilePlan, model: Model, layer: int
+) -> tuple[LayerSums, FeatureSums]:
+    """Of all shards, merged in their order."""
+    neurons, features = [], []
+    for shard in plan.shards:
+        folder = plan.shard_folder(model, shard)
+        path = layer_file(folder, layer)
+        receipts = store.get_json(marker(folder))["files"]
+        receipt = next(Receipt(**entry) for entry in receipts if entry["path"] == path)
+        stored = store.get_tensors(path, receipt)
+        neurons.append(LayerSums.of(_named(stored, NEURON)))
+        features.append(FeatureSums.of(_named(stored, FEATURE)))
+    return merge_layers(neurons), merge_features(features)
+
+
+def _named(stored: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(kind): t for name, t in stored.items() if name.startswith(kind)}
+
+
+def reduce_layer(order: ProfileOrder, model: Model, layer: int) -> None:
+    """Statistics of a layer's neurons, and scores of every feature on each of them."""
+    fix_arithmetic(order.threads)
+    store, plan = Store(order.store_url), order.plan
+    neurons, features = _sums(store, plan, model, layer)
+    found = dict(neuron_statistics(neurons))
+    position = neurons.count["position"]
+    found["position_information"] = mutual_information(neurons.fired_PD, position)
+    between_D = position_variance_explained(neurons.total["position"], position, neurons.squares_D)
+    found["position_variance_explained"] = between_D
+    found["histogram"] = neurons.histogram_DH
+    found["mean_by_position"] = group_means(neurons, "position").T.contiguous()
+    found["mean_by_subset"] = group_means(neurons, "subset").T.contiguous()
+    rare_V = neurons.count["current"] < SEEN
+    mean_DV = group_means(neurons, "current").masked_fill(rare_V[:, None], torch.nan).T
+    for name, value_DV in (("mean", mean_DV), ("max", neurons.maximum_VD.T.double())):
+        filled_DV = value_DV.nan_to_num(nan=-torch.inf)
+        found[f"token_{name}"], found[f"token_{name}_id"] = largest(filled_DV, None, LISTED)
+    found["example_value"] = neurons.examples.value_DK
+    row_DK, position_DK = neurons.examples.place(plan.context)
+    found["example_row"], found["example_position"] = row_DK, position_DK
+    scores = _scores(order, neurons, features)
+    found["reduction"] = torch.cat([scores.variance_reduction_FN, between_D[None]])
+    found["difference"] = torch.cat(
+        [scores.mean_difference_FN, torch.full_like(between_D, torch.nan)[None]]
+    )
+    found["support"] = torch.cat([scores.support_F, neurons.powers_5D[0, :1]])
+    store.put_tensors(order.layer_path(model, layer), {k: v.contiguous() for k, v in found.items()})
+
+
+def _scores(order: ProfileOrder, neurons: LayerSums, features: FeatureSums) -> Scores:
+    """Of all columns but the position's, in their order."""
+    parts = [
+        id_sums(neurons, order.bank.membership_VF, CURRENT),
+        id_sums(neurons, order.bank.membership_VF, PREVIOUS),
+        features,
+    ]
+    return score(
+        float(features.n),
+        torch.cat([part.f_E for part in parts]),
+        neurons.total["position"].sum(0),
+        neurons.squares_D,
+        torch.cat([part.fx_ED for part in parts]),
+        minimum_support=order.minimum_support,
+    )
+
+
+def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> None:
+    """What the weights of a model say about each of its neurons."""
+    fix_arithmetic(order.threads)
+    weights = load_weights(source, order.convention)
+    found = dict(vector_statistics(weights))
+    written = vocabulary(weights.w_out_NC, weights.unembed_CV, LISTED)
+    found |= written.moments
+    for end, value_NK, id_NK in (
+        ("top", written.top_RT, written.top_id_RT),
+        ("bottom", written.bottom_RT, written.bottom_id_RT),
+    ):
+        found[f"vocab_{end}"], found[f"vocab_{end}_id"] = value_NK, id_NK
+    for name, alike in resemblance(weights.w_in_NC, weights.w_out_NC).items():
+        found[f"{name}_sim"], found[f"{name}_sim_index"] = alike.max_N, alike.max_index_N
+        found[f"{name}_sim_min"] = alike.min_N
+    for name, map_HCK in head_maps(weights).items():
+        meets_NC = weights.w_in_NC if name == "o" else weights.w_out_NC
+        assert meets_NC is not None
+        value_N, head_N = composition(meets_NC, map_HCK).max(1)
+        found[f"{name}_composition"], found[f"{name}_composition_head"] = value_N, head_N
+    tensors = {name: value.contiguous() for name, value in found.items()}
+    heads = 1 if weights.query_HCK is None else len(weights.query_HCK) // weights.layers
+    tensors["heads"] = torch.tensor(heads)
+    Store(order.store_url).put_tensors(order.weights_path(model), tensors)

@@ -1,0 +1,163 @@
+"""What the profile says about universal neurons: against the rest, by family, across seeds. Pure.
+
+Shapes: N neurons of a reference model, U universal ones, P pairs of a neuron and its partner.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from universal_ray.statistics.compare import (
+    PUBLISHED_DIRECTIONS,
+    bootstrap_interval,
+    compare,
+    pearson,
+)
+from universal_ray.taxonomy.assign import NONE, Assignment, duplicates, family_agreement
+from universal_ray.taxonomy.bank import Column
+
+APART = 1000
+"""More than any model has layers: numbers the layers of several models apart."""
+REDUNDANT = 0.9
+"""A neuron with both cosines to another above this duplicates it by weights."""
+
+
+def profile_summary(
+    statistics: dict[str, np.ndarray],
+    layer_N: np.ndarray,
+    universal_N: np.ndarray,
+    assigned: Assignment,
+    columns: Sequence[Column],
+    partners: Sequence[tuple[np.ndarray, Assignment, np.ndarray]],
+) -> dict[str, Any]:
+    """Of one reference model; JSON-able, null where something is not defined.
+
+    `statistics`: columns of the statistics table, NaN for null; `partners`: of every other model
+    each neuron's best partner (-1 for none), its families and its layers.
+    """
+    found = {
+        "universal_against_others": {
+            name: {
+                **asdict(result := compare(statistics[name], layer_N, universal_N)),
+                "direction": result.direction,
+                "published_direction": PUBLISHED_DIRECTIONS.get(name),
+            }
+            for name in statistics
+        },
+        "statistics": {
+            "sparsity~in_out_sim": pearson(statistics["sparsity"], statistics["in_out_sim"])
+            if "in_out_sim" in statistics
+            else None,
+            "redundant_by_weights": float((statistics["both_sim"] > REDUNDANT).mean())
+            if "both_sim" in statistics
+            else None,
+            "redundant_by_weights_universal": float(
+                (statistics["both_sim"][universal_N] > REDUNDANT).mean()
+            )
+            if "both_sim" in statistics and universal_N.any()
+            else None,
+        },
+        "families": _families(layer_N, universal_N, assigned),
+        "groups": [
+            {
+                "feature": columns[feature].name,
+                "family": columns[feature].family,
+                "neurons": len(members),
+                "universal": int(universal_N[members].sum()),
+            }
+            for feature, members in duplicates(assigned).items()
+        ],
+        "agreement": {
+            "universal": _agreement(universal_N, assigned, partners),
+            "others": _agreement(~universal_N, assigned, partners),
+        },
+    }
+    return _plain(found)
+
+
+def _families(
+    layer_N: np.ndarray, universal_N: np.ndarray, assigned: Assignment
+) -> dict[str, Any]:
+    """Share of members by family and by layer, beside random other neurons of the same layers.
+
+    The expectation of a random neuron is exact: the share among the others of its layer.
+    """
+    family_N = assigned.member_family_N.numpy()
+    layers = np.unique(layer_N)
+
+    def row(chosen_N: np.ndarray, member_N: np.ndarray) -> dict[str, Any]:
+        share_L = {
+            layer: member_N[(layer_N == layer) & ~universal_N].mean()
+            if ((layer_N == layer) & ~universal_N).any()
+            else math.nan
+            for layer in layers
+        }
+        gain_U = np.array(
+            [float(member_N[n]) - share_L[layer_N[n]] for n in np.flatnonzero(chosen_N)]
+        )
+        gain_U = gain_U[~np.isnan(gain_U)]
+        low, high = bootstrap_interval(gain_U)
+        return {
+            "neurons": int(chosen_N.sum()),
+            "members": int(member_N[chosen_N].sum()),
+            "share": float(member_N[chosen_N].mean()) if chosen_N.any() else math.nan,
+            "gain": float(gain_U.mean()) if len(gain_U) else math.nan,
+            "gain_low": low,
+            "gain_high": high,
+            "share_of_others": float(member_N[~universal_N].mean()),
+        }
+
+    explained_N = family_N != NONE
+    return {
+        "explained": row(universal_N, explained_N),
+        "unexplained": row(universal_N, assigned.unexplained_N.numpy()),
+        "by_family": {
+            name: row(universal_N, family_N == index)
+            for index, name in enumerate(assigned.families)
+            if (family_N == index).any()
+        },
+        "by_layer": [
+            {"layer": int(layer), **row(universal_N & (layer_N == layer), explained_N)}
+            for layer in layers
+        ],
+    }
+
+
+def _agreement(
+    chosen_N: np.ndarray,
+    assigned: Assignment,
+    partners: Sequence[tuple[np.ndarray, Assignment, np.ndarray]],
+) -> dict[str, Any]:
+    """Over the pairs of some neurons with their partners in all other models together."""
+    family_P, partner_P, families, layers = [], [], [], []
+    offset = 0
+    for place, (partner_N, other, layer_M) in enumerate(partners):
+        has_N = chosen_N & (partner_N != NONE)
+        family_P.append(assigned.member_family_N.numpy()[has_N])
+        partner_P.append(partner_N[has_N] + offset)
+        families.append(other.member_family_N.numpy())
+        layers.append(layer_M + APART * place)
+        offset += len(layer_M)
+    return asdict(
+        family_agreement(
+            np.concatenate(family_P),
+            np.concatenate(partner_P),
+            np.concatenate(families),
+            np.concatenate(layers),
+        )
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, torch.Tensor | np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
