@@ -84,10 +84,12 @@ def make_planted(folder: Path, seed: int) -> str:
         w_in, bias = block.mlp.c_fc.weight, block.mlp.c_fc.bias
         w_in.normal_(0, 0.05)
         w_in[:, :5] = 0
+        w_in[position] = 0  # a random function of the position is explained by the position
         bias[:5] = -FIRES
         for neuron, ids in planted_ids(folder).items():
             place = before if neuron == BEFORE else token
             w_in[place[ids], neuron] = 1
+            bias[neuron] += 2 * FIRES * len(ids) * 3 / STREAM  # what LayerNorm takes off: the mean
         w_in[position[: CONTEXT // 3], EARLY] = 1
         block.mlp.c_proj.weight.normal_(0, 0.1)
         model.transformer.wte.weight += 0.001 * torch.randn(VOCABULARY, STREAM)
