@@ -1,4 +1,4 @@
-"""Correlate every neuron of a reference model with those of other seeds: the tables, no more."""
+"""Correlate every neuron of a reference model with those of other seeds, no more."""
 
 from pathlib import Path
 

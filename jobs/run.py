@@ -13,11 +13,7 @@ register()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> None:
     with guarded():
-        store, out = run(parse(config), (CORRELATIONS, PROFILE))
-        if store is not None:
-            from universal_ray.report.screen import show_results
-
-            show_results(out, store)
+        run(parse(config), (CORRELATIONS, PROFILE))
 
 
 if __name__ == "__main__":

@@ -73,14 +73,11 @@ CORRELATIONS, PROFILE = "correlations", "profile"
 """The stages of a run; each builds on the one before."""
 
 
-def run(study: Study, stages: tuple[str, ...]) -> tuple["Store | None", Any]:
-    """Plan, show the plan, and unless it is a dry run make the tables of some stages.
-
-    Returns the run's store (None after a dry run) and the console.
-    """
+def run(study: Study, stages: tuple[str, ...]) -> None:
+    """Plan, show the plan, and unless it is a dry run make the tables of some stages; show them."""
     from universal_ray.plan import describe
     from universal_ray.preflight import prepare
-    from universal_ray.report.screen import Watcher, console, show_plan
+    from universal_ray.report.screen import Watcher, console, show_plan, show_results
     from universal_ray.store import Store
 
     out = console()
@@ -97,7 +94,7 @@ def run(study: Study, stages: tuple[str, ...]) -> tuple["Store | None", Any]:
         rows += found.describe()
     show_plan(out, rows, f"plan of {store.url}")
     if study.dry_run:
-        return None, out
+        return
     from universal_ray import driver
 
     with Watcher(out) as watch:
@@ -105,7 +102,7 @@ def run(study: Study, stages: tuple[str, ...]) -> tuple["Store | None", Any]:
             driver.correlate(prepared, store, watch)
         if found is not None:
             driver.profile(found, store, watch)
-    return store, out
+    show_results(out, store)
 
 
 def _speed(study: Study, store: "Store") -> Any:

@@ -52,9 +52,9 @@ def command(study: Study, *more: str) -> list[str]:
 
 
 def summing() -> list[psutil.Process]:
-    """Processes of workers that sum, on whatever node."""
+    """Processes of workers that sum, on whatever node of a cluster that this process started."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if process.name().startswith("ray::") and process.cmdline()[0].startswith(
                 ("ray::MomentsWorker", "ray::unit-")

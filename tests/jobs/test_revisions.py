@@ -39,7 +39,7 @@ def home(tmp_path_factory) -> Path:
 def run(home: Path, directory: str, *options: str) -> Store:
     found = subprocess.run(
         [
-            sys.executable, ROOT / "jobs" / "run.py", "experiment=persistence",
+            sys.executable, ROOT / "jobs" / "correlate.py", "experiment=persistence",
             f"run.dir={directory}", "universal.threshold=0.02", *options,
         ],
         capture_output=True, text=True, cwd=home, check=False,
@@ -83,7 +83,7 @@ def test_universal_sets_by_revision_and_what_stays(home, capsys):
 def test_a_name_without_a_place_for_the_revision_is_refused(home):
     found = subprocess.run(
         [
-            sys.executable, ROOT / "jobs" / "run.py", "experiment=persistence", "run.dir=x",
+            sys.executable, ROOT / "jobs" / "correlate.py", "experiment=persistence", "run.dir=x",
             "models.reference=runs/testbed/a",
         ],
         capture_output=True, text=True, cwd=home, check=False,

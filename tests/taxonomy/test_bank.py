@@ -108,7 +108,8 @@ def test_the_embedded_corpus_is_labelled_in_seconds():
     assert time.process_time() - started < 10  # 0.8 s on one core; room for a loaded machine
     families = {column.family for column in (*bank.id_columns(CURRENT), *bank.row_columns())}
     assert families >= {
-        "type", "symbol", "numeric", "pronoun", "starts", "suffix", "prefix", "first letter", "word group",
+        "type", "symbol", "numeric", "pronoun", "starts", "suffix", "prefix",
+        "first letter", "word group",
         "unigram", "special", "position", "occurrence", "part of speech", "morphology",
         "dependency", "sentence", "stop word", "alignment", "subset",
     }  # fmt: skip

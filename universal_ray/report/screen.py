@@ -153,8 +153,7 @@ def _show_families(out: Console, reference: dict[str, Any]) -> None:
         ],
     )
     agreement = reference["profile"]["agreement"]
-    for who in ("universal", "others"):
-        told = agreement[who]
+    for who, told in (("universal", agreement["universal"]), ("other", agreement["others"])):
         out.print(
             f"{who} neurons with a family: in {told['pairs']} pairs with their partners "
             f"{_figure(told['same'], '.1%')} share it, {_figure(told['chance'], '.1%')} by chance"

@@ -1,0 +1,141 @@
+"""Dead neurons, detectors and neurons of position: planted ones are found, others are not.
+
+Shapes: B rows, P positions, T tokens, D neurons, V vocabulary.
+"""
+
+import collections
+
+import pytest
+import torch
+
+from universal_ray.errors import ConfigurationError
+from universal_ray.roles.detectors import (
+    BOTH_ENDS,
+    NONE,
+    ONE_END,
+    OSCILLATORY,
+    OTHER,
+    DetectorOptions,
+    NgramSums,
+    dead_neurons,
+    detectors,
+    ngrams,
+    positional,
+    suppresses_its_token,
+)
+
+VOCABULARY = 12
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(VOCABULARY, (60, 40), generator=torch.Generator().manual_seed(0))
+
+
+def planted() -> torch.Tensor:
+    """Activity of: a detector of 3; of 3 and 7, once elsewhere; of 3 but half the time; of six
+    ids; of 3 and, as often, anywhere; of the pair 5 2; of nothing; at random."""
+    generator = torch.Generator().manual_seed(1)
+    token_BP = tokens()
+    token_T = token_BP.flatten()
+    pair_BP = (token_BP == 2) & (token_BP.roll(1, 1) == 5)
+    pair_BP[:, 0] = False
+    two = (token_T == 3) | (token_T == 7)
+    two[torch.nonzero(~two)[0]] = True
+    chance_T = torch.rand(len(token_T), generator=generator)
+    return torch.stack(
+        [
+            token_T == 3, two, (token_T == 3) & (chance_T < 0.5), token_T < 6,
+            (token_T == 3) | (chance_T < 1 / VOCABULARY), pair_BP.flatten(),
+            torch.zeros_like(two), chance_T < 0.3,
+        ],
+        dim=1,
+    )  # fmt: skip
+
+
+def test_token_detectors_are_found_and_the_rest_is_not():
+    found = detectors(NgramSums.of(tokens().flatten(), planted()))
+    assert found.detector_D.tolist() == [True, True] + [False] * 6
+    assert found.ngrams[0] == (3,) and set(found.ngrams[1]) == {3, 7}
+    assert found.ngrams[2:] == ((),) * 6
+    assert float(found.share_D[0]) == 1 > float(found.share_D[1]) > 0.95
+    assert bool(found.share_D[6].isnan())  # never active
+
+
+def test_limits_are_options():
+    sums = NgramSums.of(tokens().flatten(), planted())
+    six = detectors(sums, DetectorOptions(ngrams=6))
+    assert six.detector_D.tolist() == [True, True, False, True] + [False] * 4
+    half = detectors(sums, DetectorOptions(fires=0.3))
+    assert bool(half.detector_D[2])
+
+
+def test_a_bigram_detector_is_one_of_bigrams_alone():
+    bigram_T = ngrams(tokens(), 2, VOCABULARY)
+    found = detectors(NgramSums.of(bigram_T, planted()))
+    assert found.detector_D.nonzero().flatten().tolist() == [5]
+    assert found.ngrams[5] == (5 * VOCABULARY + 2,)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_ngram_sums_are_counts_and_parts_merge(length):
+    token_BP, active_TD = tokens(), planted()
+    ngram_T = ngrams(token_BP, length, VOCABULARY)
+    counted: collections.Counter = collections.Counter()
+    fired: collections.Counter = collections.Counter()
+    for row, row_tokens in enumerate(token_BP.tolist()):
+        for place in range(length - 1, len(row_tokens)):
+            gram = tuple(row_tokens[place - length + 1 : place + 1])
+            counted[gram] += 1
+            fired[gram] += int(active_TD[row * len(row_tokens) + place, 4])
+    parts = [
+        NgramSums.of(ngram_T[part], active_TD[part]) for part in (slice(0, 700), slice(700, None))
+    ]
+    for sums in (NgramSums.of(ngram_T, active_TD), NgramSums.merged(parts)):
+        assert bool((sums.ngram_U.diff() > 0).all())
+        assert len(sums.ngram_U) == len(counted)
+        for ngram, count, active in zip(
+            sums.ngram_U.tolist(), sums.count_U.tolist(), sums.fired_UD[:, 4].tolist(), strict=True
+        ):
+            gram = tuple(ngram // VOCABULARY**k % VOCABULARY for k in reversed(range(length)))
+            assert (count, active) == (counted[gram], fired[gram])
+
+
+def test_ngrams_that_no_number_tells_apart_are_refused():
+    with pytest.raises(ConfigurationError, match="64-bit"):
+        ngrams(tokens(), 5, 50_257)
+
+
+def test_dead_neurons_never_rise_above_the_limit():
+    maximum_VD = torch.tensor([[-0.1, 5e-4, -torch.inf], [-0.17, 0.2, -torch.inf]])
+    assert dead_neurons(maximum_VD).tolist() == [True, False, True]
+
+
+def test_a_detector_that_writes_against_its_token_is_told():
+    unembed_CV = torch.eye(4)
+    w_out_DC = torch.tensor([[-1.0, 0, 0, 0], [1.0, 0, 0, 0], [1.0, 0.5, 0, 0]])
+    assert suppresses_its_token(torch.tensor([0, 0, 2]), w_out_DC, unembed_CV).tolist() == [
+        True, False, True,
+    ]  # fmt: skip
+
+
+def test_kinds_of_position():
+    place_P = torch.arange(200) / 199
+    rates = {
+        "rises": (place_P > 0.5).double(),
+        "early alone": (place_P < 0.02).double(),
+        "ends": (2 * place_P - 1).abs() ** 2,
+        "hump": 1 - (2 * place_P - 1).abs() ** 2,
+        "waves": (torch.sin(place_P * 40) + 1) / 2,
+        "twice": (torch.cos(place_P * 9.42) + 1) / 2,
+        "weak": 0.2 + 0.35 * place_P,
+        "flat": torch.full((200,), 0.4),
+    }
+    noise_PD = torch.rand(200, len(rates), generator=torch.Generator().manual_seed(3)) * 0.05
+    rate_PD = (torch.stack(list(rates.values()), dim=1) + noise_PD.double()).clamp(0, 1)
+    count_P = torch.full((200,), 1000.0, dtype=torch.float64)
+    count_P[50] = 0  # no tokens there
+    found = positional(rate_PD * count_P[:, None], count_P, DetectorOptions(information=0.004))
+    assert found.kind == (
+        ONE_END, ONE_END, BOTH_ENDS, BOTH_ENDS, OSCILLATORY, OTHER, ONE_END, NONE,
+    )  # fmt: skip
+    assert found.strong_D.tolist() == [True] * 6 + [False, False]

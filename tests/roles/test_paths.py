@@ -1,0 +1,126 @@
+"""Path ablation against plain Hugging Face passes in which hooks replace one head's query.
+
+Shapes: B rows, P positions, C channels, K channels of a head, Q quantities.
+"""
+
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers_roles import HEADS, LAYERS, MODELS, WIDTH, blocks, down, gpt2, load, rows
+from torch import Tensor
+
+from universal_ray.errors import ConfigurationError
+from universal_ray.models import resolve
+from universal_ray.roles.attention import path_correlation, path_means
+from universal_ray.roles.decoder import load_decoder
+from universal_ray.roles.paths import QUANTITIES, Path, ablate_paths, merge_paths
+
+PATHS = (
+    Path(neuron=5, layer=1, head=0),
+    Path(neuron=17, layer=2, head=3),
+    Path(neuron=WIDTH + 2, layer=2, head=1),
+)
+
+
+def attend(model: Any, tokens_BP: Tensor, path: Path, taken_BPC: Tensor | None) -> dict:
+    """One eager pass; `taken_BPC` is taken out of what the head's query is made from."""
+    block, neuron = blocks(model)[path.layer], path.neuron % WIDTH
+    is_gpt2 = hasattr(block, "attn")
+    joined = block.attn.c_attn if is_gpt2 else block.attention.query_key_value
+    norm = block.ln_1 if is_gpt2 else block.input_layernorm
+    output = block.attn.c_proj if is_gpt2 else block.attention.dense
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, module: Any) -> Any:
+        return module.register_forward_pre_hook(lambda _, x: seen.__setitem__(name, x[0].clone()))
+
+    def less(module: Any, _: Any, own: Tensor) -> Tensor:
+        shape = (3, HEADS, -1) if is_gpt2 else (HEADS, 3, -1)
+        place = (0, path.head) if is_gpt2 else (path.head, 0)
+        if taken_BPC is not None:
+            other = module.forward(norm.forward(seen["x"] - taken_BPC)).unflatten(2, shape)
+            own = own.clone().unflatten(2, shape)
+            own[:, :, *place] = other[:, :, *place]
+            own = own.flatten(2)
+        return own
+
+    handles = [
+        keep("a", down(model, path.neuron // WIDTH)), keep("x", block), keep("z", output),
+        joined.register_forward_hook(less),
+    ]  # fmt: skip
+    with torch.no_grad():
+        bos_BP = model(tokens_BP, output_attentions=True).attentions[path.layer][:, path.head, :, 0]
+    for handle in handles:
+        handle.remove()
+    weight = output.weight if is_gpt2 else output.weight.T
+    z_BPK, w_KC = (
+        seen["z"].unflatten(2, (HEADS, -1))[:, :, path.head],
+        weight.detach().unflatten(0, (HEADS, -1))[path.head],
+    )
+    return {"a": seen["a"][:, :, neuron], "bos": bos_BP, "norm": (z_BPK @ w_KC).norm(dim=2)}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "pythia", "sequential"])
+def test_ablated_paths_are_those_of_a_plain_pass_with_hooks(kind, tmp_path: File):
+    source = resolve(str(MODELS[kind](tmp_path)))
+    model = load(tmp_path, attn_implementation="eager")
+    tokens_BP = rows((4, 16))
+    keep_BP = torch.rand(tokens_BP.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    decoder = load_decoder(source, dtype=torch.float64)
+    halves = [
+        ablate_paths(decoder, PATHS, tokens_BP[rows_], keep_BP[rows_])
+        for rows_ in (slice(0, 1), slice(1, 4))
+    ]
+    sums = merge_paths(halves)
+    assert sums.count == int(keep_BP.sum())
+    for index, path in enumerate(PATHS):
+        before = attend(model, tokens_BP, path, None)
+        w_out = down(model, path.neuron // WIDTH).weight.detach()
+        w_out_DC = w_out if hasattr(blocks(model)[0], "attn") else w_out.T
+        taken_BPC = before["a"][:, :, None] * w_out_DC[path.neuron % WIDTH]
+        after = attend(model, tokens_BP, path, taken_BPC)
+        found = {
+            "activation": before["a"],
+            "bos": before["bos"],
+            "bos_change": after["bos"] - before["bos"],
+            "norm": before["norm"],
+            "norm_change": 100 * (after["norm"] - before["norm"]) / before["norm"],
+        }
+        by_hand = np.stack([found[name][keep_BP].numpy() for name in QUANTITIES])
+        assert np.abs(by_hand[2]).max() > 1e-3
+        means = path_means(sums)
+        np.testing.assert_allclose(
+            [float(means[name][index]) for name in QUANTITIES], by_hand.mean(1), rtol=1e-5,
+            atol=1e-5,
+        )  # fmt: skip
+        r = np.corrcoef(by_hand)
+        for i, first in enumerate(QUANTITIES):
+            for j, second in enumerate(QUANTITIES):
+                assert float(path_correlation(sums, first, second)[index]) == pytest.approx(
+                    r[i, j], abs=1e-5
+                )
+
+
+def test_a_constant_quantity_has_no_correlation(tmp_path: File):
+    decoder = load_decoder(resolve(str(gpt2(tmp_path))), dtype=torch.float64)
+    with torch.no_grad():
+        decoder.blocks[0].mlp.c_fc.weight.zero_()  # every activation is that of the bias
+    sums = ablate_paths(decoder, PATHS[:1], rows(), rows() > 0)
+    assert bool(path_correlation(sums, "activation", "bos").isnan().all())
+
+
+@pytest.mark.parametrize("path", [Path(5, 0, 0), Path(WIDTH, 1, 0), Path(0, LAYERS, 0)])
+def test_a_head_that_is_not_later_is_refused(path, tmp_path: File):
+    decoder = load_decoder(resolve(str(gpt2(tmp_path))))
+    with pytest.raises(ConfigurationError, match="does not come before"):
+        ablate_paths(decoder, [path], rows(), rows() > 0)
+
+
+def test_sums_of_other_paths_do_not_merge(tmp_path: File):
+    decoder = load_decoder(resolve(str(gpt2(tmp_path))))
+    parts = [ablate_paths(decoder, [path], rows(), rows() > 0) for path in PATHS[:2]]
+    with pytest.raises(ConfigurationError, match="do not merge"):
+        merge_paths(parts)

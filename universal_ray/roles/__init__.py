@@ -1,0 +1,1 @@
+"""What neurons do: roles told from weights, from sums over tokens, and from interventions."""

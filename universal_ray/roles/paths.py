@@ -1,0 +1,137 @@
+"""Path ablation: what one neuron does to one later head through the head's query alone.
+
+At every destination the neuron's write is taken out of the residual stream that the query is made
+from; keys and values stay as they are (arXiv 2401.12181, section 5.3).
+
+Shapes: B rows, P positions, I paths, C channels of the residual stream, K channels of a head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from universal_ray.errors import ConfigurationError
+from universal_ray.roles.decoder import Decoder
+
+QUANTITIES = ("activation", "bos", "bos_change", "norm", "norm_change")
+"""Of one position: the neuron's activation; the head's attention to the first token of the row, and
+its change; the length of what the head writes, and its change in percent."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """From a neuron to a head of a later layer."""
+
+    neuron: int
+    """flat index, layer · D + neuron"""
+    layer: int
+    """of the head"""
+    head: int
+
+
+@dataclass(frozen=True)
+class PathSums:
+    """Sums over the positions that count; float64. Those of disjoint positions add."""
+
+    paths: tuple[Path, ...]
+    count: float
+    totals_IQ: Tensor
+    """Σ by `QUANTITIES`"""
+    products_IQQ: Tensor
+    """Σ of their products"""
+
+
+def merge_paths(parts: Sequence[PathSums]) -> PathSums:
+    """Sums together, added in the order given.
+
+    Raises ConfigurationError where parts are not of the same paths.
+    """
+    first = parts[0]
+    if any(part.paths != first.paths for part in parts):
+        raise ConfigurationError(
+            "Sums of different paths do not merge: declare the same ones, in the same order, for "
+            "every part of the corpus."
+        )
+    totals_IQ, products_IQQ = first.totals_IQ.clone(), first.products_IQQ.clone()
+    for part in parts[1:]:
+        totals_IQ += part.totals_IQ
+        products_IQQ += part.products_IQQ
+    return PathSums(first.paths, sum(part.count for part in parts), totals_IQ, products_IQQ)
+
+
+def ablate_paths(
+    decoder: Decoder,
+    paths: Sequence[Path],
+    tokens_BP: Int[Tensor, "B P"],
+    keep_BP: Bool[Tensor, "B P"],
+) -> PathSums:
+    """Zero ablation of every path on every position that counts; rows begin with BOS.
+
+    Raises ConfigurationError for a head that the neuron does not come before.
+    """
+    for path in paths:
+        if not path.neuron // decoder.width < path.layer < decoder.layers:
+            raise ConfigurationError(
+                f"Neuron {path.neuron} does not come before layer {path.layer}: choose a head of a "
+                f"layer after the neuron's, of {decoder.layers} layers."
+            )
+    tokens_BP, keep_BP = tokens_BP.to(decoder.device), keep_BP.to(decoder.device)
+    totals, products = [], []
+    with torch.inference_mode():
+        streams, activations = _untouched(decoder, paths, tokens_BP)
+        for path in paths:
+            layer, neuron = divmod(path.neuron, decoder.width)
+            a_BP = activations[path.neuron]
+            x_BPC = streams[path.layer]
+            less_BPC = x_BPC - a_BP[:, :, None] * decoder.w_out(layer)[neuron]
+            query, key_BPK, value_BPK = (
+                each[:, path.head] for each in decoder.heads(path.layer, x_BPC)
+            )
+            less_query = decoder.heads(path.layer, less_BPC)[0][:, path.head]
+            scaling, output_KC = (
+                decoder.scaling(path.layer),
+                decoder.head_output(path.layer, path.head),
+            )
+            before_BP, norm_BP = _attend(query, key_BPK, value_BPK, output_KC, scaling)
+            after_BP, new_BP = _attend(less_query, key_BPK, value_BPK, output_KC, scaling)
+            found = (a_BP, before_BP, after_BP - before_BP, norm_BP, 100 * (new_BP / norm_BP - 1))
+            found_TQ = torch.stack([each[keep_BP].double() for each in found], dim=1)
+            totals.append(found_TQ.sum(0).cpu())
+            products.append((found_TQ.T @ found_TQ).cpu())
+    count = float(keep_BP.sum())
+    return PathSums(tuple(paths), count, torch.stack(totals), torch.stack(products))
+
+
+def _untouched(
+    decoder: Decoder, paths: Sequence[Path], tokens_BP: Tensor
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Residual streams before the heads' layers, [B, P, C], and the neurons' activations."""
+    streams: dict[int, Tensor] = {}
+    activations: dict[int, Tensor] = {}
+    seen: list[Tensor] = []
+    x_BPC = decoder.embed(tokens_BP)
+    for layer in range(max(path.layer for path in paths) + 1):
+        streams[layer] = x_BPC
+        x_BPC = decoder.block(layer, x_BPC, seen.append)
+        neurons_BPD = seen.pop()
+        for path in paths:
+            if path.neuron // decoder.width == layer:
+                activations[path.neuron] = neurons_BPD[:, :, path.neuron % decoder.width]
+    return streams, activations
+
+
+def _attend(
+    query_BPK: Float[Tensor, "B P K"],
+    key_BPK: Float[Tensor, "B P K"],
+    value_BPK: Float[Tensor, "B P K"],
+    output_KC: Float[Tensor, "K C"],
+    scaling: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention of one head to the first token, and the length of what it writes, [B, P]."""
+    score_BPP = query_BPK @ key_BPK.transpose(1, 2) * scaling
+    later_PP = torch.ones_like(score_BPP[0], dtype=torch.bool).triu(1)
+    attention_BPP = score_BPP.masked_fill(later_PP, -torch.inf).softmax(2)
+    return attention_BPP[:, :, 0], (attention_BPP @ value_BPK @ output_KC).norm(dim=2)
