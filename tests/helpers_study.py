@@ -1,6 +1,7 @@
 """Small studies on models made on the spot, and the float64 truth about them."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from universal_ray.study import (
     UnitsConfig,
 )
 
+ROOT = Path(__file__).parents[1]
 CONTEXT, ROWS, VOCABULARY, LAYERS, WIDTH = 32, 97, 300, 2, 32
 DEAD = 5
 """A neuron of layer 0 of model `a` that never varies."""
@@ -72,6 +74,19 @@ def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study
         cluster=ClusterConfig(**{"workers": 1, **cluster}),
         baseline=BaselineConfig(rotations=3),
     )
+
+
+def command(study: Study, *more: str) -> list[str]:
+    """The correlation stage of such a study, as a user types it."""
+    compared = "[" + ",".join(study.models.compared) + "]"
+    return [
+        sys.executable, str(ROOT / "jobs" / "correlate.py"), "corpus=tokens",
+        f"corpus.path={study.corpus.path}", f"run.dir={study.run.dir}",
+        f"models.reference={study.models.reference}", f"models.compared={compared}",
+        f"units.tokens={study.units.tokens}", f"units.batch={study.units.batch}",
+        f"units.fold={study.units.fold}", f"cluster.workers={study.cluster.workers}",
+        f"baseline.rotations={study.baseline.rotations}", *more,
+    ]
 
 
 def run(study: Study) -> Store:

@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -12,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from helpers_study import command
 from ray.cluster_utils import Cluster
 
 from universal_ray.report.status import describe_run
 from universal_ray.store import Store
 from universal_ray.study import Study
 
-ROOT = Path(__file__).parents[2]
 IMPATIENT = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
     "RAY_health_check_period_ms": "1000",
@@ -37,18 +36,6 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError("waited in vain")
-
-
-def command(study: Study, *more: str) -> list[str]:
-    compared = "[" + ",".join(study.models.compared) + "]"
-    return [
-        sys.executable, str(ROOT / "jobs" / "correlate.py"), "corpus=tokens",
-        f"corpus.path={study.corpus.path}", f"run.dir={study.run.dir}",
-        f"models.reference={study.models.reference}", f"models.compared={compared}",
-        f"units.tokens={study.units.tokens}", f"units.batch={study.units.batch}",
-        f"units.fold={study.units.fold}", f"cluster.workers={study.cluster.workers}",
-        f"baseline.rotations={study.baseline.rotations}", *more,
-    ]
 
 
 def summing() -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """Two hosts with addresses of their own, made of network namespaces; their link is cut."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -9,13 +10,18 @@ import time
 from contextlib import suppress
 
 import pytest
-from helpers_faults import IMPATIENT, command, wait_for
-from helpers_study import make_models, make_study, make_tokens, run, table_bytes
+from helpers_faults import IMPATIENT, wait_for
+from helpers_study import command, make_models, make_study, make_tokens, run, table_bytes
 
 from universal_ray.store import Store
 
 HOSTS = {"ray-head": "10.99.0.1", "ray-worker": "10.99.0.2"}
 PORT = 6399
+ENVIRONMENT = {
+    **IMPATIENT,
+    "RAY_AUTH_MODE": "token",  # Ray's own choice for a head that others can reach
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 
 
 def ip(*arguments: str) -> None:
@@ -50,7 +56,7 @@ def hosts():
 
 def inside(host: str, arguments: list[str], **options) -> subprocess.Popen:
     return subprocess.Popen(
-        ["ip", "netns", "exec", host, *arguments], env=os.environ | IMPATIENT, **options
+        ["ip", "netns", "exec", host, *arguments], env=os.environ | ENVIRONMENT, **options
     )
 
 
@@ -71,7 +77,7 @@ def alive(count: int) -> bool:
     )
     found = subprocess.run(
         ["ip", "netns", "exec", "ray-head", sys.executable, "-c", count_nodes],
-        capture_output=True, text=True, env=os.environ | IMPATIENT, check=False,
+        capture_output=True, text=True, env=os.environ | ENVIRONMENT, check=False,
     )
     return f"ALIVE {count}" in found.stdout
 
