@@ -31,6 +31,9 @@ def fold(store: Store, item: Item, block: Block) -> None:
     """Fold the units of a block into one float64 file per layer; verify it; drop the units."""
     folder = item.block_folder(block)
     units = [item.unit_folder(unit) for unit in block.units]
+    if store.exists(marker(folder)):  # a fold that was cut short as it dropped its units
+        drop(store, units)
+        return
     receipts, n = [], 0.0
     for layer in range(item.layers):
         sums = merge(read_sums(store, unit, layer) for unit in units)
