@@ -13,12 +13,12 @@ from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
 from universal_ray.cluster import cluster, results
 from universal_ray.errors import MissingError
 from universal_ray.lock import RunLock
-from universal_ray.moments_stage import MomentsStage
+from universal_ray.correlation_stage import MomentsStage
 from universal_ray.preflight import STUDY_FILE, Prepared
-from universal_ray.profile_assemble import PATHS as PROFILE_PATHS
-from universal_ray.profile_assemble import Texts, assemble_profile
-from universal_ray.profile_reduce import ProfileOrder, reduce_layer, reduce_weights
-from universal_ray.profile_stage import PreparedProfile, ProfileStage
+from universal_ray.profile.assemble import PATHS as PROFILE_PATHS
+from universal_ray.profile.assemble import Texts, assemble_profile
+from universal_ray.profile.reduce import ProfileOrder, reduce_layer, reduce_weights
+from universal_ray.profile.stage import PreparedProfile, ProfileStage
 from universal_ray.progress import PROGRESS_FILE
 from universal_ray.scheduler import Scheduler, Watch
 from universal_ray.store import Store

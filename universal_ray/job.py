@@ -88,7 +88,7 @@ def run(study: Study, stages: tuple[str, ...]) -> None:
         rows += describe(prepared.plan, study.cluster.workers, _speed(study, store))
     found = None
     if PROFILE in stages:
-        from universal_ray.profile_stage import prepare_profile
+        from universal_ray.profile.stage import prepare_profile
 
         found = prepare_profile(prepared, store)
         rows += found.describe()

@@ -17,7 +17,7 @@ from universal_ray import driver
 from universal_ray.corpus import open_corpus
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.preflight import prepare
-from universal_ray.profile_stage import ProfileStage, prepare_profile
+from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.store import Store
 from universal_ray.study import (
     BaselineConfig,

@@ -9,7 +9,7 @@ import pytest
 from universal_ray.capacity import GIB, USABLE
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import Model
-from universal_ray.profile import (
+from universal_ray.profile.plan import (
     SHARDS,
     ProfilePlan,
     layer_bytes,

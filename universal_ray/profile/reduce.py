@@ -11,8 +11,8 @@ import torch
 from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.items import Model, layer_file, marker
 from universal_ray.models import ModelSource
-from universal_ray.profile import ProfilePlan
-from universal_ray.profile_worker import FEATURE, NEURON
+from universal_ray.profile.plan import ProfilePlan
+from universal_ray.profile.worker import FEATURE, NEURON
 from universal_ray.statistics.activations import (
     LayerSums,
     group_means,

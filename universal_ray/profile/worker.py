@@ -9,7 +9,7 @@ import torch
 
 from universal_ray.items import Model, layer_file, marker
 from universal_ray.measure import Clock, peak_bytes
-from universal_ray.profile import Layers, ProfilePlan, Shard
+from universal_ray.profile.plan import Layers, ProfilePlan, Shard
 from universal_ray.statistics.activations import LayerSums, Places, places
 from universal_ray.store import Receipt
 from universal_ray.taxonomy.bank import FeatureBank

@@ -11,9 +11,9 @@ from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.assemble import NEURONS_PATH, PAIRS_PATH, SUMMARY_PATH
 from universal_ray.corpus import TokenCorpus
 from universal_ray.items import Model
-from universal_ray.profile_reduce import ProfileOrder
-from universal_ray.profile_summary import profile_summary
-from universal_ray.profile_tables import (
+from universal_ray.profile.reduce import ProfileOrder
+from universal_ray.profile.summary import profile_summary
+from universal_ray.profile.tables import (
     NUMBERS,
     PUBLISHED,
     Tensors,

@@ -9,11 +9,11 @@ import numpy as np
 from universal_ray.capacity import GIB
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
 from universal_ray.errors import ConfigurationError
-from universal_ray.moments_stage import smallest_memory
+from universal_ray.correlation_stage import smallest_memory
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
-from universal_ray.profile import PAPER_TOKENS, ProfilePlan, layer_groups, make_shards
-from universal_ray.profile_worker import ProfileAssignment, ProfileWorker
+from universal_ray.profile.plan import PAPER_TOKENS, ProfilePlan, layer_groups, make_shards
+from universal_ray.profile.worker import ProfileAssignment, ProfileWorker
 from universal_ray.scheduler import Task
 from universal_ray.store import Store
 from universal_ray.study import fingerprint, plain

@@ -1,0 +1,1 @@
+"""The profile of every neuron: statistics of its weights and activations, features, families."""
