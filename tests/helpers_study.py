@@ -12,6 +12,7 @@ from helpers_models import make_gpt2
 from transformers import GPT2LMHeadModel
 
 from universal_ray import driver
+from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
 from universal_ray.study import (
@@ -92,7 +93,7 @@ def command(study: Study, *more: str) -> list[str]:
 def run(study: Study) -> Store:
     """The correlation stage, in this process."""
     store = Store(study.run.dir)
-    driver.correlate(prepare(study, store), store, lambda *_: None)
+    driver.run([CorrelationStage(prepare(study, store), store)], study, store, lambda *_: None)
     return store
 
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.persistence import persistence
 from universal_ray.plan import Plan
 from universal_ray.published import published
@@ -24,7 +23,6 @@ SUMMARY_PATH = "tables/summary.json"
 
 def assemble(order: Reduction, plan: Plan, models: ModelsConfig, threshold: float) -> None:
     """Write `pairs.parquet`, `neurons.parquet` and `summary.json`."""
-    fix_arithmetic(order.threads)
     store = Store(order.store_url)
     by_model: dict[str, list[pa.Table]] = defaultdict(list)
     for pair in plan.pairs:

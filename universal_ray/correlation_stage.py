@@ -1,29 +1,55 @@
-"""The stage that makes the sums: units to compute, blocks to fold; what is left of them."""
+"""The stage of the correlations: sums over units of tokens, then reductions, then the tables."""
 
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from universal_ray import folding
+import yaml
+
+from universal_ray import folding, reduce
+from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
 from universal_ray.items import calibration_file, marker
 from universal_ray.plan import Work
-from universal_ray.preflight import Prepared
-from universal_ray.scheduler import Task
+from universal_ray.preflight import STUDY_FILE, Prepared
+from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
-from universal_ray.study import Device
+from universal_ray.study import Device, fingerprint
 from universal_ray.worker import MomentsAssignment, MomentsWorker
 
+TABLES_MARKER = "tables/done.json"
 
-class MomentsStage:
+
+class CorrelationStage:
     """Calibrations first, then units; each block folds when the last of its units is there."""
 
-    name = "sums"
-    actor: type = MomentsWorker
+    name = "correlations"
+    worker: type = MomentsWorker
 
     def __init__(self, prepared: Prepared, store: Store):
+        self.prepared, self.store, self.plan = prepared, store, prepared.plan
         study, plan = prepared.study, prepared.plan
-        self.prepared, self.store, self.plan = prepared, store, plan
-        self.assignment = MomentsAssignment(
+        self.order = reduce.Reduction(
+            store.url,
+            plan.layout,
+            study.baseline.rotations,
+            study.baseline.kind.value,
+            study.baseline.seed,
+            plan.footprint.policy.value,
+            study.cluster.device.value,
+        )
+        self._done = set(plan.done)
+        self._folded: set[tuple[str, int]] = set()
+        self._flops = sum(item.flops(1) for item in plan.items)
+
+    def begin(self) -> MomentsAssignment | None:
+        prepared, store, study = self.prepared, self.store, self.prepared.study
+        store.put(STUDY_FILE, yaml.safe_dump(prepared.record, sort_keys=False).encode())
+        store.sweep()
+        folding.drop(store, list(prepared.damaged))
+        if not self.plan.work and self._tables_stand():
+            return None
+        return MomentsAssignment(
             store_url=store.url,
             nonce=store.write_nonce(),
             corpus=prepared.corpus,
@@ -31,32 +57,58 @@ class MomentsStage:
             excluded=prepared.excluded,
             activations=(study.models.activation.value,),
             dtype=study.models.dtype.value,
-            policy=plan.footprint.policy.value,
-            batch_rows=plan.batch_rows,
+            policy=self.plan.footprint.policy.value,
+            batch_rows=self.plan.batch_rows,
             threads=study.cluster.threads,
             device=study.cluster.device.value,
         )
-        self._done = set(plan.done)
-        self._folded: set[tuple[str, int]] = set()
-        self._flops = sum(item.flops(1) for item in plan.items)
-        self._foldable = self._folds()
 
-    @property
-    def steps(self) -> int:
-        return len(self.plan.work) or len(self._foldable)
+    def _tables_fingerprint(self) -> str:
+        plan, study = self.plan, self.prepared.study
+        return fingerprint(
+            [
+                [self.order.folder(item) for item in plan.items],
+                [model.name for model in plan.models],
+                [model.name for model in plan.references],
+                study.models.revisions,
+                study.universal.threshold,
+            ]
+        )
 
-    @property
-    def steps_done(self) -> int:
-        return len(self.plan.groups) * len(self.plan.layout.units) - len(self.plan.work)
+    def _tables_stand(self) -> bool:
+        if not all(map(self.store.exists, (TABLES_MARKER, PAIRS_PATH, SUMMARY_PATH))):
+            return False
+        return self.store.get_json(TABLES_MARKER)["fingerprint"] == self._tables_fingerprint()
 
-    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Sequence[Task]]:
-        if self.plan.work:
-            yield self._calibrations()
-            if self.prepared.study.cluster.memory is None:
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        plan, study = self.plan, self.prepared.study
+        if plan.work:
+            yield Batch("calibration", self._calibrations())
+            if study.cluster.memory is None:
                 # What fixes the bits stays; which sums are held together may change.
-                smallest = smallest_memory(memory, self.prepared.study.cluster.device)
-                self.plan = replace(self.plan, memory=smallest)
-        yield [*self._foldable, *map(self._unit, self.plan.work)]
+                plan = self.plan = replace(
+                    plan, memory=smallest_memory(memory, study.cluster.device)
+                )
+        units = len(plan.layout.units)
+        done = len(plan.groups) * units - len(plan.work) if plan.work else units
+        yield Batch("sums", [*self._folds(), *map(self._unit, plan.work)], done)
+        order, stored = self.order, set(self.store.list("reduce"))
+        models = [
+            call(reduce.reduce_model, f"reduce-{item.key}", order, item)
+            for item in plan.items
+            if len(item.models) == 1 and f"{order.folder(item)}/model.json" not in stored
+        ]
+        yield Batch("baselines", models, len(plan.models) - len(models))
+        rows = [
+            call(reduce.reduce_rows, f"reduce-{pair.key}-{layer}", order, pair, layer)
+            for pair in plan.pairs
+            for layer in range(pair.layers)
+            if f"{order.folder(pair)}/layer-{layer:02d}.json" not in stored
+        ]
+        every = sum(pair.layers for pair in plan.pairs)
+        yield Batch("correlations", rows, every - len(rows))
+        told = (order, plan, study.models, study.universal.threshold)
+        yield Batch("tables", [call(assemble, "tables-of-correlations", *told)])
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
         if task.method != "compute":
@@ -64,6 +116,15 @@ class MomentsStage:
         (work,) = task.arguments
         self._done |= {(work.unit.index, item.key) for item in work.items}
         return self._folds()
+
+    def end(self) -> None:
+        # Tables made anew lack what later stages had added: by a name of their own these see it.
+        told = {"fingerprint": self._tables_fingerprint(), "making": uuid.uuid4().hex}
+        self.store.finish(TABLES_MARKER, told)
+        fresh = {self.order.folder(item).split("/")[1] for item in self.plan.items}
+        for path in self.store.list("reduce"):
+            if path.split("/")[1] not in fresh:
+                self.store.delete(path)
 
     def _calibrations(self) -> list[Task]:
         """Shift and scale of every model, once in the life of a run."""

@@ -73,7 +73,7 @@ CORRELATIONS, PROFILE = "correlations", "profile"
 """The stages of a run; each builds on the one before."""
 
 
-def run(study: Study, stages: tuple[str, ...]) -> None:
+def run(study: Study, wanted: tuple[str, ...]) -> None:
     """Plan, show the plan, and unless it is a dry run make the tables of some stages; show them."""
     from universal_ray.plan import describe
     from universal_ray.preflight import prepare
@@ -84,24 +84,27 @@ def run(study: Study, stages: tuple[str, ...]) -> None:
     store = Store(study.run.dir)
     prepared = prepare(study, store)
     rows = []
-    if CORRELATIONS in stages:
+    if CORRELATIONS in wanted:
         rows += describe(prepared.plan, study.cluster.workers, _speed(study, store))
-    found = None
-    if PROFILE in stages:
-        from universal_ray.profile.stage import prepare_profile
+    if PROFILE in wanted:
+        from universal_ray.profile.stage import ProfileStage, prepare_profile
 
-        found = prepare_profile(prepared, store)
-        rows += found.describe()
+        profile = prepare_profile(prepared, store)
+        rows += profile.describe()
     show_plan(out, rows, f"plan of {store.url}")
     if study.dry_run:
         return
     from universal_ray import driver
+    from universal_ray.correlation_stage import CorrelationStage
+    from universal_ray.scheduler import Stage
 
+    stages: list[Stage] = []
+    if CORRELATIONS in wanted:
+        stages.append(CorrelationStage(prepared, store))
+    if PROFILE in wanted:
+        stages.append(ProfileStage(profile, store))
     with Watcher(out) as watch:
-        if CORRELATIONS in stages:
-            driver.correlate(prepared, store, watch)
-        if found is not None:
-            driver.profile(found, store, watch)
+        driver.run(stages, study, store, watch)
     show_results(out, store)
 
 

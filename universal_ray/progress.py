@@ -8,29 +8,65 @@ PROGRESS_FILE = "progress.json"
 
 
 @dataclass
-class Progress:
-    """Units of one run: done, running, failed, and how fast."""
+class Advance:
+    """Through the tasks of one batch: how many are done, and how fast."""
 
-    units_total: int
-    units_left: int
+    name: str
+    tasks_total: int
+    tasks_done: int
+    """by this driver or an earlier one"""
     tokens_total: int
-    """of the units that were left when this driver started"""
+    """of the tasks that were left when this driver came to them; 0 where tokens are no measure"""
     tokens_done: float = 0.0
     """a unit of which a part of the sums is made counts by that part"""
-    stage: str = "sums"
-    error: str | None = None
     began: float = field(default_factory=time.time)
+    updated: float = field(default_factory=time.time)
+    tasks_before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tasks_before = self.tasks_done
+
+    def finished(self, tokens: float) -> None:
+        self.tasks_done += 1
+        self.tokens_done += tokens
+        self.updated = time.time()
+
+    @property
+    def rate(self) -> float:
+        """Tokens, or tasks, per second of this driver's."""
+        done = self.tokens_done if self.tokens_total else float(self.tasks_done - self.tasks_before)
+        return done / max(self.updated - self.began, 1e-9)
+
+    @property
+    def left(self) -> float:
+        """Tokens, or tasks, that are not done."""
+        if self.tokens_total:
+            return self.tokens_total - self.tokens_done
+        return float(self.tasks_total - self.tasks_done)
+
+
+@dataclass
+class Progress:
+    """The batches of a run so far, what is running and what has failed."""
+
+    batches: list[Advance] = field(default_factory=list)
+    stage: str = "starting"
+    """the batch under way, `finished` or `stopped`"""
+    error: str | None = None
     running: dict[str, float] = field(default_factory=dict)
     """task to when it started"""
     failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin(self, batch: Advance) -> None:
+        self.batches.append(batch)
+        self.stage = batch.name
 
     def started(self, task: str) -> None:
         self.running[task] = time.time()
 
     def finished(self, task: str, tokens: float) -> None:
         self.running.pop(task, None)
-        self.tokens_done += tokens
-        self.units_left -= 1
+        self.batches[-1].finished(tokens)
 
     def failed(self, task: str, reason: str) -> None:
         self.running.pop(task, None)
@@ -39,23 +75,15 @@ class Progress:
     def stopped(self, reason: str) -> None:
         self.stage, self.error = "stopped", reason or "interrupted"
 
-    @property
-    def rate(self) -> float:
-        """Tokens per second since this driver started."""
-        return self.tokens_done / max(time.time() - self.began, 1e-9)
-
     def state(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         return {
             "stage": self.stage,
             "error": self.error,
-            "began": self.began,
             "updated": time.time(),
-            "units_total": self.units_total,
-            "units_done": self.units_total - self.units_left,
-            "tokens_total": self.tokens_total,
-            "tokens_done": round(self.tokens_done),
-            "tokens_per_second": self.rate,
+            "batches": [
+                {**vars(batch), "rate": batch.rate, "left": batch.left} for batch in self.batches
+            ],
             "running": dict(self.running),
             "failures": self.failures,
         }

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 import torch
 
 from universal_ray import rotation
-from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.folding import groups
 from universal_ray.items import (
     Item,
@@ -46,7 +45,6 @@ class Reduction:
     kind: str
     seed: int
     policy: str
-    threads: int
     device: str
     """where float64 products with the rotations are made"""
 
@@ -62,7 +60,6 @@ class Reduction:
 
 def reduce_model(order: Reduction, item: Item) -> None:
     """Moments of every neuron of a model by group, and the variance of its rotated units."""
-    fix_arithmetic(order.threads)
     store, model = Store(order.store_url), item.models[0]
     scale_N = store.get_tensors(calibration_file(model))["scale"].double()
     merged, parts, rotated_KN = [], [], []
@@ -139,7 +136,6 @@ def _moments(stored: dict[str, torch.Tensor]) -> NeuronMoments:
 
 def reduce_rows(order: Reduction, pair: Item, layer: int) -> None:
     """Correlate one layer of a pair's first model with all of the second, both directions."""
-    fix_arithmetic(order.threads)
     store = Store(order.store_url)
     first, second = pair.models
     left, right = read_model(store, order, first), read_model(store, order, second)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import ray
@@ -19,7 +20,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from universal_ray.cluster import results
 from universal_ray.errors import MemoryShortError, ResourceError, StorageError, UnitError
 from universal_ray.lock import RunLock
-from universal_ray.progress import PROGRESS_FILE, Progress
+from universal_ray.progress import PROGRESS_FILE, Advance, Progress
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, Device
 
@@ -37,8 +38,8 @@ METRICS_FILE = "metrics.jsonl"
 NODE_DIED = "node has died", "node died", "node is dead", "node was terminated"
 """What Ray says of a worker that was lost with its node, in one of its messages."""
 
-Watch = Callable[[str, int, int, float], None]
-"""Called with stage, done, total and rate per second whenever something finishes."""
+Watch = Callable[[Advance], None]
+"""Called with the batch under way whenever a task of it finishes."""
 
 
 @dataclass(frozen=True)
@@ -57,29 +58,42 @@ class Task:
     """small work that a worker does beside the tasks that compute"""
 
 
-@runtime_checkable
-class Stage(Protocol):
-    """What a stage of a run tells the scheduler."""
+def call(function: Callable[..., None], name: str, *arguments: Any) -> Task:
+    """A plain function over the store as a task of whatever worker."""
+    return Task(name, name, "do", (function, *arguments))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tasks of which none waits for another."""
 
     name: str
-    actor: type
+    tasks: Sequence[Task]
+    done: int = 0
+    """how many tasks of its kind an earlier run has finished"""
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """What is made of a run directory, and how the work falls into tasks."""
+
+    name: str
+    worker: type
     """its methods are the tasks'; `memory()` gives its host and the bytes of its device"""
-    assignment: Any
-    """the one argument of its constructor"""
 
-    @property
-    def steps(self) -> int:
-        """How many tasks there are to begin with; no worker starts for none."""
+    def begin(self) -> Any:
+        """Under the run's lock: bring the directory in order; what the worker's constructor is
+        told, or None where nothing is to be made.
+        """
 
-    @property
-    def steps_done(self) -> int:
-        """How many of the stage's counted tasks an earlier run has finished."""
-
-    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Sequence[Task]]:
-        """Tasks for workers of such memory; a batch begins when the one before is done."""
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        """Work for workers of such memory; a batch begins when the one before is done."""
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
         """Take note of a result; tasks that became possible by it."""
+
+    def end(self) -> None:
+        """Everything is made: say so in the directory, and drop what nothing needs any more."""
 
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:
@@ -89,28 +103,33 @@ def read_metrics(store: Store) -> list[dict[str, Any]]:
     return [json.loads(line) for line in store.get(METRICS_FILE).decode().splitlines()]
 
 
+class Host:
+    """A process of the cluster: the worker of one stage after another."""
+
+    def become(self, kind: type, assignment: Any) -> tuple[str, tuple[str, float]]:
+        """Start as a stage's worker; its node and memory."""
+        self._worker: Any = None  # the one before gives up its memory first
+        self._worker = kind(assignment)
+        return ray.get_runtime_context().get_node_id(), self._worker.memory()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._worker, method)(*arguments)
+
+
 @dataclass(eq=False)
 class _Worker:
-    actor: Any
+    host: Any
     node: str = ""
     memory: tuple[str, float] = ("", 0.0)
     tasks: set[ray.ObjectRef] = field(default_factory=set)
     beside: set[ray.ObjectRef] = field(default_factory=set)
 
 
-def _greet(worker: Any) -> tuple[str, tuple[str, float]]:
-    """Runs in the worker's process: its node and memory."""
-    return ray.get_runtime_context().get_node_id(), worker.memory()
-
-
 class Scheduler:
-    """Runs one stage; holds no results."""
+    """Runs stages one after another on the same processes; holds no results."""
 
-    def __init__(
-        self, stage: Stage, settings: ClusterConfig, store: Store, lock: RunLock, watch: Watch
-    ):
-        self.stage, self.settings = stage, settings
-        self.store, self.lock, self.watch = store, lock, watch
+    def __init__(self, settings: ClusterConfig, store: Store, lock: RunLock, watch: Watch):
+        self.settings, self.store, self.lock, self.watch = settings, store, lock, watch
         self.workers: list[_Worker] = []
         self.starting: dict[ray.ObjectRef, _Worker] = {}
         self.running: dict[ray.ObjectRef, tuple[_Worker, Task]] = {}
@@ -120,36 +139,48 @@ class Scheduler:
         self.avoided: dict[str, set[str]] = {}
         self.started = self.failed_starts = 0
         self.heard = time.monotonic()
-        self.progress = Progress(0, 0, 0)
+        self.progress = Progress()
         self.metrics = read_metrics(store)
 
-    def run(self) -> None:
+    def __enter__(self) -> "Scheduler":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for worker in [*self.workers, *self.starting.values()]:
+            ray.kill(worker.host)
+        if error is None:
+            self.progress.stage = "finished"
+        else:
+            self.progress.stopped(str(error))
+        self._publish()
+
+    def run(self, stage: Stage, assignment: Any) -> None:
         """Raises UnitError for a task that failed too often, ResourceError without workers, and
         what a task raises on purpose.
         """
-        if not self.stage.steps:
-            return
-        try:
-            self._start(min(self.settings.workers, self.stage.steps))
-            memory = [worker.memory for worker in self.workers]
-            for tasks in self.stage.batches(memory):
-                self._run(tasks)
-        except BaseException as error:
-            self.progress.stopped(str(error))
-            self._publish()
-            raise
-        finally:
-            for worker in [*self.workers, *self.starting.values()]:
-                ray.kill(worker.actor)
+        self.stage = stage
+        self.attempts.clear()
+        self.avoided.clear()
+        # Once in the cluster's memory, whatever a stage tells its workers.
+        self.assignment = ray.put(assignment)
+        self._start()
+        memory = [worker.memory for worker in self.workers]
+        for batch in stage.batches(memory):
+            self._run(batch)
 
-    def _run(self, tasks: Sequence[Task]) -> None:
-        counted = [task.tokens for task in tasks if task.tokens]
-        if counted:
-            done = self.stage.steps_done
-            self.progress = Progress(
-                done + len(counted), len(counted), round(sum(counted)), stage=self.stage.name
-            )
-        self._add(tasks)
+    def _run(self, batch: Batch) -> None:
+        counted = [task for task in batch.tasks if not task.beside]
+        tokens = round(sum(task.tokens for task in counted))
+        self.progress.begin(
+            Advance(batch.name, batch.done + len(counted), batch.done, tokens)
+        )
+        self._publish()
+        self._add(batch.tasks)
         while self.waiting or self.beside or self.running:
             self._assign()
             self._collect()
@@ -165,20 +196,26 @@ class Scheduler:
 
     def _new_worker(self) -> None:
         self.started += 1
-        remote: Any = ray.remote(self.stage.actor).options(
-            name=f"{self.stage.name}-{self.started:03d}-{os.getpid()}",
+        remote: Any = ray.remote(Host).options(
+            name=f"worker-{self.started:03d}-{os.getpid()}",
             num_cpus=self.settings.threads,
             num_gpus=1 if self.settings.device is Device.cuda else 0,
             # A restarted actor would have lost what it held; tasks are given out again instead.
             max_restarts=0,
             max_concurrency=CALLS + 1,  # and one task beside
         )
-        worker = _Worker(remote.remote(self.stage.assignment))
-        self.starting[worker.actor.__ray_call__.remote(_greet)] = worker
+        self._become(_Worker(remote.remote()))
 
-    def _start(self, count: int) -> None:
-        """Start workers and wait for all: what the stage plans depends on their memory."""
-        for _ in range(count):
+    def _become(self, worker: _Worker) -> None:
+        self.starting[worker.host.become.remote(self.stage.worker, self.assignment)] = worker
+
+    def _start(self) -> None:
+        """Bring all workers into the stage: what it plans depends on their memory."""
+        before, self.workers = self.workers, []
+        for worker in before:
+            self._become(worker)
+        count = self.settings.workers
+        for _ in range(count - len(before)):
             self._new_worker()
         deadline = time.monotonic() + START_TIMEOUT
         while self.starting:
@@ -205,6 +242,7 @@ class Scheduler:
                     f"{_reason(error)}; see Ray's logs of that node"
                 ) from error
             log.warning("a worker died as it started, another is tried: %s", _reason(error))
+            ray.kill(worker.host)
             self._new_worker()
             return
         self.failed_starts = 0
@@ -215,7 +253,7 @@ class Scheduler:
         """A new worker for one that died, once: its other tasks fail too."""
         if worker in self.workers:
             self.workers.remove(worker)
-            ray.kill(worker.actor)
+            ray.kill(worker.host)
             self._new_worker()
 
     # Tasks
@@ -227,13 +265,12 @@ class Scheduler:
         while self.waiting and (free := self._free_worker(self.waiting[0])):
             task = self.waiting.popleft()
             self._give(free, task)
-            if task.tokens:
-                self.progress.started(task.label)
-                self._publish()
+            self.progress.started(task.label)
+            self._publish()
 
     def _give(self, worker: _Worker, task: Task) -> None:
-        method = getattr(worker.actor, task.method)
-        reference = method.options(name=task.name).remote(*task.arguments)
+        method = worker.host.call.options(name=task.name)
+        reference = method.remote(task.method, *task.arguments)
         (worker.beside if task.beside else worker.tasks).add(reference)
         self.running[reference] = (worker, task)
 
@@ -264,7 +301,7 @@ class Scheduler:
             except (RayError, StorageError, MemoryShortError) as error:
                 self._failed(worker, task, error)
                 continue
-            if task.tokens:
+            if not task.beside:
                 self._counted(task, result)
             self._add(self.stage.finished(task, result))
         if self.workers:
@@ -276,14 +313,14 @@ class Scheduler:
                 "and run the same command again"
             )
 
-    def _counted(self, task: Task, metrics: dict[str, Any]) -> None:
-        self.metrics.append({"stage": self.stage.name, **metrics})
-        lines = "".join(json.dumps(entry) + "\n" for entry in self.metrics)
-        self.store.put(METRICS_FILE, lines.encode())
-        progress = self.progress
-        progress.finished(task.label, task.tokens)
+    def _counted(self, task: Task, result: Any) -> None:
+        if task.tokens:
+            self.metrics.append({"stage": self.stage.name, **result})
+            lines = "".join(json.dumps(entry) + "\n" for entry in self.metrics)
+            self.store.put(METRICS_FILE, lines.encode())
+        self.progress.finished(task.label, task.tokens)
         self._publish()
-        self.watch("tokens", round(progress.tokens_done), progress.tokens_total, progress.rate)
+        self.watch(self.progress.batches[-1])
 
     def _failed(self, worker: _Worker, task: Task, error: Exception) -> None:
         """Put a task back; replace its worker if that died, or holds memory that was short."""

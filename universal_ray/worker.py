@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -68,7 +68,8 @@ def refused_memory() -> Iterator[None]:
 
 
 class Worker:
-    """Runs as a Ray actor; holds one GPU, or `threads` CPU threads, and the models it has loaded.
+    """Lives in a process of its own; holds one GPU, or `threads` CPU threads, and the models that
+    it has loaded.
 
     Of its calls only one at a time computes.
     """
@@ -97,6 +98,11 @@ class Worker:
             # The pool of an actor's threads starts each with torch's own number of threads.
             torch.set_num_threads(self.told.threads)
             yield
+
+    def do(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a plain function over the store."""
+        with self.computing():
+            function(*arguments)
 
     def activations(self, model: Model, tokens_BP: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Raw activations [T, N], float32, of each kind that the assignment names."""

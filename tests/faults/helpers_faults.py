@@ -38,14 +38,12 @@ def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     raise AssertionError("waited in vain")
 
 
-def summing() -> list[psutil.Process]:
-    """Processes of workers that sum, on whatever node of a cluster that this process started."""
+def working() -> list[psutil.Process]:
+    """Processes of workers, on whatever node of a cluster that this process started."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if process.name().startswith("ray::") and process.cmdline()[0].startswith(
-                ("ray::MomentsWorker", "ray::unit-")
-            ):
+            if process.name().startswith("ray::") and "ray::IDLE" not in process.cmdline()[0]:
                 found.append(process)
     return found
 
@@ -75,7 +73,7 @@ class Home:
         rows = dict(describe_run(self.store))
         if rows["stage"] == "sums":
             assert rows["driver"].startswith("process")
-            assert {"rate", "remaining", "running"} <= rows.keys()
+            assert {"sums", "remaining", "running"} <= rows.keys()
 
     def units(self) -> int:
         return sum("done.json" in path for path in self.store.list("moments"))
@@ -91,7 +89,7 @@ class Home:
     def worker(self) -> None:
         """A worker's process is killed."""
         with suppress(IndexError, psutil.NoSuchProcess):
-            random.choice(summing()).send_signal(signal.SIGKILL)
+            random.choice(working()).send_signal(signal.SIGKILL)
 
     def node(self) -> None:
         """A node vanishes with all that runs on it; another joins a moment later."""

@@ -8,13 +8,13 @@ import datasets
 import numpy as np
 import pytest
 from helpers_models import make_gpt2
-from helpers_study import CONTEXT, VOCABULARY, make_models, make_study, make_tokens
+from helpers_study import CONTEXT, VOCABULARY, make_models, make_study, make_tokens, run
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from ray.cluster_utils import Cluster
 
 from universal_ray import job
-from universal_ray.driver import cluster
+from universal_ray.cluster import cluster
 from universal_ray.errors import (
     ConfigurationError,
     CorpusError,
@@ -153,13 +153,10 @@ def test_experiments_compose_and_check(name):
 
 
 def test_run_directory_that_cannot_be_written(study, tmp_path):
-    from universal_ray import driver
-
     (tmp_path / "file").write_text("")
     study.run.dir = str(tmp_path / "file" / "run")
-    store = Store(study.run.dir)
     with pytest.raises(StorageError, match=r"run\.dir"):
-        driver.correlate(prepare(study, store), store, lambda *_: None)
+        run(study)
 
 
 def test_cluster_that_does_not_answer(study):

@@ -36,8 +36,8 @@ def test_results_name_partners_and_files(finished, capsys):
 def test_status_without_ray(finished):
     rows = dict(describe_run(finished))
     assert rows["stage"] == "finished"
-    assert rows["units"] == "13 of 13 done"
-    assert "tokens/s" in rows["rate"]
+    assert rows["sums"].startswith("13 of 13 done, ")
+    assert "tokens/s" in rows["sums"]
 
 
 def test_status_of_no_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from universal_ray import driver
 from universal_ray.corpus import open_corpus
+from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
@@ -132,13 +134,14 @@ def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study
 
 def correlated(study: Study) -> Store:
     store = Store(study.run.dir)
-    driver.correlate(prepare(study, store), store, lambda *_: None)
+    driver.run([CorrelationStage(prepare(study, store), store)], study, store, lambda *_: None)
     return store
 
 
 def profiled(study: Study) -> Store:
     store = Store(study.run.dir)
-    driver.profile(prepare_profile(prepare(study, store), store), store, lambda *_: None)
+    stage = ProfileStage(prepare_profile(prepare(study, store), store), store)
+    driver.run([stage], study, store, lambda *_: None)
     return store
 
 
@@ -289,9 +292,9 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
     batches = ProfileStage.batches
 
     def cut_short(self, memory):
-        labels, work = batches(self, memory)
+        labels, work, *_ = batches(self, memory)
         yield labels
-        yield work[:3]
+        yield replace(work, tasks=work.tasks[:3])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

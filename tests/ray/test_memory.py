@@ -9,7 +9,7 @@ from helpers_study import make_models, make_study, make_tokens, run, table_bytes
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from universal_ray import moments_stage
+from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import UnitError
 from universal_ray.worker import MomentsWorker
 
@@ -41,7 +41,7 @@ def by_value():
 @pytest.fixture
 def nodes(monkeypatch):
     """Two nodes of one CPU each, the second short of memory."""
-    monkeypatch.setattr(moments_stage.MomentsStage, "actor", Greedy)
+    monkeypatch.setattr(CorrelationStage, "worker", Greedy)
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     made.add_node(num_cpus=1, env_vars={SHORT: "1"})
     yield made
@@ -59,7 +59,7 @@ def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path):
 
 
 def test_no_worker_has_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(moments_stage.MomentsStage, "actor", Greediest)
+    monkeypatch.setattr(CorrelationStage, "worker", Greediest)
     study = make_study(tmp_path / "run", make_models(tmp_path, "ab"), make_tokens(tmp_path / "t"))
     with pytest.raises(UnitError, match=r"failed 3 times.*no memory left.*lower cluster\.memory"):
         run(study)

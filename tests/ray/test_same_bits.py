@@ -23,7 +23,8 @@ from helpers_study import (
 )
 from ray.cluster_utils import Cluster
 
-from universal_ray import folding, moments_stage
+from universal_ray import folding
+from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
 from universal_ray.items import layer_file, marker
 from universal_ray.lock import RunLock
@@ -53,7 +54,7 @@ def workers_of(process):
         return [
             child
             for child in psutil.Process(process).children(recursive=True)
-            if any("ray::MomentsWorker" in part or "ray::unit-" in part for part in _line(child))
+            if any(part.startswith("ray::") and "IDLE" not in part for part in _line(child))
         ]
     return []
 
@@ -156,7 +157,7 @@ def test_damaged_unit_is_found_and_computed_again(inputs, expected, tmp_path, ca
 def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     study = make_study(tmp_path, *inputs)
     with monkeypatch.context() as patch:
-        patch.setattr(moments_stage.MomentsStage, "_folds", lambda self: [])
+        patch.setattr(CorrelationStage, "_folds", lambda self: [])
         store = run(study)
     assert not [path for path in store.list("moments") if "block-" in path]
     assert table_bytes(store) == expected

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from universal_ray.measure import Clock, measured_speed, peak_bytes, probed_speed
 from universal_ray.correlation_stage import smallest_memory
+from universal_ray.measure import Clock, measured_speed, peak_bytes, probed_speed
 from universal_ray.study import Device
 
 

@@ -192,7 +192,6 @@ def run_reduction(prepared: Prepared, means: Means, timing: Timing) -> reduce.Re
         study.baseline.kind.value,
         study.baseline.seed,
         means.policy.value,
-        means.threads,
         means.device.value,
     )
     began = time.monotonic()

@@ -141,6 +141,7 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
     From the first unit's start to the last one's end: what starting a cluster takes is left out.
     """
     from universal_ray import driver
+    from universal_ray.correlation_stage import CorrelationStage
     from universal_ray.preflight import prepare
     from universal_ray.scheduler import read_metrics
     from universal_ray.store import Store
@@ -151,7 +152,8 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
             own = replace(means, threads=threads)
             study = make_study(Path(folder), shape, own, workers=count)
             store = Store(study.run.dir)
-            driver.correlate(prepare(study, store), store, lambda *_: None)
+            stage = CorrelationStage(prepare(study, store), store)
+            driver.run([stage], study, store, lambda *_: None)
             metrics = read_metrics(store)
         starts = [m["finished"] - sum(m["seconds"].values()) for m in metrics]
         seconds = max(m["finished"] for m in metrics) - min(starts)

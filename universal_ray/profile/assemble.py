@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.assemble import NEURONS_PATH, PAIRS_PATH, SUMMARY_PATH
 from universal_ray.corpus import TokenCorpus
 from universal_ray.items import Model
@@ -50,7 +49,6 @@ def assemble_profile(
     order: ProfileOrder, references: Sequence[Model], listed: int, texts: Texts
 ) -> None:
     """Write the tables of the profile, and add to `neurons.parquet` and `summary.json`."""
-    fix_arithmetic(order.threads)
     store, models, columns = Store(order.store_url), order.plan.models, order.columns
     summary = store.get_json(SUMMARY_PATH)
     neurons = store.get_table(NEURONS_PATH, NEURONS.names)

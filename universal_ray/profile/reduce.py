@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.items import Model, layer_file, marker
 from universal_ray.models import ModelSource
 from universal_ray.profile.plan import ProfilePlan
@@ -36,6 +35,7 @@ from universal_ray.taxonomy.scores import Scores, score
 from universal_ray.taxonomy.sums import FeatureSums, id_sums, merge_features
 from universal_ray.weights import load_weights
 
+WEIGHTS_FOLDER = "profile/weights"
 LISTED = 10
 """Tokens listed of what a neuron writes, and of what it answers to most."""
 SEEN = 50
@@ -52,7 +52,6 @@ class ProfileOrder:
     bank: FeatureBank
     convention: str
     minimum_support: int
-    threads: int
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -71,7 +70,7 @@ class ProfileOrder:
         return f"{self.plan.folder}/{model.short}/scores-{key}/layer-{layer:02d}.safetensors"
 
     def weights_path(self, model: Model) -> str:
-        return f"profile/weights/{model.short}-{self.convention}.safetensors"
+        return f"{WEIGHTS_FOLDER}/{model.short}-{self.convention}.safetensors"
 
 
 def _sums(
@@ -96,7 +95,6 @@ def _named(stored: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor
 
 def reduce_layer(order: ProfileOrder, model: Model, layer: int) -> None:
     """Statistics of a layer's neurons, and scores of every feature on each of them."""
-    fix_arithmetic(order.threads)
     store, plan = Store(order.store_url), order.plan
     neurons, features = _sums(store, plan, model, layer)
     found = dict(neuron_statistics(neurons))
@@ -143,7 +141,6 @@ def _scores(order: ProfileOrder, neurons: LayerSums, features: FeatureSums) -> S
 
 def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> None:
     """What the weights of a model say about each of its neurons."""
-    fix_arithmetic(order.threads)
     weights = load_weights(source, order.convention)
     found = dict(vector_statistics(weights))
     written = vocabulary(weights.w_out_NC, weights.unembed_CV, LISTED)

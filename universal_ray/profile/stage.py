@@ -1,5 +1,6 @@
-"""The stage that sums the statistics of neurons: labels of tokens first, then models and shards."""
+"""The stage of the profile: statistics of neurons, scores of features, families and tables."""
 
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,15 @@ import numpy as np
 
 from universal_ray.capacity import GIB
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
-from universal_ray.errors import ConfigurationError
-from universal_ray.correlation_stage import smallest_memory
+from universal_ray.correlation_stage import TABLES_MARKER, smallest_memory
+from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
+from universal_ray.profile.assemble import PATHS, Texts, assemble_profile
 from universal_ray.profile.plan import PAPER_TOKENS, ProfilePlan, layer_groups, make_shards
+from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_layer, reduce_weights
 from universal_ray.profile.worker import ProfileAssignment, ProfileWorker
-from universal_ray.scheduler import Task
+from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
 from universal_ray.study import fingerprint, plain
 from universal_ray.taxonomy.bank import BankOptions, FeatureBank, feature_bank
@@ -25,6 +28,7 @@ from universal_ray.weights import embedding_norms
 
 TOPIC_TOKENS = 2_000_000
 """Tokens that topics are found in, the first of the corpus."""
+PROFILE_MARKER = "tables/profile.json"
 ROWS = 4096
 PRE, POST = "pre", "post"
 
@@ -136,15 +140,49 @@ def _counts(corpus: TokenCorpus, rows: int, size: int) -> np.ndarray:
 
 
 class ProfileStage:
-    """Each shard's labels once, then every model over every shard."""
+    """Each shard's labels once, then every model over every shard; then scores and tables."""
 
     name = "profile"
-    actor: type = ProfileWorker
+    worker: type = ProfileWorker
 
     def __init__(self, found: PreparedProfile, store: Store):
-        prepared, study = found.prepared, found.prepared.study
+        study = found.prepared.study
         self.found, self.store = found, store
-        self.assignment = ProfileAssignment(
+        self.order = ProfileOrder(
+            store.url,
+            found.plan,
+            found.bank,
+            study.taxonomy.convention.value,
+            study.taxonomy.minimum_support,
+        )
+
+    def begin(self) -> ProfileAssignment | None:
+        """Raises MissingError where the correlations are not there yet."""
+        store, found = self.store, self.found
+        prepared, study = found.prepared, found.prepared.study
+        if not store.exists(TABLES_MARKER):
+            raise MissingError(
+                f"{store.url} holds no tables of correlations: make them first, by "
+                "jobs/correlate.py with the same options"
+            )
+        self._tables = fingerprint(
+            [store.get_json(TABLES_MARKER), self.order.layer_path(found.plan.models[0], 0),
+             self.order.convention, study.taxonomy.features]
+        )
+        standing = all(map(store.exists, (PROFILE_MARKER, *PATHS)))
+        if standing and store.get_json(PROFILE_MARKER)["fingerprint"] == self._tables:
+            return None
+        topics = found.topics
+        store.put_json(
+            found.topics_path,
+            {
+                "group_V": topics.group_V.tolist(),
+                "words": list(topics.words),
+                "rarity_G": topics.rarity_G.tolist(),
+                "weights_KG": topics.weights_KG.tolist(),
+            },
+        )
+        return ProfileAssignment(
             store_url=store.url,
             nonce=store.write_nonce(),
             corpus=prepared.corpus,
@@ -159,39 +197,28 @@ class ProfileStage:
             vocabulary=found.vocabulary,
             bank=found.bank,
         )
-        self._left = found.plan.missing(set(store.list(found.plan.folder)))
-        topics = found.topics
-        store.put_json(
-            found.topics_path,
-            {
-                "group_V": topics.group_V.tolist(),
-                "words": list(topics.words),
-                "rarity_G": topics.rarity_G.tolist(),
-                "weights_KG": topics.weights_KG.tolist(),
-            },
-        )
 
-    @property
-    def steps(self) -> int:
-        return len(self._left)
-
-    @property
-    def steps_done(self) -> int:
-        return len(self.found.plan.models) * len(self.found.plan.shards) - len(self._left)
-
-    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Sequence[Task]]:
-        plan, settings = self.found.plan, self.found.prepared.study.cluster
-        bytes_each = (
-            smallest_memory(memory, settings.device)
-            if settings.memory is None
-            else settings.memory * GIB
-        )
-        yield [
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        found, order, stored = self.found, self.order, set(self.store.list("profile"))
+        plan, study = found.plan, found.prepared.study
+        left = plan.missing(stored)
+        labels = [
             Task(f"label-{shard.index}", f"labels of shard {shard.index}", "label", (shard,))
-            for shard in dict.fromkeys(shard for _, shard in self._left)
-            if not self.store.exists(plan.labels_file(shard))
+            for shard in dict.fromkeys(shard for _, shard in left)
+            if plan.labels_file(shard) not in stored
         ]
-        yield [
+        weights = [
+            call(reduce_weights, f"weights-{m.short}", order, m, found.prepared.sources[m.identity])
+            for m in plan.models
+            if order.weights_path(m) not in stored
+        ]
+        yield Batch("labels and weights", [*labels, *weights])
+        bytes_each = (
+            smallest_memory(memory, study.cluster.device)
+            if study.cluster.memory is None
+            else study.cluster.memory * GIB
+        )
+        sums = [
             Task(
                 f"profile-{shard.index}-{model.short}",
                 f"shard {shard.index} of {model.name}",
@@ -199,8 +226,26 @@ class ProfileStage:
                 (model, shard, layer_groups(model, plan.vocabulary, bytes_each)),
                 tokens=float((shard.stop - shard.start) * plan.context),
             )
-            for model, shard in self._left
+            for model, shard in left
         ]
+        yield Batch("statistics", sums, len(plan.models) * len(plan.shards) - len(sums))
+        layers = [(model, layer) for model in plan.models for layer in range(model.layers)]
+        scores = [
+            call(reduce_layer, f"scores-{model.short}-{layer}", order, model, layer)
+            for model, layer in layers
+            if order.layer_path(model, layer) not in stored
+        ]
+        yield Batch("scores", scores, len(layers) - len(scores))
+        texts = Texts(found.prepared.corpus, found.vocabulary)
+        told = (order, found.prepared.plan.references, study.taxonomy.features, texts)
+        yield Batch("tables", [call(assemble_profile, "tables-of-profile", *told)])
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
         return ()
+
+    def end(self) -> None:
+        found, told = self.found, {"fingerprint": self._tables, "making": uuid.uuid4().hex}
+        self.store.finish(PROFILE_MARKER, told)
+        for path in self.store.list("profile"):
+            if not path.startswith((found.plan.folder, found.topics_path, WEIGHTS_FOLDER)):
+                self.store.delete(path)

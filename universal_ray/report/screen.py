@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from universal_ray.progress import Advance
 from universal_ray.store import Store
 
 log = logging.getLogger(__name__)
@@ -80,18 +81,20 @@ class Watcher:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, stage: str, done: int, total: int, rate: float) -> None:
-        seconds = (total - done) / rate if rate > 0 else 0.0
-        what = "tokens/s" if stage == "tokens" else "steps/s"
+    def __call__(self, batch: Advance) -> None:
+        rate = batch.rate
+        seconds = batch.left / rate if rate > 0 else 0.0
+        what = "tokens/s" if batch.tokens_total else "tasks/s"
         note = f"{rate:,.0f} {what}" if rate >= 10 else f"{rate:.1f} {what}"
         note += f", {seconds:,.0f} s left"
+        done, total = batch.tasks_done, batch.tasks_total
         if self._out.is_terminal:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bar.add_task(stage, total=total, note=note)
-            self._bar.update(self._tasks[stage], completed=done, note=note)
+            if batch.name not in self._tasks:
+                self._tasks[batch.name] = self._bar.add_task(batch.name, total=total, note=note)
+            self._bar.update(self._tasks[batch.name], completed=done, note=note)
         elif done == total or time.monotonic() - self._last > LINE_EVERY:
             self._last = time.monotonic()
-            self._out.print(f"{stage}: {done:,} of {total:,}, {note}")
+            self._out.print(f"{batch.name}: {done:,} of {total:,}, {note}")
 
 
 def _figure(value: float | None, form: str = ".3f") -> str:

@@ -22,13 +22,13 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
     if not alive and stage not in ("finished", "stopped"):
         stage = "interrupted: the same command goes on"
     rows.append(("stage", stage + (f": {state['error']}" if state.get("error") else "")))
-    rows.append(("units", f"{state['units_done']} of {state['units_total']} done"))
-    rate = state["tokens_per_second"]
-    rows.append(("rate", f"{rate:,.0f} tokens/s over {state['tokens_done']:,} tokens"))
     now = time.time()
-    if alive and stage in ("sums", "profile"):
-        left = state["tokens_total"] - state["tokens_done"]
-        rows.append(("remaining", f"{left / rate:,.0f} s" if rate > 0 else "not known yet"))
+    for batch in state["batches"]:
+        rate, what = batch["rate"], "tokens/s" if batch["tokens_total"] else "tasks/s"
+        told = f", {rate:,.0f} {what}" if rate >= 10 else f", {rate:.1f} {what}" if rate else ""
+        rows.append((batch["name"], f"{batch['tasks_done']} of {batch['tasks_total']} done{told}"))
+    if alive and state["batches"]:
+        rows.append(("remaining", f"{batch['left'] / rate:,.0f} s" if rate else "not known yet"))
         running = ", ".join(
             f"{task} for {now - since:.0f} s" for task, since in state["running"].items()
         )
