@@ -1,11 +1,20 @@
-"""The whole study: which neurons are universal, and what each neuron responds to."""
+"""The whole study: which neurons are universal, what they respond to and what they do."""
 
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from universal_ray.job import CORRELATIONS, PROFILE, check_arguments, guarded, parse, register, run
+from universal_ray.job import (
+    CORRELATIONS,
+    PROFILE,
+    ROLES,
+    check_arguments,
+    guarded,
+    parse,
+    register,
+    run,
+)
 
 register()
 
@@ -13,7 +22,7 @@ register()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> None:
     with guarded():
-        run(parse(config), (CORRELATIONS, PROFILE))
+        run(parse(config), (CORRELATIONS, PROFILE, ROLES))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def guarded() -> Iterator[None]:
         sys.exit(130)
 
 
-CORRELATIONS, PROFILE = "correlations", "profile"
+CORRELATIONS, PROFILE, ROLES = "correlations", "profile", "roles"
 """The stages of a run; each builds on the one before."""
 
 
@@ -86,11 +86,16 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
     rows = []
     if CORRELATIONS in wanted:
         rows += describe(prepared.plan, study.cluster.workers, _speed(study, store))
-    if PROFILE in wanted:
+    if PROFILE in wanted or ROLES in wanted:
         from universal_ray.profile.stage import ProfileStage, prepare_profile
 
         profile = prepare_profile(prepared, store)
-        rows += profile.describe()
+        rows += profile.describe() if PROFILE in wanted else []
+    if ROLES in wanted:
+        from universal_ray.roles.stage import RolesStage, prepare_roles
+
+        roles = prepare_roles(profile, store)
+        rows += roles.describe()
     show_plan(out, rows, f"plan of {store.url}")
     if study.dry_run:
         return
@@ -103,6 +108,8 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
         stages.append(CorrelationStage(prepared, store))
     if PROFILE in wanted:
         stages.append(ProfileStage(profile, store))
+    if ROLES in wanted:
+        stages.append(RolesStage(roles, store))
     with Watcher(out) as watch:
         driver.run(stages, study, store, watch)
     show_results(out, store)

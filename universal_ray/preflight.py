@@ -13,6 +13,7 @@ import yaml
 
 from universal_ray import models
 from universal_ray.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
+from universal_ray.changes import bits
 from universal_ray.corpus import (
     TokenCorpus,
     check_fits,
@@ -29,7 +30,6 @@ from universal_ray.study import (
     Pairs,
     Policy,
     Study,
-    bits,
     check,
     fingerprint,
     model_groups,

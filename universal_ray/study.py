@@ -1,7 +1,7 @@
-"""The configuration of a study: Hydra's schema, its checks, and what of it fixes the bits.
+"""The configuration of a study: Hydra's schema and its checks.
 
 Every field here is a key a user may set; `conf/` holds the values. Checks across fields live in
-`check`; what a change of a key means for a run that exists is `CHANGES`.
+`check`; what a change of a key means for a run that exists, in `changes`.
 """
 
 import hashlib
@@ -202,6 +202,32 @@ class TaxonomyConfig:
 
 
 @dataclass(kw_only=True)
+class RolesConfig:
+    tokens: int = 32_768
+    """Raw tokens, from the first row on, that models are intervened on."""
+    sweep: list[float] = field(default_factory=lambda: [-0.17, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    """Activations that candidates and controls are held at; the paper's."""
+    candidates: int = 6
+    """Entropy neurons, and token-frequency neurons, of each reference model at most."""
+    controls: int = 20
+    """Random neurons of the same layers."""
+    sets: int = 5
+    """Random sets that each set of universal neurons is ablated beside."""
+    paths: int = 8
+    """Pairs of a neuron and a head whose path is ablated, at most."""
+    kurtosis: float = 10.0
+    """Prediction and suppression neurons have a vocab_kurt above this,"""
+    variance: float = 0.005
+    """partition neurons a vocab_var above this,"""
+    null_share: float = 0.5
+    """entropy neurons this share of w_out in the bottom singular directions of W_U,"""
+    frequency: float = 0.5
+    """token-frequency neurons this cosine with the unigram direction, in absolute value."""
+    seed: int = 0
+    """Of controls, random sets and random directions."""
+
+
+@dataclass(kw_only=True)
 class Study:
     run: RunConfig = field(default_factory=RunConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
@@ -212,62 +238,9 @@ class Study:
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     universal: UniversalConfig = field(default_factory=UniversalConfig)
     taxonomy: TaxonomyConfig = field(default_factory=TaxonomyConfig)
+    roles: RolesConfig = field(default_factory=RolesConfig)
     dry_run: bool = False
     """Print the plan and stop."""
-
-
-REFUSED = "refused"
-REDUCED = "reduce alone"
-ADDED = "adds units"
-FREE = "no new work"
-PROFILED = "statistics again"
-RETOLD = "tables again"
-
-CHANGES = {
-    "models.reference": ADDED,
-    "models.compared": ADDED,
-    "models.pairs": ADDED,
-    "models.revisions": ADDED,
-    "models.tokenizer": FREE,
-    "models.activation": REFUSED,
-    "models.dtype": REFUSED,
-    "corpus.path": FREE,
-    "corpus.context": REFUSED,
-    "corpus.tokens": ADDED,
-    "corpus.exclude": REFUSED,
-    "corpus.seed": REFUSED,
-    "corpus.text": REFUSED,
-    "units.tokens": REFUSED,
-    "units.batch": REFUSED,
-    "units.fold": REFUSED,
-    "cluster.address": FREE,
-    "cluster.workers": FREE,
-    "cluster.threads": REFUSED,
-    "cluster.device": REFUSED,
-    "cluster.memory": FREE,
-    "cluster.tflops": FREE,
-    "precision.moments": REFUSED,
-    "baseline.rotations": REDUCED,
-    "baseline.kind": REDUCED,
-    "baseline.seed": REDUCED,
-    "universal.threshold": REDUCED,
-    "taxonomy.tokens": PROFILED,
-    "taxonomy.exclude": PROFILED,
-    "taxonomy.convention": RETOLD,
-    "taxonomy.syntax": PROFILED,
-    "taxonomy.topics": PROFILED,
-    "taxonomy.words": PROFILED,
-    "taxonomy.unigram_ids": RETOLD,
-    "taxonomy.unigram_occurrences": RETOLD,
-    "taxonomy.minimum_support": RETOLD,
-    "taxonomy.examples": PROFILED,
-    "taxonomy.features": RETOLD,
-}
-"""What a change of each key means for a run directory that holds results already.
-
-A path or a name may change freely as long as what it leads to is the same: tokens and models are
-known by their content.
-"""
 
 
 def check(study: Study) -> None:
@@ -284,6 +257,11 @@ def check(study: Study) -> None:
         "taxonomy.minimum_support": study.taxonomy.minimum_support,
         "taxonomy.examples": study.taxonomy.examples,
         "taxonomy.features": study.taxonomy.features,
+        "roles.tokens": study.roles.tokens,
+        "roles.candidates": study.roles.candidates,
+        "roles.controls": study.roles.controls,
+        "roles.sets": study.roles.sets,
+        "roles.paths": study.roles.paths,
         "corpus.tokens": study.corpus.tokens,
         "corpus.context": study.corpus.context,
     }
@@ -294,6 +272,10 @@ def check(study: Study) -> None:
         value = value_of(study, key)
         if value is not None and value <= 0:
             raise ConfigurationError(f"{key} is {value}: give a number above 0")
+    if len(set(study.roles.sweep)) < max(1, len(study.roles.sweep)):
+        raise ConfigurationError(
+            f"roles.sweep is {study.roles.sweep}: give activations, each once"
+        )
     if not study.models.compared:
         raise ConfigurationError("models.compared is empty: name at least one model to compare")
     names = [name for group in model_groups(study.models) for name in group]
@@ -353,14 +335,6 @@ def value_of(study: Study, key: str) -> Any:
     for name in key.split("."):
         value = getattr(value, name)
     return plain(value)
-
-
-def bits(study: Study, context: int, excluded: tuple[int, ...]) -> dict[str, Any]:
-    """Everything but models and tokens that decides the bits of a unit's sums."""
-    refused = [key for key, change in CHANGES.items() if change == REFUSED]
-    skipped = {"corpus.text", "corpus.seed", "corpus.context", "corpus.exclude"}
-    fixed = {key: value_of(study, key) for key in refused if key not in skipped}
-    return {**fixed, "corpus.context": context, "corpus.exclude": list(excluded)}
 
 
 def fingerprint(content: Any) -> str:

@@ -24,8 +24,8 @@ ONLY_IN = {
 """Packages that one seam alone touches: files, or folders by a slash at the end."""
 
 PURE = [
-    "capacity", "errors", "items", "moments", "plan", "profile/plan", "progress", "rotation",
-    "study", "summary", "sums",
+    "capacity", "changes", "errors", "items", "moments", "plan", "profile/plan", "progress",
+    "rotation", "study", "summary", "sums",
 ]
 PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 """Pure modules import these, the standard library and each other."""
@@ -42,6 +42,7 @@ OWN = {
     "profile/plan": ["capacity", "errors", "items"],
     "sums": ["capacity", "items", "moments"],
     "study": ["errors"],
+    "changes": ["study"],
     "errors": [],
     "progress": [],
     "driver": ["cluster", "lock", "scheduler", "store", "study"],

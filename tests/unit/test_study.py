@@ -7,22 +7,25 @@ from enum import Enum
 
 import pytest
 
-from universal_ray.errors import ConfigurationError
-from universal_ray.moments import POLICIES
-from universal_ray.rotation import KINDS
-from universal_ray.study import (
+from universal_ray.changes import (
     ADDED,
     CHANGES,
     FREE,
     PROFILED,
     REDUCED,
     REFUSED,
+    REPLAYED,
     RETOLD,
+    bits,
+)
+from universal_ray.errors import ConfigurationError
+from universal_ray.moments import POLICIES
+from universal_ray.rotation import KINDS
+from universal_ray.study import (
     Policy,
     Rotation,
     Study,
     TextConfig,
-    bits,
     check,
     fingerprint,
     plain,
@@ -134,7 +137,7 @@ def test_the_edges_of_what_is_allowed():
 
 def test_changes_covers_every_key():
     assert set(CHANGES) == set(leaves(Study())) - {"run.dir", "dry_run"}
-    assert set(CHANGES.values()) == {REFUSED, REDUCED, ADDED, FREE, PROFILED, RETOLD}
+    assert set(CHANGES.values()) == {REFUSED, REDUCED, ADDED, FREE, PROFILED, RETOLD, REPLAYED}
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -65,8 +65,7 @@ class ProfileOrder:
 
     def layer_path(self, model: Model, layer: int) -> str:
         names = [f"{column.name}" for column in self.columns]
-        members = fingerprint(self.bank.membership_VF.to(torch.uint8).flatten().tolist())
-        key = fingerprint([names, members, self.minimum_support, LISTED, SEEN])[:8]
+        key = fingerprint([names, self.bank.identity, self.minimum_support, LISTED, SEEN])[:8]
         return f"{self.plan.folder}/{model.short}/scores-{key}/layer-{layer:02d}.safetensors"
 
     def weights_path(self, model: Model) -> str:
@@ -152,7 +151,7 @@ def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> No
         found[f"vocab_{end}"], found[f"vocab_{end}_id"] = value_NK, id_NK
     for name, alike in resemblance(weights.w_in_NC, weights.w_out_NC).items():
         found[f"{name}_sim"], found[f"{name}_sim_index"] = alike.max_N, alike.max_index_N
-        found[f"{name}_sim_min"] = alike.min_N
+        found[f"{name}_sim_min"], found[f"{name}_sim_min_index"] = alike.min_N, alike.min_index_N
     for name, map_HCK in head_maps(weights).items():
         meets_NC = weights.w_in_NC if name == "o" else weights.w_out_NC
         assert meets_NC is not None

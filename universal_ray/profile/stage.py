@@ -41,6 +41,8 @@ class PreparedProfile:
     plan: ProfilePlan
     vocabulary: Vocabulary
     bank: FeatureBank
+    counts_V: np.ndarray
+    """how often the corpus has each id"""
     excluded: tuple[int, ...]
     topics_path: str
     topics: Topics
@@ -81,9 +83,10 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     content = [unit.name for unit in prepared.plan.layout.units if unit.start < rows]
     topics_path, topics = _topics(prepared, store, vocabulary, rows, content)
     subsets = tuple(sorted(set(corpus.subsets(0, rows) or ())))
+    counts_V = _counts(corpus, rows, len(vocabulary))
     bank = feature_bank(
         vocabulary,
-        _counts(corpus, rows, len(vocabulary)),
+        counts_V,
         BankOptions(
             syntax=options.syntax,
             unigram_ids=options.unigram_ids,
@@ -111,7 +114,9 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     if settings.memory is not None:
         for model in plan.models:
             layer_groups(model, plan.vocabulary, settings.memory * GIB)
-    return PreparedProfile(prepared, plan, vocabulary, bank, excluded, topics_path, topics)
+    return PreparedProfile(
+        prepared, plan, vocabulary, bank, counts_V, excluded, topics_path, topics
+    )
 
 
 def _topics(

@@ -76,7 +76,31 @@ def profile_summary(
             "others": _agreement(~universal_N, assigned, partners),
         },
     }
-    return _plain(found)
+    return plain_numbers(found)
+
+
+def beside_peers(
+    chosen_N: np.ndarray, member_N: np.ndarray, universal_N: np.ndarray, layer_N: np.ndarray
+) -> dict[str, Any]:
+    """Share of members among chosen universal neurons, beside the others of their layers."""
+    share_L = {
+        layer: member_N[(layer_N == layer) & ~universal_N].mean()
+        if ((layer_N == layer) & ~universal_N).any()
+        else math.nan
+        for layer in np.unique(layer_N)
+    }
+    gain_U = np.array([float(member_N[n]) - share_L[layer_N[n]] for n in np.flatnonzero(chosen_N)])
+    gain_U = gain_U[~np.isnan(gain_U)]
+    low, high = bootstrap_interval(gain_U)
+    return {
+        "neurons": int(chosen_N.sum()),
+        "members": int(member_N[chosen_N].sum()),
+        "share": float(member_N[chosen_N].mean()) if chosen_N.any() else math.nan,
+        "gain": float(gain_U.mean()) if len(gain_U) else math.nan,
+        "gain_low": low,
+        "gain_high": high,
+        "share_of_others": float(member_N[~universal_N].mean()),
+    }
 
 
 def _families(
@@ -87,29 +111,9 @@ def _families(
     The expectation of a random neuron is exact: the share among the others of its layer.
     """
     family_N = assigned.member_family_N.numpy()
-    layers = np.unique(layer_N)
 
     def row(chosen_N: np.ndarray, member_N: np.ndarray) -> dict[str, Any]:
-        share_L = {
-            layer: member_N[(layer_N == layer) & ~universal_N].mean()
-            if ((layer_N == layer) & ~universal_N).any()
-            else math.nan
-            for layer in layers
-        }
-        gain_U = np.array(
-            [float(member_N[n]) - share_L[layer_N[n]] for n in np.flatnonzero(chosen_N)]
-        )
-        gain_U = gain_U[~np.isnan(gain_U)]
-        low, high = bootstrap_interval(gain_U)
-        return {
-            "neurons": int(chosen_N.sum()),
-            "members": int(member_N[chosen_N].sum()),
-            "share": float(member_N[chosen_N].mean()) if chosen_N.any() else math.nan,
-            "gain": float(gain_U.mean()) if len(gain_U) else math.nan,
-            "gain_low": low,
-            "gain_high": high,
-            "share_of_others": float(member_N[~universal_N].mean()),
-        }
+        return beside_peers(chosen_N, member_N, universal_N, layer_N)
 
     explained_N = family_N != NONE
     return {
@@ -122,7 +126,7 @@ def _families(
         },
         "by_layer": [
             {"layer": int(layer), **row(universal_N & (layer_N == layer), explained_N)}
-            for layer in layers
+            for layer in np.unique(layer_N)
         ],
     }
 
@@ -152,12 +156,12 @@ def _agreement(
     )
 
 
-def _plain(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
     """JSON has no NaN."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain_numbers(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+        return [plain_numbers(entry) for entry in value]
     if isinstance(value, torch.Tensor | np.generic):
         value = value.item()
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -202,15 +202,21 @@ class GPTNeoX(Decoder):
 ARCHITECTURES: dict[str, type[Decoder]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX}
 
 
+def architecture(source: ModelSource) -> str:
+    """The type that a model's configuration names."""
+    from transformers import AutoConfig
+
+    return str(AutoConfig.from_pretrained(prefetch(source)).model_type)
+
+
 def load_decoder(
     source: ModelSource, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Decoder:
     """Load a model for interventions. Raises ModelError for an architecture not known here."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as messages
 
-    directory = prefetch(source)
-    kind = AutoConfig.from_pretrained(directory).model_type
+    directory, kind = prefetch(source), architecture(source)
     if kind not in ARCHITECTURES:
         raise ModelError(
             f"Model {source.name!r} is of type {kind!r}, which interventions do not know: choose "

@@ -17,7 +17,7 @@ from universal_ray.errors import ConfigurationError
 from universal_ray.taxonomy.position import mutual_information
 
 NO_NGRAM = -1
-NONE, ONE_END, BOTH_ENDS, OSCILLATORY, OTHER = (
+POSITION_KINDS = NONE, ONE_END, BOTH_ENDS, OSCILLATORY, OTHER = (
     "none",
     "one end",
     "both ends",
@@ -65,36 +65,53 @@ def ngrams(tokens_BP: Int[Tensor, "B P"], length: int, vocabulary: int) -> Int[T
 
 @dataclass(frozen=True)
 class NgramSums:
-    """How often each n-gram occurs, and how often D neurons are active at its end; those of
-    disjoint tokens merge. Token ids are n-grams of one."""
+    """How often each n-gram occurs, and how often each of D neurons is active at its end; those of
+    disjoint tokens merge. Token ids are n-grams of one. A neuron is active on few n-grams, so that
+    only pairs that occur are held.
+    """
 
+    neurons: int
     ngram_U: Tensor
     """ascending"""
     count_U: Tensor
-    fired_UD: Tensor
+    place_E: Tensor
+    """of each pair: its n-gram, as a place in `ngram_U`; by n-gram, then by neuron"""
+    neuron_E: Tensor
+    fired_E: Tensor
 
     @classmethod
     def of(cls, ngram_T: Int[Tensor, "T"], active_TD: Bool[Tensor, "T D"]) -> "NgramSums":
         """Of some tokens; those without an n-gram do not count."""
         some_T = ngram_T != NO_NGRAM
-        ones_T = torch.ones(int(some_T.sum()), dtype=torch.int64, device=ngram_T.device)
-        return _summed(ngram_T[some_T], ones_T, active_TD[some_T].long())
+        ngram_U, place_T, count_U = ngram_T[some_T].unique(return_inverse=True, return_counts=True)
+        token_X, neuron_X = torch.nonzero(active_TD[some_T], as_tuple=True)
+        neurons = active_TD.shape[1]
+        pair_E, fired_E = (place_T[token_X] * neurons + neuron_X).unique(return_counts=True)
+        return cls(neurons, ngram_U, count_U, pair_E // neurons, pair_E % neurons, fired_E)
+
+    @classmethod
+    def of_ids(cls, count_V: Int[Tensor, "V"], fired_VD: Int[Tensor, "V D"]) -> "NgramSums":
+        """Of all ids, from how often each occurs and how often each neuron is active on it."""
+        seen_U = torch.nonzero(count_V).flatten()
+        place_E, neuron_E = torch.nonzero(fired_VD[seen_U], as_tuple=True)
+        fired_E = fired_VD[seen_U[place_E], neuron_E]
+        return cls(fired_VD.shape[1], seen_U, count_V[seen_U], place_E, neuron_E, fired_E)
 
     @classmethod
     def merged(cls, parts: Sequence["NgramSums"]) -> "NgramSums":
         """Sums of disjoint tokens together."""
-        return _summed(
-            torch.cat([part.ngram_U for part in parts]),
-            torch.cat([part.count_U for part in parts]),
-            torch.cat([part.fired_UD for part in parts]),
-        )
-
-
-def _summed(ngram_T: Tensor, count_T: Tensor, fired_TD: Tensor) -> NgramSums:
-    ngram_U, place_T = ngram_T.unique(return_inverse=True)
-    count_U = count_T.new_zeros(len(ngram_U)).index_add_(0, place_T, count_T)
-    fired_UD = fired_TD.new_zeros(len(ngram_U), fired_TD.shape[1])
-    return NgramSums(ngram_U, count_U, fired_UD.index_add_(0, place_T, fired_TD))
+        neurons = parts[0].neurons
+        ngram_U = torch.cat([part.ngram_U for part in parts]).unique()
+        count_U = torch.zeros_like(ngram_U)
+        pairs = []
+        for part in parts:
+            place_P = torch.searchsorted(ngram_U, part.ngram_U)
+            count_U[place_P] += part.count_U
+            pairs.append(place_P[part.place_E] * neurons + part.neuron_E)
+        pair_E, place_X = torch.cat(pairs).unique(return_inverse=True)
+        fired_E = torch.zeros_like(pair_E)
+        fired_E.index_add_(0, place_X, torch.cat([part.fired_E for part in parts]))
+        return cls(neurons, ngram_U, count_U, pair_E // neurons, pair_E % neurons, fired_E)
 
 
 @dataclass(frozen=True)
@@ -116,19 +133,31 @@ def detectors(sums: NgramSums, options: DetectorOptions = DetectorOptions()) -> 
     up most; the neuron is a detector where these make up `covers`. Where BOS or other ids are not
     to count, leave their tokens out of the sums.
     """
-    fired_UD = sums.fired_UD.double()
-    covered_UD = fired_UD >= options.fires * sums.count_U[:, None]
-    weight_UD = torch.where(covered_UD, fired_UD, 0)
-    top = weight_UD.topk(min(options.ngrams, len(weight_UD)), dim=0)
-    share_D = top.values.sum(0) / fired_UD.sum(0)
+    zeros_D = torch.zeros(sums.neurons, dtype=torch.float64, device=sums.fired_E.device)
+    total_D = zeros_D.index_add(0, sums.neuron_E, sums.fired_E.double())
+    kept_E = sums.fired_E >= options.fires * sums.count_U[sums.place_E]
+    place_K, neuron_K, fired_K = (
+        each[kept_E] for each in (sums.place_E, sums.neuron_E, sums.fired_E)
+    )
+    order_K = fired_K.argsort(descending=True, stable=True)
+    order_K = order_K[neuron_K[order_K].argsort(stable=True)]
+    place_K, neuron_K, fired_K = place_K[order_K], neuron_K[order_K], fired_K[order_K]
+    first_D = torch.searchsorted(neuron_K, torch.arange(sums.neurons, device=neuron_K.device))
+    among_K = torch.arange(len(neuron_K), device=neuron_K.device) - first_D[neuron_K]
+    top_K = among_K < options.ngrams
+    place_K, neuron_K, fired_K = place_K[top_K], neuron_K[top_K], fired_K[top_K]
+    share_D = zeros_D.index_add(0, neuron_K, fired_K.double()) / total_D
     detector_D = share_D >= options.covers
-    found = [
-        tuple(int(sums.ngram_U[place]) for place in place_G[weight_G > 0]) if is_one else ()
-        for place_G, weight_G, is_one in zip(
-            top.indices.T, top.values.T, detector_D.tolist(), strict=True
-        )
-    ]
+    found: list[tuple[int, ...]] = [()] * sums.neurons
+    for neuron, ngram in zip(neuron_K.tolist(), sums.ngram_U[place_K].tolist(), strict=True):
+        if detector_D[neuron]:
+            found[neuron] += (ngram,)
     return Detectors(detector_D, share_D, tuple(found))
+
+
+def most_active(count_U: Int[Tensor, "U"], options: DetectorOptions = DetectorOptions()) -> float:
+    """Tokens that a detector of such n-grams is active on at most: others need no sums of pairs."""
+    return float(count_U.topk(min(options.ngrams, len(count_U))).values.sum()) / options.covers
 
 
 def suppresses_its_token(

@@ -3,7 +3,8 @@
 At every destination the neuron's write is taken out of the residual stream that the query is made
 from; keys and values stay as they are (arXiv 2401.12181, section 5.3).
 
-Shapes: B rows, P positions, I paths, C channels of the residual stream, K channels of a head.
+Shapes: B rows, P positions, I paths, X some positions, C channels of the residual stream,
+K channels of a head.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from universal_ray.roles.decoder import Decoder
 QUANTITIES = ("activation", "bos", "bos_change", "norm", "norm_change")
 """Of one position: the neuron's activation; the head's attention to the first token of the row, and
 its change; the length of what the head writes, and its change in percent."""
+
+
+POINTS = 64
+"""Positions of a batch whose quantities are kept one by one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class PathSums:
     """Σ by `QUANTITIES`"""
     products_IQQ: Tensor
     """Σ of their products"""
+    points_IXQ: Tensor
+    """some of the positions, evenly spaced, to look at"""
 
 
 def merge_paths(parts: Sequence[PathSums]) -> PathSums:
@@ -59,7 +66,9 @@ def merge_paths(parts: Sequence[PathSums]) -> PathSums:
     for part in parts[1:]:
         totals_IQ += part.totals_IQ
         products_IQQ += part.products_IQQ
-    return PathSums(first.paths, sum(part.count for part in parts), totals_IQ, products_IQQ)
+    points_IXQ = torch.cat([part.points_IXQ for part in parts], dim=1)
+    count = sum(part.count for part in parts)
+    return PathSums(first.paths, count, totals_IQ, products_IQQ, points_IXQ)
 
 
 def ablate_paths(
@@ -79,7 +88,7 @@ def ablate_paths(
                 f"layer after the neuron's, of {decoder.layers} layers."
             )
     tokens_BP, keep_BP = tokens_BP.to(decoder.device), keep_BP.to(decoder.device)
-    totals, products = [], []
+    totals, products, points = [], [], []
     with torch.inference_mode():
         streams, activations = _untouched(decoder, paths, tokens_BP)
         for path in paths:
@@ -101,8 +110,11 @@ def ablate_paths(
             found_TQ = torch.stack([each[keep_BP].double() for each in found], dim=1)
             totals.append(found_TQ.sum(0).cpu())
             products.append((found_TQ.T @ found_TQ).cpu())
+            points.append(found_TQ[:: max(1, len(found_TQ) // POINTS)][:POINTS].cpu())
     count = float(keep_BP.sum())
-    return PathSums(tuple(paths), count, torch.stack(totals), torch.stack(products))
+    return PathSums(
+        tuple(paths), count, torch.stack(totals), torch.stack(products), torch.stack(points)
+    )
 
 
 def _untouched(

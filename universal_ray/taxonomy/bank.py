@@ -3,8 +3,10 @@
 Shapes: V ids, F features of the id, E features of the row, T tokens.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,13 @@ class FeatureBank:
     row_features: tuple[RowFeature, ...]
     left_out: dict[str, str | None]
     """Features of the id without a column: the feature with the same tokens, None for no token."""
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 of the features of the id: their names, their members."""
+        names = "\n".join(feature.name for feature in self.id_features)
+        members = np.packbits(self.membership_VF.numpy()).tobytes()
+        return hashlib.sha256(names.encode() + b"\0" + members).hexdigest()
 
     def id_index(self, name: str) -> int | None:
         """The column with the tokens of a declared feature, None where no token has it."""

@@ -1,0 +1,224 @@
+"""The last step of the roles: scores, responses and effects to tables and their summary."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from universal_ray.assemble import NEURONS_PATH, SUMMARY_PATH
+from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
+from universal_ray.items import Model, marker
+from universal_ray.profile.summary import plain_numbers
+from universal_ray.roles.declare import MEAN, Declaration
+from universal_ray.roles.intervals import Bootstrap, Interval
+from universal_ray.roles.paths import PathSums, merge_paths
+from universal_ray.roles.plan import RolesOrder
+from universal_ray.roles.schemas import ATTENTION, CHANGED, HEADS, INTERVENTIONS
+from universal_ray.roles.summary import (
+    ablated_sets,
+    model_summary,
+    next_tokens,
+    overlap,
+    seeds_summary,
+    sweeps,
+)
+from universal_ray.roles.tables import (
+    attention_table,
+    has_role,
+    heads_table,
+    interventions_table,
+    roles_table,
+)
+from universal_ray.roles.worker import EFFECT, PATH, SUMS
+from universal_ray.store import Receipt, Store
+from universal_ray.taxonomy.features import CURRENT
+from universal_ray.taxonomy.vocabulary import Vocabulary
+
+ROLES_PATH = "tables/roles.parquet"
+INTERVENTIONS_PATH = "tables/interventions.parquet"
+ATTENTION_PATH = "tables/attention.parquet"
+HEADS_PATH = "tables/heads.parquet"
+PATHS = (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH)
+
+Tensors = dict[str, Tensor]
+
+
+def universal(store: Store, model: Model) -> Tensor:
+    """Bool [N]: the universal neurons of a reference model."""
+    neurons = store.get_table(NEURONS_PATH, ["model", "is_universal"])
+    mine = neurons.filter(pc.equal(neurons["model"], model.name))
+    flags = pc.fill_null(mine["is_universal"], False).to_numpy(zero_copy_only=False)
+    return torch.from_numpy(np.ascontiguousarray(flags))
+
+
+def statistics(store: Store, order: RolesOrder, model: Model) -> Tensors:
+    """Of weights, and of activations [N]: the mean and the largest post-activation."""
+    layers = [
+        store.get_tensors(order.profile.layer_path(model, layer)) for layer in range(model.layers)
+    ]
+    return {
+        **store.get_tensors(order.profile.weights_path(model)),
+        "post_mean": torch.cat([layer["post_mean"] for layer in layers]),
+        "largest": torch.cat([layer["token_max"][:, 0] for layer in layers]),
+    }
+
+
+def assemble_roles(
+    order: RolesOrder, declarations: dict[str, tuple[Declaration, str]], vocabulary: Vocabulary
+) -> None:
+    """Write the tables of roles, and add to `summary.json`.
+
+    `declarations`: by identity of a model that was intervened on, what was done, and where the
+    sums lie.
+    """
+    store = Store(order.store_url)
+    columns = order.profile.bank.id_columns(CURRENT)
+    summary = store.get_json(SUMMARY_PATH)
+    tables: dict[str, list[pa.Table]] = {path: [] for path in PATHS}
+    every, models, references = [], [], []
+    for model in order.models:
+        scores = store.get_tensors(order.scores_path(model))
+        responses = _responses(store, order, model)
+        known = statistics(store, order, model)
+        has = has_role(scores, responses, known["largest"])
+        every.append((model, has))
+        models.append({"model": model.name, **model_summary(has, known, model.layers)})
+        universal_N = universal(store, model).numpy() if model in order.references else None
+        mediated: dict[str, tuple[Tensor, Interval]] = {}
+        told: dict[str, Any] = {"model": model.name}
+        if model.identity in declarations:
+            declared, folder = declarations[model.identity]
+            mediated = _intervened(store, order, model, declared, folder, scores, tables, told)
+        if universal_N is not None:
+            layer_N = np.repeat(np.arange(model.layers), model.width)
+            told["overlap"] = overlap(has, universal_N, layer_N)
+            promotes_N = scores["class_mean_difference"] > 0
+            told["next_token"] = next_tokens(has, responses, promotes_N)
+            references.append(told)
+        tables[ROLES_PATH].append(
+            roles_table(
+                model, scores, responses, known, has, universal_N, mediated, columns, vocabulary
+            )
+        )
+        if "heads" in scores:
+            tables[HEADS_PATH].append(heads_table(model, scores))
+    summary["roles"] = plain_numbers(
+        {
+            "tokens_intervened": order.shards[-1].stop * order.profile.plan.context,
+            "models": models,
+            "seeds": _seeds(every),
+            "references": references,
+        }
+    )
+    schemas = {
+        INTERVENTIONS_PATH: INTERVENTIONS, ATTENTION_PATH: ATTENTION, HEADS_PATH: HEADS,
+    }  # fmt: skip
+    width = max(model.width for model in order.models)
+    for path, parts in tables.items():
+        made = pa.concat_tables(parts) if parts else schemas[path].empty_table()
+        store.put_table(path, made, width)
+    store.put_json(SUMMARY_PATH, summary)
+
+
+def _responses(store: Store, order: RolesOrder, model: Model) -> Tensors:
+    """Of all layers, neurons numbered through."""
+    layers = []
+    for layer in range(model.layers):
+        found = store.get_tensors(order.responses_path(model, layer))
+        found["role"] = found["role"] + layer * model.width
+        layers.append(found)
+    return {name: torch.cat([found[name] for found in layers]) for name in layers[0]}
+
+
+def _seeds(every: Sequence[tuple[Model, dict[str, Tensor]]]) -> dict[str, Any] | None:
+    """Over models of one shape; None where they differ."""
+    shapes = {(model.layers, model.width) for model, _ in every}
+    if len(shapes) > 1:
+        return None
+    return seeds_summary([has for _, has in every], every[0][0].layers)
+
+
+def _intervened(
+    store: Store,
+    order: RolesOrder,
+    model: Model,
+    declared: Declaration,
+    folder: str,
+    scores: Tensors,
+    tables: dict[str, list[pa.Table]],
+    told: dict[str, Any],
+) -> dict[str, tuple[Tensor, Interval]]:
+    """Tables and summary of what was done to one model; the mediated shares of its neurons."""
+    effects, paths = _sums(store, order, declared, folder)
+    bootstrap = Bootstrap(len(effects.count_R))
+    measured = {
+        name: bootstrap.mean(sums_IR, effects.count_R) for name, sums_IR in effects.sums.items()
+    }
+    changed = {
+        name: bootstrap.mean(effects.sums[name] - effects.sums[name][:1], effects.count_R)
+        for name in CHANGED
+    }
+    tokens = int(effects.count_R.sum())
+    tables[INTERVENTIONS_PATH].append(
+        interventions_table(model, declared, measured, changed, tokens)
+    )
+    if paths is not None:
+        tables[ATTENTION_PATH].append(attention_table(model, scores, paths))
+    told["sweeps"] = sweeps(declared, measured)
+    told["sets"] = ablated_sets(declared, effects, bootstrap)
+    return _mediated(declared, effects, bootstrap)
+
+
+def _sums(
+    store: Store, order: RolesOrder, declared: Declaration, folder: str
+) -> tuple[Effects, PathSums | None]:
+    """Of all shards in their order, each checked against its receipt."""
+    effects, paths = [], []
+    for shard in order.shards:
+        place = shard_folder(folder, shard.index)
+        (entry,) = store.get_json(marker(place))["files"]
+        found = store.get_tensors(f"{place}/{SUMS}", Receipt(**entry))
+        count_R = found.pop(EFFECT + "count")
+        sums = {
+            name.removeprefix(EFFECT): tensor
+            for name, tensor in found.items()
+            if name.startswith(EFFECT)
+        }
+        effects.append(Effects(tuple(declared.chosen()), count_R, sums))
+        if declared.paths:
+            parts = (found[PATH + name] for name in ("totals", "products", "points"))
+            paths.append(PathSums(declared.paths, float(found[PATH + "count"]), *parts))
+    return merge_effects(effects), merge_paths(paths) if paths else None
+
+
+def shard_folder(folder: str, shard: int) -> str:
+    return f"{folder}/shard-{shard:03d}"
+
+
+def _mediated(
+    declared: Declaration, effects: Effects, bootstrap: Bootstrap
+) -> dict[str, tuple[Tensor, Interval]]:
+    """Of neurons held at their means: the effect, and what goes through scale and frequency."""
+    places: dict[str | None, list[int]] = {None: [], SCALE: [], UNIGRAM: []}
+    for place, each in enumerate(declared.interventions):
+        if each.kind == MEAN:
+            places[each.intervention.frozen].append(place)
+    if not places[None]:
+        return {}
+    index_R = torch.tensor([declared.interventions[place].neuron for place in places[None]])
+    shift_IR, unigram_IR = effects.sums["loss_shift"], effects.sums["kl_unigram_shift"]
+    whole_IR = shift_IR[places[None]]
+    return {
+        "effect_on_loss": (index_R, bootstrap.mean(whole_IR, effects.count_R)),
+        "scale_mediated_share": (
+            index_R, bootstrap.mediated_share(whole_IR, shift_IR[places[SCALE]]),
+        ),
+        "frequency_mediated_share": (
+            index_R, bootstrap.mediated_share(whole_IR, shift_IR[places[UNIGRAM]]),
+        ),
+        "unigram_shift": (index_R, bootstrap.mean(unigram_IR[places[None]], effects.count_R)),
+    }  # fmt: skip

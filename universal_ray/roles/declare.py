@@ -1,0 +1,131 @@
+"""Which interventions a study makes on a reference model: declared, so that they can be named.
+
+Shapes: N neurons of a model, layer by layer.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from universal_ray.errors import ConfigurationError
+from universal_ray.interventions import SCALE, UNIGRAM, Intervention, held
+from universal_ray.roles.paths import Path
+from universal_ray.roles.sets import by_layer, matched_random
+from universal_ray.study import RolesConfig, fingerprint
+
+log = logging.getLogger(__name__)
+
+UNTOUCHED, SWEEP, MEAN, SETS = "untouched", "sweep", "mean", "set"
+"""What is done: nothing, one neuron at a value, one at its mean, a set at zero or its means."""
+CANDIDATE, FREQUENT, CONTROL = "entropy", "token frequency", "control"
+UNIVERSAL, RANDOM = "universal", "random"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One intervention, and what it is for."""
+
+    kind: str
+    group: str
+    intervention: Intervention
+    neuron: int = -1
+    """flat index of the one neuron held, -1 for a set"""
+    value: float = float("nan")
+    """that it is held at; NaN where every neuron has its own"""
+    layer: int = -1
+    """of a set of one layer; -1 for all"""
+    draw: int = -1
+    """of a random set"""
+    at: str = ""
+    """what a set is held at: zero or mean"""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """All interventions and ablated paths of one model."""
+
+    interventions: tuple[Declared, ...]
+    paths: tuple[Path, ...]
+
+    @property
+    def key(self) -> str:
+        """Changes with anything that is done."""
+        done = [
+            [each.intervention.neurons, each.intervention.values, each.intervention.frozen]
+            for each in self.interventions
+        ]
+        return fingerprint([done, [vars(path) for path in self.paths]])[:12]
+
+    def chosen(self) -> list[Intervention]:
+        return [each.intervention for each in self.interventions]
+
+
+def declare(
+    scores: dict[str, Tensor],
+    mean_N: Float[Tensor, "N"],
+    universal_N: Bool[Tensor, "N"],
+    width: int,
+    options: RolesConfig,
+) -> Declaration:
+    """Sweeps of candidates and controls; each neuron at its mean, as it is and with a part frozen;
+    universal neurons ablated beside random ones of the same layers, together and layer by layer;
+    the strongest paths into the queries of later heads.
+    """
+    made = [Declared(UNTOUCHED, "", Intervention())]
+    groups = {
+        CANDIDATE: scores["candidates"].tolist(),
+        FREQUENT: scores["frequent"].tolist(),
+        CONTROL: scores["controls"].tolist(),
+    }
+    done: set[int] = set()
+    for group, neurons in groups.items():
+        for neuron in neurons:
+            if neuron in done:
+                continue
+            done.add(neuron)
+            made += [
+                Declared(SWEEP, group, held([neuron], value), neuron, value)
+                for value in options.sweep
+            ]
+            made += [
+                Declared(MEAN, group, held([neuron], mean_N, frozen), neuron, float(mean_N[neuron]))
+                for frozen in (None, SCALE, UNIGRAM)
+            ]
+    universal = universal_N.nonzero().flatten().tolist()
+    made += _sets(universal, mean_N, ~universal_N, width, options)
+    heads = int(scores["heads"]) if "heads" in scores else 0
+    paths = [
+        Path(neuron, head // heads, head % heads)
+        for neuron, head in (scores["paths"].tolist() if "paths" in scores else [])
+    ]
+    return Declaration(tuple(made), tuple(paths))
+
+
+def _sets(
+    universal: Sequence[int],
+    mean_N: Tensor,
+    eligible_N: Tensor,
+    width: int,
+    options: RolesConfig,
+) -> list[Declared]:
+    """The universal neurons of all layers and of each, and as many random ones of the same."""
+    if not universal:
+        return []
+    try:
+        drawn = matched_random(universal, width, eligible_N, options.sets, options.seed)
+    except ConfigurationError as error:
+        log.warning("no sets are ablated: %s", error)
+        return []
+    made = []
+    sets = [(UNIVERSAL, -1, tuple(universal)), *((RANDOM, k, each) for k, each in enumerate(drawn))]
+    for group, draw, neurons in sets:
+        layers = by_layer(neurons, width)
+        parts = [(-1, neurons), *(layers.items() if len(layers) > 1 else ())]
+        for layer, part in parts:
+            for at, values in (("zero", 0.0), ("mean", mean_N)):
+                intervention = held(part, values)
+                made.append(Declared(SETS, group, intervention, layer=layer, draw=draw, at=at))
+    return made

@@ -1,0 +1,151 @@
+"""What the neurons of one layer do: by token id, by n-gram, by position, by the true next token.
+
+Sums over tokens in one reading of them. Shapes: T tokens of a batch that count, D neurons of a
+layer, R of them with a class of tokens, V vocabulary, P positions, H bins of `EDGES`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from universal_ray.roles.detectors import (
+    NO_NGRAM,
+    POSITION_KINDS,
+    DetectorOptions,
+    Detectors,
+    NgramSums,
+    detectors,
+    positional,
+)
+from universal_ray.roles.logits import NextTokenSums, next_token_response
+from universal_ray.statistics.activations import BINS, EDGES
+
+LENGTHS = (1, 2, 3)
+"""N-grams that detectors are looked for of."""
+NO_NEXT = -1
+
+
+@dataclass(frozen=True)
+class Where:
+    """What is around tokens."""
+
+    position_T: Tensor
+    next_T: Tensor
+    """id of the true next token, -1 for none"""
+    grams: dict[int, Tensor]
+    """n-gram that ends at the token, by length, each as one number, -1 for none"""
+
+
+class LayerResponses:
+    """Sums of one layer; batches add.
+
+    `candidates`: by length of n-gram, above one, the neurons that may be detectors of it;
+    `role_R`: neurons with a class, whose ids `member_VR` has.
+    """
+
+    def __init__(
+        self,
+        context: int,
+        width: int,
+        candidates: dict[int, Int[Tensor, "C"]],
+        role_R: Int[Tensor, "R"],
+        member_VR: Bool[Tensor, "V R"],
+    ) -> None:
+        device = role_R.device
+        vocabulary, roles = member_VR.shape
+        self._candidates, self._role_R, self._member_VR = candidates, role_R, member_VR
+        self._count_V = torch.zeros(vocabulary, dtype=torch.int64, device=device)
+        self._fired_VD = torch.zeros(vocabulary, width, dtype=torch.int32, device=device)
+        self._count_P = torch.zeros(context, dtype=torch.float64, device=device)
+        self._fired_PD = torch.zeros(context, width, dtype=torch.int32, device=device)
+        self._pairs: dict[int, list[NgramSums]] = {length: [] for length in candidates}
+        self._next = NextTokenSums(vocabulary, roles, str(device))
+        self._histogram_R2H = torch.zeros(roles, 2, BINS, dtype=torch.int64, device=device)
+
+    def update_(
+        self,
+        pre_TD: Float[Tensor, "T D"],
+        post_TD: Float[Tensor, "T D"],
+        where: Where,
+    ) -> None:
+        """Add tokens, in place."""
+        position_T, next_T, grams = where.position_T, where.next_T, where.grams
+        active_TD = pre_TD > 0
+        ones_T = torch.ones_like(position_T)
+        self._count_V.index_add_(0, grams[1], ones_T)
+        self._fired_VD.index_add_(0, grams[1], active_TD.int())
+        self._count_P.index_add_(0, position_T, ones_T.double())
+        self._fired_PD.index_add_(0, position_T, active_TD.int())
+        for length, candidate_C in self._candidates.items():
+            if len(candidate_C):
+                self._pairs[length].append(NgramSums.of(grams[length], active_TD[:, candidate_C]))
+        some_T = next_T != NO_NEXT
+        next_T = next_T[some_T]
+        self._next.update_(post_TD[some_T][:, self._role_R], next_T)
+        bin_TR = torch.bucketize(pre_TD[some_T][:, self._role_R].double(), EDGES.to(pre_TD.device))
+        inside_TR = self._member_VR[next_T].long()
+        row_R = torch.arange(len(self._role_R), device=bin_TR.device) * 2
+        place_TR = (row_R + inside_TR) * BINS + bin_TR
+        flat = self._histogram_R2H.view(-1)
+        flat += torch.bincount(place_TR.flatten(), minlength=len(flat))
+
+    def found(self) -> dict[str, Tensor]:
+        """Detectors, kinds of position and responses to the next token, by name, on the CPU.
+
+        `detector_length` [D]: length of n-gram, 0 for no detector; `detector_ngram` [D, 5]: its
+        n-grams as numbers, -1 beyond; `detector_share` [D]; `position_information` [D];
+        `position_kind` [D]: place in `POSITION_KINDS`; `position_strong` [D]; `role` [R] and, in
+        its order, `next_inside`, `next_outside`, `next_correlation` [R], `next_histogram`
+        [R, 2, H] of pre-activations, the next token outside and inside of the class.
+        """
+        options, width = DetectorOptions(), self._fired_VD.shape[1]
+        length_D = torch.zeros(width, dtype=torch.int64)
+        ngram_DG = torch.full((width, options.ngrams), NO_NGRAM)
+        share_D = torch.full((width,), torch.nan, dtype=torch.float64)
+        for length in LENGTHS:
+            for neuron, told in self._detectors(length, options):
+                if length_D[neuron]:
+                    continue
+                length_D[neuron], share_D[neuron] = length, told[0]
+                ngram_DG[neuron, : len(told[1])] = torch.tensor(told[1])
+        place = positional(self._fired_PD.double(), self._count_P, options)
+        response = next_token_response(
+            self._next.count_V, self._next.total_VR, self._next.squares_R, self._member_VR
+        )
+        tensors = {
+            "detector_length": length_D,
+            "detector_ngram": ngram_DG,
+            "detector_share": share_D,
+            "position_information": place.information_D,
+            "position_kind": torch.tensor([POSITION_KINDS.index(kind) for kind in place.kind]),
+            "position_strong": place.strong_D,
+            "role": self._role_R,
+            "next_inside": response.inside_R,
+            "next_outside": response.outside_R,
+            "next_correlation": response.correlation_R,
+            "next_histogram": self._histogram_R2H,
+        }
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+    def _detectors(
+        self, length: int, options: DetectorOptions
+    ) -> list[tuple[int, tuple[float, tuple[int, ...]]]]:
+        """(neuron, (share, n-grams)) of every detector of this length."""
+        if length == 1:
+            sums = NgramSums.of_ids(self._count_V, self._fired_VD.long())
+            return _told(detectors(sums, options), range(sums.neurons))
+        if not self._pairs[length]:
+            return []
+        merged = NgramSums.merged(self._pairs[length])
+        return _told(detectors(merged, options), self._candidates[length].tolist())
+
+
+def _told(
+    found: Detectors, neurons: range | list[int]
+) -> list[tuple[int, tuple[float, tuple[int, ...]]]]:
+    return [
+        (neurons[place], (float(found.share_D[place]), found.ngrams[place]))
+        for place in torch.nonzero(found.detector_D).flatten().tolist()
+    ]

@@ -1,0 +1,171 @@
+"""Schemas of the tables of roles: per neuron, per intervention, per ablated path, per head.
+
+Every column carries its description and unit in the Parquet metadata.
+"""
+
+import pyarrow as pa
+
+from universal_ray.roles.paths import QUANTITIES
+from universal_ray.roles.readout import MEASURES
+from universal_ray.tables import field, list_of
+
+ROLES = (
+    "prediction", "suppression", "partition", "entropy", "token frequency",
+    "attention deactivation", "attention activation", "dead", "token detector", "n-gram detector",
+    "position",
+)  # fmt: skip
+"""Every role that a neuron may have; it may have several, or none."""
+
+INDEX = "index from 0"
+WHO = [
+    field("model", pa.string(), "id[@revision]", "model the neuron belongs to"),
+    field("layer", pa.int16(), INDEX, "layer of the neuron"),
+    field("neuron", pa.int32(), INDEX, "neuron within its layer"),
+]
+SCORES = {
+    "w_out_norm": ("1", "length of what it writes"),
+    "vocab_var": ("cosine²", "variance over the vocabulary of cos(w_out, W_U[:, v])"),
+    "vocab_skew": ("1", "skewness over the vocabulary"),
+    "vocab_kurt": ("1", "kurtosis over the vocabulary, Gaussian = 3"),
+    "class_variance_reduction": ("share", "variance of w_out W_U explained by its class of tokens"),
+    "class_mean_difference": ("logit", "mean of w_out W_U in the class minus mean of the others"),
+    "class_welch_t": ("1", "Welch's t of that difference"),
+    "null_share": ("share", "length of w_out in the bottom singular directions of W_U"),
+    "antipode_cosine": ("cosine", "of w_out with its antipode's"),
+    "frequency_component": ("logit", "w_out W_U along the centred log unigram direction"),
+    "frequency_cosine": ("cosine", "the same over the length of the centred logit effect"),
+    "bos_score": ("1", "ŵ_out · W_Q k_BOS / √K of the head furthest from its null"),
+    "bos_deviations": ("1", "the same in standard deviations of random directions"),
+    "next_inside": ("activation", "mean where the true next token is in its class"),
+    "next_outside": ("activation", "mean elsewhere"),
+    "next_correlation": ("correlation", "of activation and the next token being in the class"),
+    "detector_share": ("share", "of its activity that the n-grams it detects make up"),
+    "position_information": ("nats", "mutual information of position and firing"),
+    "effect_low": ("logit", "smallest entry of w_out W_U"),
+    "effect_high": ("logit", "largest entry of w_out W_U"),
+}
+MEDIATED = {
+    "effect_on_loss": "mean |change of loss| when held at its mean",
+    "scale_mediated_share": "1 - the same with the final LayerNorm's scale frozen / effect_on_loss",
+    "frequency_mediated_share": "1 - the same with the unigram component frozen / effect_on_loss",
+    "unigram_shift": "mean |change of KL(unigram ‖ prediction)| when held at its mean",
+}
+"""Of neurons that were intervened on: name to description, each with the ends of an interval."""
+HISTOGRAMS = {
+    "effect_inside": "60 bins of w_out W_U between effect_low and effect_high, ids of its class",
+    "effect_outside": "the same of all other ids",
+    "next_inside_histogram": "257 bins of pre-activations between (25·i − 2550)/255 where the next "
+    "token is in its class",
+    "next_outside_histogram": "the same elsewhere",
+}
+ENDS = ("", "_low", "_high")
+NEURON_ROLES = pa.schema(
+    [
+        *WHO,
+        field("is_universal", pa.bool_(), "", "of neurons of a reference model"),
+        field("roles", list_of(pa.string()), "", "every role it has"),
+        field("logit_class", pa.string(), "", "feature of the id that explains w_out W_U best"),
+        field("logit_class_family", pa.string(), "", "family of that feature"),
+        field("logit_effect", pa.string(), "", "promotes or suppresses that class"),
+        *(field(name, pa.float64(), *told) for name, told in SCORES.items()),
+        field("antipode_layer", pa.int16(), INDEX, "layer of the neuron that writes against it"),
+        field("antipode_neuron", pa.int32(), INDEX, "that neuron within its layer"),
+        field("bos_layer", pa.int16(), INDEX, "layer of the head of bos_score"),
+        field("bos_head", pa.int16(), INDEX, "that head within its layer"),
+        field("detector_length", pa.int16(), "tokens", "length of the n-grams it detects"),
+        field("detector_ngrams", list_of(pa.string()), "", "these n-grams"),
+        field("detector_suppresses", pa.bool_(), "", "whether it writes against their last token"),
+        field("position_kind", pa.string(), "", "how its rate of firing goes with the position"),
+        field("position_strong", pa.bool_(), "", "whether that rate goes nearly from 0 to 1"),
+        *(
+            field(f"{name}{end}", pa.float64(), "nats" if "share" not in name else "share",
+                  told if not end else f"its 95 % interval's {end[1:]} end")
+            for name, told in MEDIATED.items()
+            for end in ENDS
+        ),
+        *(field(name, list_of(pa.int32()), "count", told) for name, told in HISTOGRAMS.items()),
+    ]
+)  # fmt: skip
+
+CHANGED = ("loss", "entropy", "reciprocal_rank", "scale", "kl_unigram")
+"""Measures whose change from the untouched model has an interval of its own, row by row paired."""
+INTERVENTIONS = pa.schema(
+    [
+        field("model", pa.string(), "id[@revision]", "model that was intervened on"),
+        field("kind", pa.string(), "", "untouched, sweep (one neuron at a value), mean (one at its "
+              "mean) or set"),
+        field("group", pa.string(), "", "entropy, token frequency, control; universal or random"),
+        field("layer", pa.int16(), INDEX, "of the neuron, or of a set of one layer"),
+        field("neuron", pa.int32(), INDEX, "the neuron within its layer; null for a set"),
+        field("neurons", pa.int32(), "neurons", "how many are held"),
+        field("draw", pa.int16(), INDEX, "which random set"),
+        field("at", pa.string(), "", "what a set is held at: zero or mean"),
+        field("value", pa.float64(), "activation", "what one neuron is held at"),
+        field("frozen", pa.string(), "", "what stays as untouched: scale or unigram"),
+        field("tokens", pa.int64(), "tokens", "that were measured"),
+        *(
+            field(f"{name}{end}", pa.float64(), "", f"its {end[1:]} end (95 %)" if end else told)
+            for name, told in MEASURES.items()
+            for end in ENDS
+        ),
+        *(
+            field(f"{name}_change{end}", pa.float64(), "",
+                  f"{name} minus the untouched model's" if not end else f"its {end[1:]} end (95 %)")
+            for name in CHANGED
+            for end in ENDS
+        ),
+    ]
+)  # fmt: skip
+CORRELATED = {
+    "activation_bos_change": ("activation", "bos_change"),
+    "bos_change_norm_change": ("bos_change", "norm_change"),
+    "activation_norm_change": ("activation", "norm_change"),
+}
+ATTENTION = pa.schema(
+    [
+        *WHO,
+        field("head_layer", pa.int16(), INDEX, "layer of the head"),
+        field("head", pa.int16(), INDEX, "the head within its layer"),
+        field("score", pa.float64(), "1", "ŵ_out · W_Q k_BOS / √K"),
+        field("deviations", pa.float64(), "1", "the same in standard deviations of random ones"),
+        field("positions", pa.int64(), "tokens", "positions that were measured"),
+        *(
+            field(f"mean_{name}", pa.float64(), "", f"mean {told}")
+            for name, told in zip(
+                QUANTITIES,
+                ("activation", "attention to the first token", "its change when the path is cut",
+                 "length of what the head writes", "its change in percent"),
+                strict=True,
+            )
+        ),
+        *(
+            field(f"corr_{name}", pa.float64(), "correlation", f"of {first} and {second}")
+            for name, (first, second) in CORRELATED.items()
+        ),
+        *(
+            field(f"points_{name}", list_of(pa.float32()), "", f"{name} at some of the positions")
+            for name in QUANTITIES
+        ),
+    ]
+)  # fmt: skip
+HEADS = pa.schema(
+    [
+        field("model", pa.string(), "id[@revision]", "model"),
+        field("layer", pa.int16(), INDEX, "layer of the head"),
+        field("head", pa.int16(), INDEX, "the head within its layer"),
+        field("neurons", pa.int32(), "neurons", "neurons of earlier layers"),
+        field("null_deviation", pa.float64(), "1", "deviation of random directions' score"),
+        field("histogram", list_of(pa.int32()), "neurons", "122 bins of scores in these between "
+              "linspace(-15, 15, 121)"),
+        field("null_histogram", list_of(pa.int32()), "directions", "the same of random directions"),
+        *(
+            entry
+            for end, told in (("top", "largest"), ("bottom", "smallest"))
+            for entry in (
+                field(f"{end}_deviations", list_of(pa.float32()), "1", f"{told} of these scores"),
+                field(f"{end}_layer", list_of(pa.int16()), INDEX, "layers of those neurons"),
+                field(f"{end}_neuron", list_of(pa.int32()), INDEX, "those neurons"),
+            )
+        ),
+    ]
+)  # fmt: skip

@@ -1,0 +1,236 @@
+"""The stage of the roles: scores from weights, responses to tokens, interventions, tables."""
+
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from universal_ray.capacity import GIB
+from universal_ray.corpus import excluded_ids
+from universal_ray.correlation_stage import smallest_memory
+from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.items import Model, marker
+from universal_ray.profile.plan import layer_groups
+from universal_ray.profile.stage import PROFILE_MARKER, PreparedProfile, ProfileStage
+from universal_ray.roles.assemble import (
+    PATHS,
+    assemble_roles,
+    shard_folder,
+    statistics,
+    universal,
+)
+from universal_ray.roles.declare import Declaration, declare
+from universal_ray.roles.decoder import ARCHITECTURES, architecture
+from universal_ray.roles.frequency import unigram
+from universal_ray.roles.plan import FOLDER, RolesOrder, role_shards
+from universal_ray.roles.scores import score_weights
+from universal_ray.roles.worker import RolesAssignment, RolesWorker
+from universal_ray.scheduler import Batch, Task, call
+from universal_ray.store import Store
+from universal_ray.study import fingerprint
+
+log = logging.getLogger(__name__)
+
+ROLES_MARKER = "tables/roles.json"
+
+
+@dataclass(frozen=True)
+class PreparedRoles:
+    """What the roles of a study are told from, all of it found and fitting together."""
+
+    profile: PreparedProfile
+    order: RolesOrder
+
+    def describe(self) -> list[tuple[str, str]]:
+        """The plan as rows of a table on screen."""
+        order, options = self.order, self.order.options
+        intervened = sum(model.identity in order.intervened for model in order.references)
+        neurons = 2 * options.candidates + options.controls
+        most = 1 + neurons * (len(options.sweep) + 3)
+        tokens = order.shards[-1].stop * order.profile.plan.context
+        return [
+            ("roles", f"of {sum(m.neurons for m in order.models):,} neurons, from weights and "
+             f"{order.profile.plan.tokens:,} tokens"),
+            ("interventions", f"on {intervened} model{'s' if intervened != 1 else ''}: up to "
+             f"{most:,} on single neurons, the universal ones ablated beside {options.sets} random "
+             f"sets, {options.paths} paths; {tokens:,} tokens in {len(order.shards)} shards"),
+        ]  # fmt: skip
+
+
+def prepare_roles(profile: PreparedProfile, store: Store) -> PreparedRoles:
+    """Everything that can be wrong with the roles, found before any model runs.
+
+    Raises ConfigurationError for options that do not fit the corpus.
+    """
+    prepared, study = profile.prepared, profile.prepared.study
+    options, context = study.roles, prepared.corpus.context
+    rows = min(-(-options.tokens // context), prepared.plan.layout.units[-1].stop)
+    if rows < 2:
+        raise ConfigurationError(
+            f"roles.tokens ({options.tokens}) is less than two rows of {context} tokens, and one "
+            "row has no spread: raise it"
+        )
+    unigram(torch.from_numpy(profile.counts_V))
+    kinds = {source.identity: architecture(source) for source in prepared.sources.values()}
+    unknown = sorted({kind for kind in kinds.values() if kind not in ARCHITECTURES})
+    if unknown:
+        log.warning(
+            "models of type %s are not intervened on: interventions know %s",
+            ", ".join(unknown), " and ".join(ARCHITECTURES),
+        )
+    special = excluded_ids("special", prepared.tokenizer)
+    order = RolesOrder(
+        profile=ProfileStage(profile, store).order,
+        references=prepared.plan.references,
+        intervened=frozenset(i for i, kind in kinds.items() if kind in ARCHITECTURES),
+        shards=role_shards(rows, context),
+        counts_V=profile.counts_V,
+        bos=prepared.tokenizer.bos_token_id,
+        excluded=tuple(sorted({*special, *profile.excluded})),
+        options=options,
+        device=study.cluster.device.value,
+    )
+    return PreparedRoles(profile, order)
+
+
+class RolesStage:
+    """Scores of every model; then responses by layers; then interventions by shard; then tables."""
+
+    name = "roles"
+    worker: type = RolesWorker
+
+    def __init__(self, found: PreparedRoles, store: Store):
+        self.found, self.order, self.store = found, found.order, store
+
+    def begin(self) -> RolesAssignment | None:
+        """Raises MissingError where the profile is not there yet."""
+        store, order = self.store, self.order
+        profile = self.found.profile
+        prepared, study = profile.prepared, profile.prepared.study
+        if not store.exists(PROFILE_MARKER):
+            raise MissingError(
+                f"{store.url} holds no profile of its neurons: make it first, by jobs/taxonomy.py "
+                "with the same options"
+            )
+        self._tables = fingerprint(
+            [store.get_json(PROFILE_MARKER), order.scores_path(order.models[0]),
+             [vars(shard) for shard in order.shards], list(order.excluded)]
+        )
+        standing = all(map(store.exists, (ROLES_MARKER, *PATHS)))
+        if standing and store.get_json(ROLES_MARKER)["fingerprint"] == self._tables:
+            return None
+        self._folders: set[str] = set()
+        return RolesAssignment(
+            store_url=store.url,
+            nonce=store.write_nonce(),
+            corpus=prepared.corpus,
+            sources=prepared.sources,
+            excluded=order.excluded,
+            activations=("pre", "post"),
+            dtype=study.models.dtype.value,
+            batch_rows=prepared.plan.batch_rows,
+            threads=study.cluster.threads,
+            device=study.cluster.device.value,
+            order=order,
+        )
+
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        order, stored = self.order, set(self.store.list(FOLDER))
+        profile = self.found.profile
+        sources = profile.prepared.sources
+        scores = [
+            call(score_weights, f"scores-{model.short}", order, model, sources[model.identity])
+            for model in order.models
+            if order.scores_path(model) not in stored
+        ]
+        yield Batch("role scores", scores, len(order.models) - len(scores))
+        yield self._responses(memory, stored)
+        declarations = {
+            model.identity: self._declared(model)
+            for model in order.references
+            if model.identity in order.intervened
+        }
+        left = [
+            (model, shard, *declarations[model.identity])
+            for shard in order.shards
+            for model in order.references
+            if model.identity in declarations
+            and marker(shard_folder(declarations[model.identity][1], shard.index)) not in stored
+        ]
+        tasks = [
+            Task(
+                f"intervene-{shard.index}-{model.short}",
+                f"interventions on {model.name}, shard {shard.index}",
+                "intervene",
+                (model, shard, declared, shard_folder(folder, shard.index)),
+                tokens=float((shard.stop - shard.start) * order.profile.plan.context),
+            )
+            for model, shard, declared, folder in left
+        ]
+        every = len(order.shards) * len(declarations)
+        yield Batch("interventions", tasks, every - len(tasks))
+        told = (order, declarations, profile.vocabulary)
+        yield Batch("tables", [call(assemble_roles, "tables-of-roles", *told)])
+
+    def _responses(self, memory: list[tuple[str, float]], stored: set[str]) -> Batch:
+        """As many layers to a task as fit, and no more than leave work for all workers."""
+        order = self.order
+        settings = self.found.profile.prepared.study.cluster
+        bytes_each = (
+            smallest_memory(memory, settings.device)
+            if settings.memory is None
+            else settings.memory * GIB
+        )
+        tasks = []
+        for model in order.models:
+            for layers in layer_groups(model, order.profile.plan.vocabulary, bytes_each):
+                paths = [
+                    order.responses_path(model, layer)
+                    for layer in range(layers.start, layers.stop)
+                ]
+                if not stored.issuperset(paths):
+                    name = f"respond-{model.short}-{layers.start}"
+                    label = f"responses of {model.name}"
+                    tasks.append(Task(name, label, "respond", (model, layers)))
+        self._folders |= {
+            order.responses_path(model, 0).rsplit("/", 2)[0] for model in order.models
+        }
+        return Batch("responses", tasks)
+
+    def _declared(self, model: Model) -> tuple[Declaration, str]:
+        """What is done to a model, and where its sums go: the same choice leads to the same place.
+
+        Small: scores of one model, and a few of its statistics.
+        """
+        order, store = self.order, self.store
+        scores = store.get_tensors(order.scores_path(model))
+        means_N = statistics(store, order, model)["post_mean"]
+        universal_N = universal(store, model)
+        found = declare(scores, means_N, universal_N, model.width, order.options)
+        plan = order.profile.plan
+        units = [
+            unit.name
+            for unit in self.found.profile.prepared.plan.layout.units
+            if unit.start < order.shards[-1].stop
+        ]
+        decided = [
+            found.key, units, [vars(shard) for shard in order.shards], plan.context,
+            list(order.excluded), order.counts_V.tolist(), order.device,
+        ]  # fmt: skip
+        folder = f"{FOLDER}/effects-{fingerprint(decided)[:12]}"
+        self._folders.add(folder)
+        return found, f"{folder}/{model.short}"
+
+    def finished(self, task: Task, result: Any) -> Sequence[Task]:
+        return ()
+
+    def end(self) -> None:
+        told = {"fingerprint": self._tables, "making": uuid.uuid4().hex}
+        self.store.finish(ROLES_MARKER, told)
+        self._folders.add(self.order.scores_path(self.order.models[0]).rsplit("/", 1)[0])
+        for path in self.store.list(FOLDER):
+            if not path.startswith(tuple(self._folders)):
+                self.store.delete(path)

@@ -1,0 +1,147 @@
+"""What roles say about a study: how many, at what depth, in which seeds, and what they do. Pure.
+
+Shapes: N neurons of a model, I interventions, R rows of tokens, L layers, S models.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from universal_ray.interventions import Effects
+from universal_ray.profile.summary import beside_peers
+from universal_ray.roles.declare import (
+    CANDIDATE,
+    CONTROL,
+    FREQUENT,
+    RANDOM,
+    SETS,
+    SWEEP,
+    UNIVERSAL,
+    Declaration,
+)
+from universal_ray.roles.intervals import Bootstrap, Interval
+from universal_ray.roles.logits import counts_by_layer, percentiles_by_layer, spread_over_seeds
+
+PERCENTILES = (5.0, 10.0, 50.0, 90.0, 95.0)
+
+
+def model_summary(
+    has: dict[str, Tensor], statistics: dict[str, Tensor], layers: int
+) -> dict[str, Any]:
+    """Neurons of every role by layer, and percentiles within layers of what roles are told from."""
+    return {
+        "roles": {
+            name: {
+                "neurons": int(has_N.sum()),
+                "by_layer": counts_by_layer(has_N, layers).long().tolist(),
+            }
+            for name, has_N in has.items()
+        },
+        "percentiles": list(PERCENTILES),
+        "percentiles_by_layer": {
+            name: percentiles_by_layer(statistics[name], layers, PERCENTILES).tolist()
+            for name in ("vocab_kurt", "vocab_skew", "vocab_var")
+        },
+    }
+
+
+def seeds_summary(has_S: Sequence[dict[str, Tensor]], layers: int) -> dict[str, Any]:
+    """Mean and spread over models of the counts by layer."""
+    return {
+        name: {
+            kind: values_L.tolist()
+            for kind, values_L in spread_over_seeds(
+                torch.stack([counts_by_layer(has[name], layers) for has in has_S])
+            ).items()
+        }
+        for name in has_S[0]
+    }
+
+
+def overlap(
+    has: dict[str, Tensor], universal_N: np.ndarray, layer_N: np.ndarray
+) -> dict[str, Any]:
+    """Of every role the share among universal neurons, beside the others of their layers."""
+    return {
+        name: beside_peers(universal_N, has_N.numpy(), universal_N, layer_N)
+        for name, has_N in has.items()
+    }
+
+
+def next_tokens(
+    has: dict[str, Tensor], responses: dict[str, Tensor], promotes_N: Tensor
+) -> dict[str, Any]:
+    """Do neurons fire where the true next token is in the class that they promote or suppress?"""
+    role_R, correlation_R = responses["role"], responses["next_correlation"]
+    found = {}
+    for name in ("prediction", "suppression", "partition"):
+        some_R = has[name][role_R] & ~correlation_R.isnan()
+        for effect, wanted_R in (
+            ("promotes", promotes_N[role_R]), ("suppresses", ~promotes_N[role_R]),
+        ):
+            value_X = correlation_R[some_R & wanted_R]
+            found[f"{name}, {effect}"] = {
+                "neurons": len(value_X),
+                "fire_before_class": float((value_X > 0).double().mean()),
+                "mean_correlation": float(value_X.mean()),
+            }
+    return found
+
+
+def sweeps(declared: Declaration, measured: dict[str, Interval]) -> dict[str, Any]:
+    """How far a sweep moves each measure, largest minus smallest mean, averaged over a group."""
+    found: dict[str, Any] = {}
+    for group in (CANDIDATE, FREQUENT, CONTROL):
+        moved: dict[int, list[int]] = {}
+        for place, each in enumerate(declared.interventions):
+            if each.kind == SWEEP and each.group == group:
+                moved.setdefault(each.neuron, []).append(place)
+        found[group] = {"neurons": len(moved)}
+        for name in ("scale", "entropy", "loss", "reciprocal_rank"):
+            ranges = [
+                float(measured[name].value_I[places].max() - measured[name].value_I[places].min())
+                for places in moved.values()
+            ]
+            found[group][name] = float(np.mean(ranges)) if ranges else None
+    return found
+
+
+def ablated_sets(
+    declared: Declaration, effects: Effects, bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    """Change of loss and KL with universal neurons ablated, and by how much more than with random
+    ones of the same layers; the difference is taken row by row.
+    """
+    found = []
+    rows = declared.interventions
+    for place, each in enumerate(rows):
+        if each.kind != SETS or each.group != UNIVERSAL:
+            continue
+        random = [
+            index
+            for index, other in enumerate(rows)
+            if (other.kind, other.group, other.layer, other.at)
+            == (SETS, RANDOM, each.layer, each.at)
+        ]
+        entry: dict[str, Any] = {
+            "at": each.at,
+            "layer": each.layer if each.layer >= 0 else None,
+            "neurons": len(each.intervention.neurons),
+        }
+        for name in ("loss", "kl"):
+            sums_IR = effects.sums[name] - effects.sums[name][:1]
+            random_1R = sums_IR[random].mean(0, keepdim=True)
+            three_IR = torch.cat([sums_IR[place : place + 1], random_1R])
+            three_IR = torch.cat([three_IR, three_IR[:1] - three_IR[1:]])
+            interval = bootstrap.mean(three_IR, effects.count_R)
+            for index, what in enumerate(("universal", "random", "difference")):
+                entry[f"{name}_{what}"] = {
+                    "mean": float(interval.value_I[index]),
+                    "low": float(interval.low_I[index]),
+                    "high": float(interval.high_I[index]),
+                }
+        found.append(entry)
+    return found
