@@ -58,7 +58,7 @@ CHANGES = {
     "roles.sets": REPLAYED,
     "roles.paths": REPLAYED,
     "roles.kurtosis": REPLAYED,
-    "roles.variance": REPLAYED,
+    "roles.partition": REPLAYED,
     "roles.null_share": REPLAYED,
     "roles.frequency": REPLAYED,
     "roles.seed": REPLAYED,

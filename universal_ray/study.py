@@ -203,7 +203,7 @@ class TaxonomyConfig:
 
 @dataclass(kw_only=True)
 class RolesConfig:
-    tokens: int = 32_768
+    tokens: int = 16_384
     """Raw tokens, from the first row on, that models are intervened on."""
     sweep: list[float] = field(default_factory=lambda: [-0.17, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     """Activations that candidates and controls are held at; the paper's."""
@@ -217,8 +217,9 @@ class RolesConfig:
     """Pairs of a neuron and a head whose path is ablated, at most."""
     kurtosis: float = 10.0
     """Prediction and suppression neurons have a vocab_kurt above this,"""
-    variance: float = 0.005
-    """partition neurons a vocab_var above this,"""
+    partition: float = 5.12
+    """partition neurons a vocab_var above this many times a random direction's, 1 / channels (the
+    paper's 0.005 in GPT2-medium, which has 1,024),"""
     null_share: float = 0.5
     """entropy neurons this share of w_out in the bottom singular directions of W_U,"""
     frequency: float = 0.5

@@ -19,6 +19,7 @@ from universal_ray.roles.detectors import (
     NgramSums,
     dead_neurons,
     detectors,
+    most_active,
     ngrams,
     positional,
     suppresses_its_token,
@@ -93,8 +94,10 @@ def test_ngram_sums_are_counts_and_parts_merge(length):
     for sums in (NgramSums.of(ngram_T, active_TD), NgramSums.merged(parts)):
         assert bool((sums.ngram_U.diff() > 0).all())
         assert len(sums.ngram_U) == len(counted)
+        fired_UD = torch.zeros(len(counted), sums.neurons, dtype=torch.int64)
+        fired_UD[sums.place_E, sums.neuron_E] = sums.fired_E
         for ngram, count, active in zip(
-            sums.ngram_U.tolist(), sums.count_U.tolist(), sums.fired_UD[:, 4].tolist(), strict=True
+            sums.ngram_U.tolist(), sums.count_U.tolist(), fired_UD[:, 4].tolist(), strict=True
         ):
             gram = tuple(ngram // VOCABULARY**k % VOCABULARY for k in reversed(range(length)))
             assert (count, active) == (counted[gram], fired[gram])
@@ -139,3 +142,22 @@ def test_kinds_of_position():
         ONE_END, ONE_END, BOTH_ENDS, BOTH_ENDS, OSCILLATORY, OTHER, ONE_END, NONE,
     )  # fmt: skip
     assert found.strong_D.tolist() == [True] * 6 + [False, False]
+
+
+def test_sums_by_id_are_ngrams_of_one():
+    token_T, active_TD = tokens().flatten(), planted()
+    count_V = torch.bincount(token_T, minlength=VOCABULARY)
+    fired_VD = torch.zeros(VOCABULARY, active_TD.shape[1], dtype=torch.int64)
+    fired_VD.index_add_(0, token_T, active_TD.long())
+    given, counted = NgramSums.of_ids(count_V, fired_VD), NgramSums.of(token_T, active_TD)
+    for name, value in vars(counted).items():
+        assert torch.equal(torch.as_tensor(getattr(given, name)), torch.as_tensor(value)), name
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_neuron_that_is_active_too_often_cannot_be_a_detector(length):
+    sums = NgramSums.of(ngrams(tokens(), length, VOCABULARY), planted())
+    total_D = torch.zeros(sums.neurons).index_add(0, sums.neuron_E, sums.fired_E.float())
+    found = detectors(sums)
+    assert bool(found.detector_D.any()) and bool((total_D > most_active(sums.count_U)).any())
+    assert not bool(found.detector_D[total_D > most_active(sums.count_U)].any())

@@ -9,7 +9,7 @@ from universal_ray.profile.plan import Shard
 from universal_ray.profile.reduce import ProfileOrder
 from universal_ray.study import RolesConfig, fingerprint, plain
 
-SHARD_TOKENS = 8192
+SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""
 FOLDER = "roles"
 

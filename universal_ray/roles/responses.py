@@ -14,7 +14,6 @@ from universal_ray.roles.detectors import (
     NO_NGRAM,
     POSITION_KINDS,
     DetectorOptions,
-    Detectors,
     NgramSums,
     detectors,
     positional,
@@ -41,7 +40,7 @@ class Where:
 class LayerResponses:
     """Sums of one layer; batches add.
 
-    `candidates`: by length of n-gram, above one, the neurons that may be detectors of it;
+    `candidates`: by length of n-gram, the neurons that may be detectors of it;
     `role_R`: neurons with a class, whose ids `member_VR` has.
     """
 
@@ -57,10 +56,12 @@ class LayerResponses:
         vocabulary, roles = member_VR.shape
         self._candidates, self._role_R, self._member_VR = candidates, role_R, member_VR
         self._count_V = torch.zeros(vocabulary, dtype=torch.int64, device=device)
-        self._fired_VD = torch.zeros(vocabulary, width, dtype=torch.int32, device=device)
+        self._fired_VC = torch.zeros(
+            vocabulary, len(candidates[1]), dtype=torch.int32, device=device
+        )
         self._count_P = torch.zeros(context, dtype=torch.float64, device=device)
         self._fired_PD = torch.zeros(context, width, dtype=torch.int32, device=device)
-        self._pairs: dict[int, list[NgramSums]] = {length: [] for length in candidates}
+        self._pairs: dict[int, list[NgramSums]] = {length: [] for length in LENGTHS[1:]}
         self._next = NextTokenSums(vocabulary, roles, str(device))
         self._histogram_R2H = torch.zeros(roles, 2, BINS, dtype=torch.int64, device=device)
 
@@ -75,12 +76,12 @@ class LayerResponses:
         active_TD = pre_TD > 0
         ones_T = torch.ones_like(position_T)
         self._count_V.index_add_(0, grams[1], ones_T)
-        self._fired_VD.index_add_(0, grams[1], active_TD.int())
+        self._fired_VC.index_add_(0, grams[1], active_TD[:, self._candidates[1]].int())
         self._count_P.index_add_(0, position_T, ones_T.double())
         self._fired_PD.index_add_(0, position_T, active_TD.int())
-        for length, candidate_C in self._candidates.items():
-            if len(candidate_C):
-                self._pairs[length].append(NgramSums.of(grams[length], active_TD[:, candidate_C]))
+        for length, pairs in self._pairs.items():
+            active_TC = active_TD[:, self._candidates[length]]
+            pairs.append(NgramSums.of(grams[length], active_TC))
         some_T = next_T != NO_NEXT
         next_T = next_T[some_T]
         self._next.update_(post_TD[some_T][:, self._role_R], next_T)
@@ -100,7 +101,7 @@ class LayerResponses:
         its order, `next_inside`, `next_outside`, `next_correlation` [R], `next_histogram`
         [R, 2, H] of pre-activations, the next token outside and inside of the class.
         """
-        options, width = DetectorOptions(), self._fired_VD.shape[1]
+        options, width = DetectorOptions(), self._fired_PD.shape[1]
         length_D = torch.zeros(width, dtype=torch.int64)
         ngram_DG = torch.full((width, options.ngrams), NO_NGRAM)
         share_D = torch.full((width,), torch.nan, dtype=torch.float64)
@@ -134,18 +135,11 @@ class LayerResponses:
     ) -> list[tuple[int, tuple[float, tuple[int, ...]]]]:
         """(neuron, (share, n-grams)) of every detector of this length."""
         if length == 1:
-            sums = NgramSums.of_ids(self._count_V, self._fired_VD.long())
-            return _told(detectors(sums, options), range(sums.neurons))
-        if not self._pairs[length]:
-            return []
-        merged = NgramSums.merged(self._pairs[length])
-        return _told(detectors(merged, options), self._candidates[length].tolist())
-
-
-def _told(
-    found: Detectors, neurons: range | list[int]
-) -> list[tuple[int, tuple[float, tuple[int, ...]]]]:
-    return [
-        (neurons[place], (float(found.share_D[place]), found.ngrams[place]))
-        for place in torch.nonzero(found.detector_D).flatten().tolist()
-    ]
+            sums = NgramSums.of_ids(self._count_V, self._fired_VC.long())
+        else:
+            sums = NgramSums.merged(self._pairs[length])
+        found, neurons = detectors(sums, options), self._candidates[length].tolist()
+        return [
+            (neurons[place], (float(found.share_D[place]), found.ngrams[place]))
+            for place in torch.nonzero(found.detector_D).flatten().tolist()
+        ]

@@ -55,7 +55,8 @@ def score_weights(order: RolesOrder, model: Model, source: ModelSource) -> None:
 def _logits(
     order: RolesOrder, weights: ModelWeights, stored: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    options = LogitOptions(order.options.kurtosis, order.options.variance)
+    variance = order.options.partition / weights.w_out_NC.shape[1]
+    options = LogitOptions(order.options.kurtosis, variance)
     roles = logit_roles(stored, options)
     classes = token_classes(
         weights.w_out_NC, weights.unembed_CV, order.profile.bank.membership_VF, options

@@ -123,7 +123,7 @@ class RolesWorker(Worker):
         counted = float(stored["support"][-1])
         fired_D = stored["sparsity"] * counted
         candidates = {}
-        for length in LENGTHS[1:]:
+        for length in LENGTHS:
             grams = self._grams(length)
             # At least so many of the tokens on which a neuron is active end an n-gram.
             least_D = fired_D - (counted - grams.counted)
