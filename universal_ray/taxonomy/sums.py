@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from universal_ray.errors import NumericalError
 from universal_ray.statistics.activations import LayerSums, Places, rows_at
@@ -47,9 +48,9 @@ class FeatureSums:
         self.n.add_(len(where.place_T))
         for start in range(0, len(where.place_T), TOKENS_AT_ONCE):
             place_C = where.place_T[start : start + TOKENS_AT_ONCE]
-            label_CE = rows_at(label_TE, place_C).float()
+            label_CE = rows_at(label_TE, place_C)
             self.f_E.add_(label_CE.sum(0))
-            self.fx_ED.add_(label_CE.T @ rows_at(post_TD, place_C).float())
+            self.fx_ED.add_(_sums_where(label_CE, rows_at(post_TD, place_C).float()))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its name, as they are stored."""
@@ -59,6 +60,16 @@ class FeatureSums:
     def of(cls, tensors: dict[str, Tensor]) -> "FeatureSums":
         """The sums that `tensors` gave."""
         return cls(**tensors)
+
+
+def _sums_where(label_CE: Tensor, x_CD: Tensor) -> Tensor:
+    """Σ of x over the tokens with each label, float32, [E, D]."""
+    if x_CD.is_cuda:
+        return label_CE.float().T @ x_CD
+    # A token has few of the labels: a CPU adds up what has them faster than it multiplies by all.
+    feature_L, token_L = torch.nonzero(label_CE.T.contiguous(), as_tuple=True)
+    count_E = torch.bincount(feature_L, minlength=label_CE.shape[1])
+    return embedding_bag(token_L, x_CD, count_E.cumsum(0) - count_E, mode="sum")
 
 
 def merge_features(parts: list[FeatureSums]) -> FeatureSums:
