@@ -1,7 +1,7 @@
 """The tokens on which each neuron is largest, kept while tokens stream by.
 
-Shapes: T tokens of a batch, D neurons, K examples of a neuron, C candidates
-of N neurons.
+Shapes: T tokens of a batch, D neurons, K examples of a neuron, C candidates,
+N neurons that may have one, U that have.
 """
 
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class Examples:
         # nothing better in a span, which their largest value says at once.
         last_D = self.value_DK[:, -1]
         better_N = torch.nonzero(x_TD.amax(0) > last_D).flatten()
-        x_NT = x_TD.index_select(1, better_N).T
+        x_NT = x_TD.T[better_N]
         neuron_C, place_C = torch.nonzero(x_NT > last_D[better_N, None], as_tuple=True)
         if not len(place_C):
             return
