@@ -19,6 +19,7 @@ from universal_ray.statistics.activations import (
     BINS,
     EDGES,
     GROUPS,
+    TOKENS_AT_ONCE,
     LayerSums,
     binned_statistics,
     firing_rates,
@@ -29,6 +30,8 @@ from universal_ray.statistics.activations import (
 )
 
 ROWS, CONTEXT, WIDTH, VOCABULARY, SUBSETS, EXAMPLES = 60, 20, 7, 11, 3, 5
+EXACT = ("histogram", "fired", "count", "maximum", "examples", "shift")
+"""Sums that have the same bits in whatever order they are added."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,16 @@ def test_groups_without_tokens_have_no_mean_and_tokens_without_group_count_in_no
     assert (without == -1).all()
 
 
+@pytest.mark.parametrize("tokens", [1, 19, 20, 41, 100_000])
+def test_steps_of_any_length_give_the_same_sums(monkeypatch, tokens):
+    """Tokens without a group lie at the ends of a step, and within it."""
+    monkeypatch.setitem(TOKENS_AT_ONCE, "cpu", tokens)
+    found = study().sums(batch=ROWS)
+    for name, expected in whole().tensors().items():
+        bound = 0 if name.startswith(EXACT) else 1e-12
+        torch.testing.assert_close(found.tensors()[name], expected, rtol=bound, atol=bound)
+
+
 def test_firing_rates_by_position():
     parts = by_group("position", study().kept(study().pre_TD), CONTEXT)
     assert_close(firing_rates(whole()), np.stack([(part > 0).mean(0) for part in parts]))
@@ -253,9 +266,8 @@ def test_parts_of_disjoint_tokens_make_the_whole():
     parts = [study().sums(first, first + 20) for first in (0, 20, 40)]
     before = [{key: value.clone() for key, value in part.tensors().items()} for part in parts]
     merged = merge_layers(parts)
-    exact = ("histogram", "fired", "count", "maximum", "examples", "shift")
     for name, expected in whole().tensors().items():
-        bound = 0 if name.startswith(exact) else 1e-12
+        bound = 0 if name.startswith(EXACT) else 1e-12
         torch.testing.assert_close(merged.tensors()[name], expected, rtol=bound, atol=bound)
     for part, kept in zip(parts, before, strict=True):
         assert all(torch.equal(value, kept[key]) for key, value in part.tensors().items())
@@ -265,7 +277,7 @@ def test_parts_of_disjoint_tokens_make_the_whole():
     # Integers, extremes and examples have the same bits in any order.
     swapped = merge_layers(parts[::-1]).tensors()
     for name, value in merged.tensors().items():
-        if name.startswith(exact):
+        if name.startswith(EXACT):
             assert torch.equal(value, swapped[name]), name
 
 

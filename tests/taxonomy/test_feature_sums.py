@@ -65,6 +65,22 @@ def test_scores_are_those_of_float64_to_a_millionth():
     assert float(found.mean_difference_FN[1, 4]) == pytest.approx(apart, rel=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, TOKENS_AT_ONCE - 1, TOKENS_AT_ONCE + 1])
+def test_features_that_no_token_has_or_every_one(count):
+    labels_TE = label_TE[:count].clone()
+    labels_TE[:, [0, 3]] = torch.tensor([False, True])
+    # Neurons of one layer lie between those of others.
+    x_TD = torch.cat([torch.full((count, 2), torch.nan), post_TD[:count], post_TD[:count]], 1)
+    features = FeatureSums.zeros(FEATURES, WIDTH)
+    every = torch.arange(count)
+    features.update_(labels_TE, x_TD[:, 2 : 2 + WIDTH], Places(every, every, {}))
+    assert features.f_E.tolist() == labels_TE.sum(0).tolist()
+    assert features.fx_ED[0].tolist() == [0] * WIDTH
+    exact_ED = labels_TE.double().T @ post_TD[:count].double()
+    size_ED = labels_TE.double().T @ post_TD[:count].double().abs()
+    assert bool(((features.fx_ED - exact_ED).abs() <= 1e-6 * size_ED).all())
+
+
 def test_a_long_run_of_one_sign_stays_within_the_bound():
     """Float32 sums of many equal signs are where rounding does not cancel."""
     count, far = 200_000, 1000.0

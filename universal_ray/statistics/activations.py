@@ -10,6 +10,7 @@ G groups of tokens, H = 257 bins.
 
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -132,47 +133,56 @@ class LayerSums:
 
         Raises NumericalError for an activation that is not finite.
         """
-        step = TOKENS_AT_ONCE[self.shift_D.device.type]
+        whole = set()
+        for name, group_T in where.groups.items():
+            some_U = group_T[group_T != NO_GROUP]
+            self.count[name].add_(torch.bincount(some_U, minlength=len(self.count[name])))
+            if len(some_U) == len(group_T):
+                whole.add(name)
+        step = min(TOKENS_AT_ONCE[self.shift_D.device.type], max(len(where.place_T), 1))
+        work = _Work.of(step, self.shift_D, len(self.fired_PD))
         for start in range(0, len(where.place_T), step):
             rows = slice(start, start + step)
             place_T = where.place_T[rows]
             groups = {name: group_T[rows] for name, group_T in where.groups.items()}
             pre_PD, post_PD = rows_at(pre_TD, place_T), rows_at(post_TD, place_T)
-            self._add_pre(pre_PD, groups["position"])
-            self._add_post(post_PD, groups)
+            self._add_pre(pre_PD, groups["position"], work)
+            self._add_post(post_PD, groups, whole, work)
             self.examples.update_(post_PD, where.token_T[rows])
+        self.histogram_DH.add_(work.count_DH)
+        self.fired_PD.add_(work.fired_PD)
 
-    def _add_pre(self, pre_TD: Tensor, position_T: Tensor) -> None:
-        exact_TD = pre_TD.to(torch.float64, copy=True)
-        first_TD = exact_TD - self.shift_D
-        second_TD = first_TD * first_TD
-        sum_D = first_TD.sum(0)
+    def _add_pre(self, pre_TD: Tensor, position_T: Tensor, work: "_Work") -> None:
+        first_TD, second_TD = work.exact_2TD[:, : len(pre_TD)].unbind()
+        sum_D = first_TD.copy_(pre_TD).sub_(self.shift_D).sum(0)
         if not bool(torch.isfinite(sum_D).all()):
             neuron = int(torch.nonzero(~torch.isfinite(sum_D))[0])
             raise NumericalError(
                 f"neuron {neuron} of a layer has an activation that is not finite: check the model"
             )
-        self.powers_5D[0] += len(exact_TD)
-        self.powers_5D[1] += sum_D
-        self.powers_5D[2] += second_TD.sum(0)
-        self.powers_5D[3] += first_TD.mul_(second_TD).sum(0)
-        self.powers_5D[4] += second_TD.square_().sum(0)
-        _add_groups(self.fired_PD, position_T, (exact_TD > 0).double())
+        torch.mul(first_TD, first_TD, out=second_TD)
+        self.powers_5D[0].add_(len(first_TD))
+        self.powers_5D[1].add_(sum_D)
+        self.powers_5D[2].add_(second_TD.sum(0))
+        self.powers_5D[3].add_(first_TD.mul_(second_TD).sum(0))
+        self.powers_5D[4].add_(second_TD.mul_(second_TD).sum(0))
         # Edges are 10.2 to one. Rounded up before anything is added, so that not even the smallest
         # number above zero falls in the bin that ends there.
-        bin_TD = exact_TD.mul_(10.2).ceil_().clamp_(-102, BINS - 103)
-        first_bin_D = torch.arange(len(sum_D), device=bin_TD.device) * BINS + 102
-        bin_TD = bin_TD.add_(first_bin_D).long()
-        ones = self.histogram_DH.new_ones(1).expand(bin_TD.numel())
-        self.histogram_DH.view(-1).scatter_add_(0, bin_TD.flatten(), ones)
+        bin_TD = first_TD.copy_(pre_TD).mul_(10.2).ceil_().clamp_(-102, BINS - 103)
+        index_TD = work.index_TD[: len(pre_TD)].copy_(bin_TD).add_(work.zero_bin_D)
+        ones = work.count_DH.new_ones(1).expand(index_TD.numel())
+        work.count_DH.view(-1).index_add_(0, index_TD.view(-1), ones)
+        fires_TD = torch.gt(pre_TD, 0, out=work.fires_TD[: len(pre_TD)])
+        _add_groups(work.fired_PD, position_T, fires_TD, whole=True)
 
-    def _add_post(self, post_TD: Tensor, groups: dict[str, Tensor]) -> None:
-        exact_TD = post_TD.to(torch.float64, copy=True)
+    def _add_post(
+        self, post_TD: Tensor, groups: dict[str, Tensor], whole: set[str], work: "_Work"
+    ) -> None:
+        exact_TD, square_TD = work.exact_2TD[:, : len(post_TD)].unbind()
+        exact_TD.copy_(post_TD)
         for name, group_T in groups.items():
-            _add_groups(self.total[name], group_T, exact_TD)
-            ones_T = exact_TD.new_ones(len(group_T), 1)
-            _add_groups(self.count[name][:, None], group_T, ones_T)
-        self.squares_D.add_(exact_TD.square_().sum(0))
+            _add_groups(self.total[name], group_T, exact_TD, name in whole)
+        self.squares_D.add_(torch.mul(exact_TD, exact_TD, out=square_TD).sum(0))
         with warnings.catch_warnings():  # its interface may change, says torch
             warnings.filterwarnings("ignore", message="index_reduce")
             self.maximum_VD.index_reduce_(0, groups["current"], post_TD.float(), "amax")
@@ -198,15 +208,52 @@ class LayerSums:
         return cls(examples=examples, **kinds)
 
 
-def _add_groups(total_GD: Tensor, group_T: Tensor, x_TD: Tensor) -> None:
-    """Add each row of x to the row of its group, where it has one, in the order of the tokens."""
-    some_T = group_T != NO_GROUP
-    if not bool(some_T.all()):
-        group_T, x_TD = group_T[some_T], x_TD[some_T]
+@dataclass(frozen=True)
+class _Work:
+    """Memory that the steps of one batch share: fetched anew, it takes longer than the sums."""
+
+    exact_2TD: Tensor
+    """float64"""
+    index_TD: Tensor
+    """of a bin among those of all neurons, int32"""
+    fires_TD: Tensor
+    """0 or 1, float32"""
+    zero_bin_D: Tensor
+    """index of the bin that ends at zero"""
+    count_DH: Tensor
+    """histogram of the batch, int32: half as wide as float64, more of it stays in the cache"""
+    fired_PD: Tensor
+    """of the batch, float32 (exact to 2^24 tokens)"""
+
+    @classmethod
+    def of(cls, tokens: int, shift_D: Tensor, context: int) -> "_Work":
+        device, width = shift_D.device, len(shift_D)
+        return cls(
+            torch.empty(2, tokens, width, dtype=torch.float64, device=device),
+            torch.empty(tokens, width, dtype=torch.int32, device=device),
+            torch.empty(tokens, width, device=device),
+            torch.arange(width, dtype=torch.int32, device=device) * BINS + 102,
+            torch.zeros(width, BINS, dtype=torch.int32, device=device),
+            torch.zeros(context, width, device=device),
+        )
+
+
+def _add_groups(total_GD: Tensor, group_T: Tensor, x_TD: Tensor, whole: bool) -> None:
+    """Add each row of x to the row of its group, in the order of the tokens.
+
+    `whole`: every token has one.
+    """
+    some_T = None if whole else group_T != NO_GROUP
     if total_GD.is_cuda:  # sorts by group, where index_add_ would add in any order
+        if some_T is not None:
+            group_T, x_TD = group_T[some_T], x_TD[some_T]
         total_GD.index_put_((group_T,), x_TD, accumulate=True)
-    else:
-        total_GD.index_add_(0, group_T, x_TD)
+        return
+    none = [] if some_T is None else torch.nonzero(~some_T).flatten().tolist()
+    for before, after in pairwise([-1, *none, len(group_T)]):  # stretches need no copy
+        if after - before > 1:
+            some = slice(before + 1, after)
+            total_GD.index_add_(0, group_T[some], x_TD[some])
 
 
 def merge_layers(parts: list[LayerSums]) -> LayerSums:

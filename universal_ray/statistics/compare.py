@@ -25,6 +25,7 @@ PUBLISHED_DIRECTIONS = {
 layer, as arXiv 2401.12181 (section 4.2) says."""
 RESAMPLES = 2000
 COVERAGE = 0.95
+DRAWS_AT_ONCE = 1 << 20
 
 
 def percentiles_in_layer(
@@ -114,9 +115,12 @@ def bootstrap_interval(
     if count < 2:
         return np.nan, np.nan
     random = np.random.default_rng(seed)
-    draws = (random.integers(count, size=count) for _ in range(resamples))
-    means = [sample_U[drawn_U].mean() for drawn_U in draws]
-    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    block = max(DRAWS_AT_ONCE // count, 1)
+    means = [
+        sample_U[random.integers(count, size=(min(block, resamples - first), count))].mean(1)
+        for first in range(0, resamples, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return float(low), float(high)
 
 
