@@ -1,4 +1,4 @@
-"""Measure this project's loop beside what it replaces, on a CPU or a GPU, in one run."""
+"""Measure this project's loop beside what it replaces, and how exact it is, on a CPU or a GPU."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,18 @@ class ShapeConfig:
 
 
 @dataclass(kw_only=True)
+class ExactnessConfig:
+    """As `universal_ray.benchmark.exactness.Extent`."""
+
+    layers: int
+    width: int
+    tokens: int
+    seeds: int
+    text: int
+    rotations: int
+
+
+@dataclass(kw_only=True)
 class Benchmark:
     device: Device
     threads: int
@@ -34,6 +46,8 @@ class Benchmark:
         layers=4, width=1024, seeds=5, tokens=0, context=128))
     naive_tokens: int
     """Tokens the naive scheme gets: its time is proportional to them."""
+    exactness: ExactnessConfig = field(default_factory=lambda: ExactnessConfig(
+        layers=0, width=0, tokens=0, seeds=0, text=0, rotations=0))
 
 
 ConfigStore.instance().store(name="benchmark_schema", node=Benchmark)
@@ -41,6 +55,7 @@ ConfigStore.instance().store(name="benchmark_schema", node=Benchmark)
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
 def main(config: DictConfig) -> None:
+    from universal_ray.benchmark.exactness import Extent
     from universal_ray.benchmark.loop import Means, Shape
     from universal_ray.benchmark.report import run, show
     from universal_ray.capacity import POLICY
@@ -48,7 +63,8 @@ def main(config: DictConfig) -> None:
     job = cast(Benchmark, OmegaConf.to_object(config))
     with guarded():
         means = Means(job.device, job.threads, job.policy or POLICY[job.device], job.forward)
-        found = run(job.sections, Shape(**vars(job.shape)), means, job.naive_tokens)
+        extent = Extent(**vars(job.exactness))
+        found = run(job.sections, Shape(**vars(job.shape)), means, job.naive_tokens, extent)
         show(found, Path(job.output))
 
 

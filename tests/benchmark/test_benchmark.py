@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from universal_ray.benchmark import naive, report, sections
+from universal_ray.benchmark.exactness import Extent
 from universal_ray.benchmark.features import beside
 from universal_ray.benchmark.loop import (
     Means,
@@ -20,6 +22,7 @@ from universal_ray.benchmark.loop import (
     run_sums,
 )
 from universal_ray.errors import ConfigurationError
+from universal_ray.moments import POLICIES
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
 from universal_ray.study import Device, ForwardType, Policy
@@ -27,6 +30,7 @@ from universal_ray.study import Device, ForwardType, Policy
 ROOT = Path(__file__).parents[2]
 MEANS = Means(Device.cpu, 2, Policy.fp32, ForwardType.float32)
 TINY = Shape(layers=2, width=64, seeds=3, tokens=2048, context=32)
+SLIGHT = Extent(layers=2, width=12, tokens=65_536, seeds=2, text=512, rotations=1)
 
 
 def test_the_naive_scheme_is_numpys_best_correlation():
@@ -86,7 +90,34 @@ def test_sections_tell_shares_and_ratios():
     assert row["ratio"] == pytest.approx(row["naive_total_seconds"] / row["total_seconds"])
     assert row["loop_share"] > 0
     with pytest.raises(ConfigurationError, match="no section 'speed': choose from schemes, pair"):
-        report.run(["speed"], TINY, MEANS, 1024)
+        report.run(["speed"], TINY, MEANS, 1024, SLIGHT)
+
+
+def test_exactness_keeps_its_bounds_in_every_table():
+    found = report.run(["exactness"], TINY, MEANS, 1024, SLIGHT)
+    rows = found["exactness"]
+    by_tokens, by_chunk, by_size, by_change, by_type = (
+        list(group) for _, group in groupby(rows, lambda row: row["table"])
+    )
+    assert [row["tokens"] for row in by_tokens] == [1_024, 8_192, 65_536]
+    assert [row["chunk"] for row in by_chunk] == [1_024, 4_096, 16_384, 65_536]
+    for row in by_tokens + by_chunk + by_size:
+        assert 0 < row["fp32"] < 1e-6 and 0 < row["split"] < 1e-6 and 0 < row["fp16"] < 1e-4
+    usual = by_chunk[1]  # the same trial, told three times
+    for policy in POLICIES:
+        assert usual[policy] == by_tokens[2][policy] == max(row[policy] for row in by_size)
+    assert sum(row["pairs"] for row in by_size) == 24**2
+    assert sum(row["pairs"] for row in by_change) == 2304**2
+    for row in by_change:  # eight bits of mantissa against eleven
+        assert 0 < row["float16: largest"] < row["bfloat16: largest"] < 0.05
+        assert row["bfloat16: 99.9 %"] <= row["bfloat16: largest"]
+    assert [row["forward"] for row in by_type] == ["bfloat16", "float16"]
+    for row in by_type:
+        assert 0 < row["change of excess: 99.9 %"] <= row["largest"] < 0.05
+        assert abs(row["universal"] - row["in float32"]) <= row["changed sides"] < 23
+    text = "\n".join(report.tables(found))
+    assert "Largest error of r by chunk, 65,536 tokens:" in text
+    assert text.count("| bfloat16 |") == 1
 
 
 def test_features_all_at_once_are_those_of_one_group_by_each_and_far_faster():

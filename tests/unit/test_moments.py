@@ -1,11 +1,9 @@
-"""Moment sums and correlations against numpy in float64; the jackknife against brute force.
+"""Moment sums and correlations against numpy in float64.
 
-Shapes: T tokens, N neurons of the first model, M of the second, G groups of tokens, R pairs.
+Shapes: T tokens, N neurons of the first model, M of the second.
 """
 
-import copy
 from dataclasses import dataclass
-from itertools import pairwise
 
 import hypothesis
 import hypothesis.strategies as st
@@ -17,7 +15,6 @@ from universal_ray.errors import NumericalError
 from universal_ray.moments import (
     OVERSHOOT,
     POLICIES,
-    Calibration,
     LayerSums,
     ModelMoments,
     NeuronMoments,
@@ -26,7 +23,6 @@ from universal_ray.moments import (
     centred_cross,
     centred_gram,
     correlation,
-    jackknife_error,
     merge,
     neuron_moments,
     normalise_,
@@ -158,24 +154,6 @@ def test_sums_are_those_of_numpy():
         np.testing.assert_array_equal(part["maximum"], u_TD.max(0).astype(np.float32))
         centred_DD = (u_TD - u_TD.mean(0)).T @ (u_TD - u_TD.mean(0))
         np.testing.assert_allclose(centred_gram(part), centred_DD, atol=1e-6 * len(u_TD))
-
-
-@pytest.mark.parametrize("policy", ["fp32", "split"])
-def test_a_long_unit_of_many_additions_keeps_the_bound(policy):
-    """Of r: what a kernel rounds in one direction is in the squares too, and cancels."""
-    rng = np.random.default_rng(8)
-    noise_N = 10 ** np.linspace(1, -4, 48)
-    sums_NN, exact_NN = torch.zeros(96, 96), torch.zeros(96, 96, dtype=torch.float64)
-    for _ in range(256):
-        cause_TN = rng.standard_normal((1_024, 48))
-        own_TN = cause_TN + noise_N * rng.standard_normal((1_024, 48))
-        u_TN = torch.from_numpy(np.concatenate([cause_TN, own_TN], 1)).float()
-        factors = operands(u_TN, policy)
-        accumulate_(sums_NN, factors, factors, 96)
-        exact_NN += u_TN.double().T @ u_TN.double()
-    r_NN, exact_r_NN = (s / torch.outer(s.diagonal(), s.diagonal()).sqrt()
-                        for s in (sums_NN.double(), exact_NN))
-    assert (r_NN - exact_r_NN).abs().max() < BOUNDS[policy]
 
 
 def test_row_blocks_of_a_product_are_the_product():
@@ -380,149 +358,6 @@ def test_values_without_finite_squares_are_refused_by_layer_and_neuron(policy, w
         model.check_range(policy)
 
 
-# Calibration
-
-
-@quickly
-@hypothesis.given(seed=st.integers(0, 10**6), layers=st.sampled_from([1, 2, 4]))
-def test_scale_is_the_least_power_of_two_above_its_three_bounds(seed, layers):
-    rng = np.random.default_rng(seed)
-    x_TN = rng.standard_normal((64, 12)) * 10 ** rng.uniform(-6, 4, 12)
-    x_TN[rng.integers(64), rng.integers(12)] *= 10**5  # its reach decides
-    x_TN[:, rng.integers(12)] = rng.choice([0.0, 5.0])  # the layer's median decides
-    x_TN = x_TN.astype(np.float32).astype(np.float64)
-    kept_T = rng.random(64) < 0.8
-    fit = calibrate(torch.from_numpy(x_TN).float(), torch.from_numpy(kept_T), layers)
-    kept_TN = x_TN[kept_T]
-    deviation_N = kept_TN.std(0)
-    median_L = np.quantile(deviation_N.reshape(layers, -1), 0.5, axis=1, method="lower")
-    least_N = np.maximum.reduce(
-        [
-            deviation_N,
-            np.abs(kept_TN - kept_TN.mean(0)).max(0) / 1000,
-            np.repeat(median_L, 12 // layers) / 100,
-        ]
-    )
-    scale_N = fit.scale_N.double().numpy()
-    np.testing.assert_array_equal(np.frexp(scale_N)[0], 0.5)
-    assert (scale_N >= least_N * (1 - 1e-12)).all()
-    assert (scale_N < 2 * least_N * (1 + 1e-12))[least_N > 0].all()
-    np.testing.assert_allclose(fit.shift_N, kept_TN.mean(0), rtol=1e-6, atol=1e-6 * scale_N.max())
-
-
-def test_each_bound_of_the_scale_decides_where_it_is_largest():
-    x_TN = np.tile([[1.0], [-1.0]], (5_000, 5))  # deviation 1 exactly: a power of two stays
-    x_TN[:, 1] *= 1.5
-    x_TN[:, 2] *= 1e-9
-    x_TN[0, 3], x_TN[1:, 3] = 1e6, 0
-    fit = calibrate(torch.from_numpy(x_TN).float(), torch.ones(10_000, dtype=torch.bool), 1)
-    # The fourth deviates by 1e4; the median deviation is 1, of which a hundredth is 2^-6 or more.
-    assert fit.scale_N.tolist() == [1, 2, 2**-6, 2**14, 1]
-    many_TN = np.zeros((2_000_000, 1), np.float32)
-    many_TN[0] = 1_100_000  # deviates by 778
-    # So many tokens that the reach exceeds a thousand deviations.
-    fit = calibrate(torch.from_numpy(many_TN), torch.ones(2_000_000, dtype=torch.bool), 1)
-    assert fit.scale_N.tolist() == [2048]
-
-
-def test_scale_of_vanishing_activations_can_be_inverted():
-    x_TN = torch.tensor([[1e-42, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    kept_T = torch.ones(2, dtype=torch.bool)
-    u_TN = normalise_(x_TN.clone(), calibrate(x_TN, kept_T, 1))
-    assert u_TN.isfinite().all()
-
-
-def test_calibration_refuses_what_it_cannot_use():
-    x_TN = torch.randn(4, 2)
-    with pytest.raises(NumericalError, match="no token to keep"):
-        calibrate(x_TN, torch.zeros(4, dtype=torch.bool), 1)
-    x_TN[2, 1] = torch.nan
-    kept_T = torch.ones(4, dtype=torch.bool)
-    with pytest.raises(NumericalError, match="not finite"):
-        calibrate(x_TN, kept_T, 1)
-    kept_T[2] = False
-    assert calibrate(x_TN, kept_T, 1).shift_N.isfinite().all()
-
-
-def test_normalise_is_exact_and_in_place():
-    x_TN = torch.randn(50, 3)
-    fit = Calibration(torch.zeros(3), torch.tensor([0.25, 1.0, 64.0]))
-    u_TN = normalise_(x_TN, fit)
-    assert u_TN.data_ptr() == x_TN.data_ptr()
-    torch.manual_seed(0)
-    x_TN = torch.randn(50, 3)
-    assert torch.equal(normalise_(x_TN.clone(), fit) * fit.scale_N, x_TN)
-
-
-# Operands
-
-
-def test_operands_add_up_to_what_their_policy_promises():
-    u_TN = torch.randn(1_000, 4) * torch.tensor([1e-3, 1.0, 30.0, 1e4])
-    assert operands(u_TN, "fp32")[0] is u_TN
-    (half_TN,) = operands(u_TN, "fp16")
-    assert torch.equal(half_TN, u_TN.half().float())
-    high_TN, low_TN = operands(u_TN, "split")
-    assert ((high_TN.double() + low_TN.double() - u_TN).abs() <= 2e-7 * u_TN.abs() + 6e-8).all()
-
-
-# Merging
-
-
-def random_sums(seed: int) -> LayerSums:
-    rng = np.random.default_rng(seed)
-    model = ModelMoments(1, 4, "cpu")
-    u_TN = torch.from_numpy(rng.standard_normal((rng.integers(1, 30), 4))).float()
-    model.update(u_TN, torch.from_numpy(rng.random(len(u_TN)) < 0.9), "fp32")
-    return {**model.layer_sums(0), "cross": torch.from_numpy(rng.standard_normal((4, 6)))}
-
-
-@quickly
-@hypothesis.given(seeds=st.lists(st.integers(0, 10**6), min_size=3, max_size=6), at=st.data())
-def test_merging_is_associative_and_leaves_its_inputs(seeds, at):
-    parts = [random_sums(seed) for seed in seeds]
-    before = copy.deepcopy(parts)
-    cut = at.draw(st.integers(1, len(parts) - 1))
-    whole = merge(parts)
-    prefix_first = merge([merge(parts[:cut]), *parts[cut:]])
-    nested = merge([merge(parts[:cut]), merge(parts[cut:])])
-    for name, value in whole.items():
-        assert value.dtype == torch.float64
-        assert torch.equal(prefix_first[name], value)
-        torch.testing.assert_close(nested[name], value, rtol=1e-14, atol=1e-13)
-        every = torch.stack([part[name].double() for part in parts])
-        extreme = {"minimum": every.amin(0), "maximum": every.amax(0)}.get(name)
-        torch.testing.assert_close(value, every.sum(0) if extreme is None else extreme)
-    whole["sum"] += 1
-    for part, old in zip(parts, before, strict=True):
-        for name in part:
-            assert torch.equal(part[name], old[name])
-
-
-@quickly
-@hypothesis.given(
-    seed=st.integers(0, 10**6),
-    cuts=st.sets(st.integers(1, 59), max_size=6),
-    policy=st.sampled_from(POLICIES),
-)
-def test_any_split_of_the_tokens_gives_the_same_sums(seed, cuts, policy):
-    rng = np.random.default_rng(seed)
-    u_TN = torch.from_numpy(rng.integers(-50, 50, (60, 6))).float()  # sums of integers are exact
-    kept_T = torch.from_numpy(rng.random(60) < 0.7)
-
-    def sums(edges):
-        parts = []
-        for start, stop in pairwise(edges):
-            model = ModelMoments(2, 3, "cpu")
-            model.update(u_TN[start:stop].clone(), kept_T[start:stop], policy)
-            parts.append([model.layer_sums(layer) for layer in range(2)])
-        return [merge(layer) for layer in zip(*parts, strict=True)]
-
-    for one, other in zip(sums([0, 60]), sums([0, *sorted(cuts), 60]), strict=True):
-        for name in one:
-            assert torch.equal(one[name], other[name])
-
-
 # The edges of r
 
 
@@ -551,92 +386,6 @@ def test_a_neuron_that_hardly_varies_is_dead_by_its_sum_of_squares():
         "maximum": torch.tensor([100.000001, 1.0]),
     }
     assert neuron_moments([merge([part])]).dead_N.tolist() == [True, False]
-
-
-# Jackknife
-
-
-def grouped(x_TR, y_TR, edges):
-    """The arguments of jackknife_error from raw float64 data cut into groups."""
-    spans = [slice(a, b) for a, b in pairwise(edges)]
-
-    def by_group(v_TR):
-        return torch.from_numpy(np.stack([v_TR[span].sum(0) for span in spans]))
-
-    n_G = torch.tensor([float(s.stop - s.start) for s in spans], dtype=torch.float64)
-    left, right = ((by_group(v), by_group(v * v)) for v in (x_TR, y_TR))
-    return n_G, by_group(x_TR * y_TR), left, right
-
-
-def r_of(x_TR, y_TR):
-    return np.array([np.corrcoef(x, y)[0, 1] for x, y in zip(x_TR.T, y_TR.T, strict=True)])
-
-
-def series(tokens, pairs, memory, seed=0, shared=0.5):
-    """Pairs of autoregressive series with `memory` from one token to the next."""
-    rng = np.random.default_rng(seed)
-
-    def one():
-        noise_TR = rng.standard_normal((tokens, pairs))
-        for t in range(1, tokens):
-            noise_TR[t] = memory * noise_TR[t - 1] + (1 - memory**2) ** 0.5 * noise_TR[t]
-        return noise_TR
-
-    common, a, b = one(), one(), one()
-    return (shared**0.5 * common + (1 - shared) ** 0.5 * v for v in (a, b))
-
-
-def test_jackknife_of_unequal_groups_is_brute_force_leave_one_out():
-    x_TR, y_TR = series(900, 5, 0.5)
-    edges = [0, 40, 300, 310, 650, 900]
-    error_R = jackknife_error(*grouped(x_TR, y_TR, edges))
-    n, g = 900, len(edges) - 1
-    whole_R = r_of(x_TR, y_TR)
-    left_out, h = [], []
-    for a, b in pairwise(edges):
-        keep_T = np.r_[0:a, b:n]
-        left_out.append(r_of(x_TR[keep_T], y_TR[keep_T]))
-        h.append(n / (b - a))
-    estimate_R = g * whole_R - sum((1 - 1 / k) * r for k, r in zip(h, left_out, strict=True))
-    variance_R = sum(
-        (k * whole_R - (k - 1) * r - estimate_R) ** 2 / (k - 1)
-        for k, r in zip(h, left_out, strict=True)
-    )
-    np.testing.assert_allclose(error_R, np.sqrt(variance_R / g), rtol=1e-9)
-
-
-def test_jackknife_of_equal_groups_is_the_textbooks():
-    x_TR, y_TR = series(800, 5, 0.5)
-    error_R = jackknife_error(*grouped(x_TR, y_TR, range(0, 801, 100)))
-    left_out_GR = np.stack(
-        [
-            r_of(np.delete(x_TR, span, 0), np.delete(y_TR, span, 0))
-            for span in (slice(a, a + 100) for a in range(0, 800, 100))
-        ]
-    )
-    textbook_R = np.sqrt(7 / 8 * ((left_out_GR - left_out_GR.mean(0)) ** 2).sum(0))
-    np.testing.assert_allclose(error_R, textbook_R, rtol=1e-9)
-
-
-@pytest.mark.parametrize(("memory", "ratio"), [(0.0, 1.0), (0.8, 2.13)])
-def test_jackknife_sees_that_tokens_are_not_independent(memory, ratio):
-    # For two such series var(r) grows by (1 + memory²) / (1 - memory²).
-    tokens, pairs = 4_000, 300
-    x_TR, y_TR = series(tokens, pairs, memory, shared=0.3)
-    error_R = jackknife_error(*grouped(x_TR, y_TR, range(0, tokens + 1, 100))).numpy()
-    textbook_R = (1 - r_of(x_TR, y_TR) ** 2) / tokens**0.5
-    assert np.median(error_R / textbook_R) == pytest.approx(ratio, rel=0.1)
-    spread = r_of(x_TR, y_TR).std()  # the truth, over independent repetitions
-    assert np.sqrt((error_R**2).mean()) == pytest.approx(spread, rel=0.15)
-
-
-def test_jackknife_ignores_groups_without_tokens_and_needs_two():
-    x_TR, y_TR = series(600, 3, 0.5)
-    whole = jackknife_error(*grouped(x_TR, y_TR, [0, 200, 400, 600]))
-    with_empty = jackknife_error(*grouped(x_TR, y_TR, [0, 200, 200, 400, 600, 600]))
-    torch.testing.assert_close(with_empty, whole, rtol=1e-12, atol=0)
-    assert jackknife_error(*grouped(x_TR, y_TR, [0, 600])).isnan().all()
-    assert jackknife_error(*grouped(x_TR, y_TR, [0, 600, 600])).isnan().all()
 
 
 @quickly

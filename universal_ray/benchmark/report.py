@@ -5,12 +5,14 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from universal_ray.benchmark import sections
+from universal_ray.benchmark import exactness, sections
+from universal_ray.benchmark.exactness import Extent
 from universal_ray.benchmark.features import beside
 from universal_ray.benchmark.loop import Means, Shape
 from universal_ray.benchmark.sections import Row
@@ -25,10 +27,12 @@ STAGES = ("load", "forward", "operands", "products", "copy", "write", "fold", "r
 Found = dict[str, list[Row]]
 
 
-def run(names: list[str], shape: Shape, means: Means, naive_tokens: int) -> Found:
+def run(
+    names: list[str], shape: Shape, means: Means, naive_tokens: int, extent: Extent
+) -> Found:
     """Run the sections named. Raises ConfigurationError for a name that is none."""
     torch.set_num_threads(means.threads)
-    known = _sections(shape, means, naive_tokens)
+    known = _sections(shape, means, naive_tokens, extent)
     for name in names:
         if name not in known:
             raise ConfigurationError(
@@ -44,7 +48,7 @@ def run(names: list[str], shape: Shape, means: Means, naive_tokens: int) -> Foun
 
 
 def _sections(
-    shape: Shape, means: Means, naive_tokens: int
+    shape: Shape, means: Means, naive_tokens: int, extent: Extent
 ) -> dict[str, Callable[[], list[Row]]]:
     gpt2_small = Shape(12, 3072, seeds=2, tokens=2 * BATCH[means.device], context=shape.context)
     counts = [(1, means.threads)]
@@ -64,6 +68,8 @@ def _sections(
         "seeds": lambda: sections.growth([replace(SMALL, seeds=n) for n in (2, 3, 5)], means),
         "features": lambda: [beside(tokens=20_480, neurons=768, features=200)],
         "workers": lambda: sections.workers(replace(SMALL, tokens=2**19), means, counts),
+        "exactness": lambda: [*exactness.policies(extent, means),
+                              *exactness.forward_types(extent, means)],
     }
 
 
@@ -85,14 +91,15 @@ def _machine(means: Means) -> Row:
 
 
 def show(found: Found, folder: Path) -> None:
-    """Write results.json, table.md and speed.svg, and print the table."""
+    """Write results.json, table.md and what there is to draw (speed.svg), and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
     text = "\n\n".join(tables(found)) + "\n"
     (folder / "table.md").write_text(text)
     draw(found, folder / "speed.svg")
     print(text)
-    print("\n".join(str(folder / name) for name in ("results.json", "table.md", "speed.svg")))
+    files = [folder / name for name in ("results.json", "table.md", "speed.svg")]
+    print("\n".join(str(file) for file in files if file.exists()))
 
 
 def tables(found: Found) -> list[str]:
@@ -123,6 +130,9 @@ def tables(found: Found) -> list[str]:
         texts.append(_rows(found["libraries"]))
     texts += [_rows(found[name]) for name in ("tokens", "neurons", "seeds", "features", "workers")
               if name in found]
+    for title, rows in groupby(found.get("exactness", []), lambda row: row["table"]):
+        untitled = [{k: v for k, v in row.items() if k != "table"} for row in rows]
+        texts.append(f"{title.capitalize()}:\n\n{_rows(untitled)}")
     return texts
 
 

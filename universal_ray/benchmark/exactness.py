@@ -1,0 +1,280 @@
+"""What rounding costs: every precision policy against float64, and the forward pass in few bits.
+
+The policies are tried on activations made up to be hard, the forward pass on the embedded seeds.
+Shapes as in `moments`: T tokens, N neurons of the first model, M of the second, K of both.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from universal_ray import testbed
+from universal_ray.arithmetic import fix_arithmetic
+from universal_ray.benchmark.loop import Means, run_reduction, run_sums
+from universal_ray.benchmark.sections import Row
+from universal_ray.capacity import ADDITIONS, BATCH, Part
+from universal_ray.folding import groups
+from universal_ray.items import Item, Model, make_items
+from universal_ray.moments import (
+    POLICIES,
+    Calibration,
+    LayerSums,
+    calibrate,
+    centred_cross,
+    correlation,
+    merge,
+    neuron_moments,
+    normalise_,
+)
+from universal_ray.reduce import read_pair
+from universal_ray.store import Store
+from universal_ray.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    Device,
+    ForwardType,
+    ModelsConfig,
+    Pairs,
+    Policy,
+    RunConfig,
+    Study,
+)
+from universal_ray.sums import Sums
+
+CHUNKS = (1024, 4096, 16_384, 65_536)
+"""Tokens of one product."""
+NEAR_ONE = (0.0, 0.5, 0.99, 0.9999)
+"""Where bins of |r| begin."""
+TENTHS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+"""The same where real neurons lie."""
+PIECE = 65_536
+"""Tokens that are held in float64 together."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is tried."""
+
+    layers: int
+    width: int
+    tokens: int
+    """of made-up activations of two models of `layers` of `width` neurons"""
+    seeds: int
+    """embedded ones, the first beside all others"""
+    text: int
+    """tokens of the embedded text"""
+    rotations: int
+    """draws of the baseline"""
+
+
+def activations(
+    tokens: int, layers: int, width: int, device: str, seed: int = 0
+) -> tuple[Float[Tensor, "T N"], Float[Tensor, "T N"]]:
+    """Two models of GELU-like neurons; partners have r from 0.1 up to 1 - 1e-9, the last two 1, -1.
+
+    Scales are spread over a factor of 100, means over 30 deviations to either side.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    neurons = layers * width
+
+    def normal() -> Tensor:
+        return torch.randn(tokens, neurons, device=device, generator=generator)
+
+    def uniform() -> Tensor:
+        return 2 * torch.rand(neurons, device=device, generator=generator) - 1
+
+    noise_N = 10 ** torch.linspace(1, -4.5, neurons, device=device)
+    x_TN = gelu(normal() - 0.5)
+    y_TN = x_TN + noise_N * x_TN.std() * normal()
+    y_TN[:, -2], y_TN[:, -1] = x_TN[:, -2], -x_TN[:, -1]
+    for v_TN in (x_TN, y_TN):
+        deviation_N, scale_N = v_TN.std(0), 10 ** uniform()
+        v_TN.addcmul_(deviation_N, 30 * uniform()).mul_(scale_N)
+    return x_TN, y_TN
+
+
+def exact_correlations(
+    x_TN: Float[Tensor, "T N"], y_TM: Float[Tensor, "T M"]
+) -> Float[Tensor, "N M"]:
+    """Pearson's r in float64 the plain way: deviations from the mean, multiplied and added."""
+    both = (x_TN, y_TM)
+    mean_K = torch.cat([v.mean(0, dtype=torch.float64) for v in both])
+    products_KK = torch.zeros(len(mean_K), len(mean_K), dtype=torch.float64, device=mean_K.device)
+    for parts in zip(*(v.split(PIECE) for v in both), strict=True):
+        centred_TK = torch.cat(parts, 1) - mean_K
+        products_KK += centred_TK.T @ centred_TK
+    deviation_K = products_KK.diagonal().sqrt()
+    neurons = x_TN.shape[1]
+    return (products_KK / torch.outer(deviation_K, deviation_K))[:neurons, neurons:]
+
+
+def correlations(
+    x_TN: Float[Tensor, "T N"], y_TM: Float[Tensor, "T M"], layers: int, policy: str, chunk: int
+) -> Float[Tensor, "N M"]:
+    """r as workers and the fold make it: `chunk` tokens to a product, units as long as allowed."""
+    pair = [Model(name, name, layers, x_TN.shape[1] // layers) for name in "ab"]
+    held = tuple(Part(item, 0, layers) for item in make_items([pair], Pairs.reference))
+    kept_T = torch.ones(chunk, dtype=torch.bool)
+    fits = [calibrate(v[:chunk], kept_T[: len(v)], layers) for v in (x_TN, y_TM)]
+    units = [
+        _unit(held, parts, fits, policy, chunk)
+        for parts in zip(*(v.split(ADDITIONS * chunk) for v in (x_TN, y_TM)), strict=True)
+    ]
+    rows, columns, cross = (
+        [merge(unit.of(part, layer) for unit in units) for layer in range(layers)]
+        for part in held
+    )
+    return _from_sums(rows, columns, cross, policy)
+
+
+def _from_sums(
+    rows: list[LayerSums], columns: list[LayerSums], cross: list[LayerSums], policy: str
+) -> Float[Tensor, "N M"]:
+    """Every correlation of a pair from the merged sums of all layers."""
+    left, right = neuron_moments(rows), neuron_moments(columns)
+    cross_NM = torch.cat([part["cross"] for part in cross])
+    return correlation(centred_cross(cross_NM, left, right, 0), left, right, 0, policy)
+
+
+def _unit(
+    held: tuple[Part, ...], parts: tuple[Tensor, ...], fits: list[Calibration], policy: str,
+    chunk: int,
+) -> Sums:
+    """The sums of one unit of both models' activations."""
+    sums = Sums(held, parts[0].device.type)
+    models = held[-1].item.models
+    for batches in zip(*(part.split(chunk) for part in parts), strict=True):
+        kept_T = torch.ones(len(batches[0]), dtype=torch.bool)
+        sums.add_products({
+            model.identity: sums.add_model(model, normalise_(batch.clone(), fit), kept_T, policy)
+            for model, batch, fit in zip(models, batches, fits, strict=True)
+        })
+    return sums
+
+
+def policies(extent: Extent, means: Means) -> list[Row]:
+    """Largest error of r by tokens, by chunk and by |r|, a column for each policy."""
+    fix_arithmetic(means.threads)
+    x_TN, y_TM = activations(extent.tokens, extent.layers, extent.width, means.device.value)
+    usual = min(BATCH[means.device], extent.tokens)
+
+    @cache
+    def exact_NM(tokens: int) -> Tensor:
+        return exact_correlations(x_TN[:tokens], y_TM[:tokens])
+
+    @cache
+    def error_NM(policy: str, tokens: int, chunk: int) -> Tensor:
+        found_NM = correlations(x_TN[:tokens], y_TM[:tokens], extent.layers, policy, chunk)
+        return (found_NM - exact_NM(tokens)).abs()
+
+    def largest(tokens: int, chunk: int) -> Row:
+        return {policy: float(error_NM(policy, tokens, chunk).max()) for policy in POLICIES}
+
+    by_tokens = [
+        {"table": f"largest error of r by tokens, in chunks of {usual:,}", "tokens": tokens,
+         **largest(tokens, min(usual, tokens))}
+        for tokens in (extent.tokens // 64, extent.tokens // 8, extent.tokens)
+    ]
+    by_chunk = [
+        {"table": f"largest error of r by chunk, {extent.tokens:,} tokens", "chunk": chunk,
+         **largest(extent.tokens, chunk)}
+        for chunk in CHUNKS if chunk <= extent.tokens
+    ]
+    by_r = [
+        {"table": f"largest error of r by its size, {extent.tokens:,} tokens", **place,
+         **{policy: float(error_NM(policy, extent.tokens, usual)[inside_NM].max())
+            for policy in POLICIES}}
+        for place, inside_NM in _bins(exact_NM(extent.tokens), NEAR_ONE)
+    ]
+    return by_tokens + by_chunk + by_r
+
+
+def _bins(r_NM: Tensor, begins: tuple[float, ...]) -> Iterator[tuple[Row, Tensor]]:
+    """Bins of |r| that hold a pair, and which pairs they hold."""
+    bin_NM = torch.bucketize(r_NM.abs(), torch.tensor(begins[1:]).to(r_NM), right=True)
+    for index, (low, high) in enumerate(pairwise((*begins, 1.0))):
+        inside_NM = (bin_NM == index) & r_NM.isfinite()
+        if bool(inside_NM.any()):
+            place = {"r in absolute value": f"{low:g} to {high:g}", "pairs": int(inside_NM.sum())}
+            yield place, inside_NM
+
+
+def forward_types(extent: Extent, means: Means) -> list[Row]:
+    """What a forward pass in fewer bits changes on the embedded seeds: r of the first pair, and
+    what a study says of the first seed's neurons. TF32 is a GPU's alone.
+    """
+    types = [ForwardType.bfloat16, ForwardType.float16]
+    if means.device is Device.cuda:
+        types.insert(0, ForwardType.tfloat32)
+    r_NM, excess_N, threshold = _study(extent, means, ForwardType.float32)
+    universal_N = excess_N > threshold
+    changes: dict[ForwardType, Tensor] = {}
+    rows: list[Row] = []
+    for kind in types:
+        other_NM, other_N, _ = _study(extent, means, kind)
+        changes[kind] = (other_NM - r_NM).abs()
+        moved_N = (other_N - excess_N).abs()
+        rows.append({
+            "table": f"what the forward pass changes of {len(excess_N):,} neurons",
+            "forward": kind.value,
+            "change of excess: 99.9 %": _quantile(moved_N),
+            "largest": float(moved_N.max()),
+            "another best partner": int((other_NM.argmax(1) != r_NM.argmax(1)).sum()),
+            "universal": int((other_N > threshold).sum()),
+            "in float32": int(universal_N.sum()),
+            "changed sides": int(((other_N > threshold) != universal_N).sum()),
+        })
+    by_r: list[Row] = []
+    for place, inside_NM in _bins(r_NM, TENTHS):
+        row: Row = {"table": f"change of r by the forward pass, {extent.text:,} tokens", **place}
+        for kind, each_NM in changes.items():
+            row[f"{kind.value}: 99.9 %"] = _quantile(each_NM[inside_NM])
+            row[f"{kind.value}: largest"] = float(each_NM[inside_NM].max())
+        by_r.append(row)
+    return by_r + rows
+
+
+def _quantile(values: Tensor) -> float:
+    return float(torch.quantile(values, 0.999))
+
+
+def _study(extent: Extent, means: Means, kind: ForwardType) -> tuple[Tensor, Tensor, float]:
+    """r [N, M] of the first two embedded seeds, excess correlation [N] of the first and the
+    threshold of universality, from a study whose sums are in `fp32`.
+    """
+    own = Means(means.device, means.threads, Policy.fp32, kind)
+    names = [testbed.resolve(name) for name in testbed.MODEL_NAMES[: extent.seeds]]
+    with TemporaryDirectory() as folder:
+        study = Study(
+            run=RunConfig(dir=str(Path(folder) / "run")),
+            models=ModelsConfig(reference=names[0], compared=names[1:], dtype=kind),
+            corpus=CorpusConfig(path=testbed.resolve("tokens"), tokens=extent.text),
+            cluster=ClusterConfig(device=means.device, workers=1, threads=means.threads),
+            baseline=BaselineConfig(rotations=extent.rotations),
+        )
+        timing, prepared = run_sums(study, own)
+        order = run_reduction(prepared, own, timing)
+        store, plan = Store(study.run.dir), prepared.plan
+        reference, other = plan.models[:2]
+        directions = [d for pair in plan.pairs for d in read_pair(store, order, pair)
+                      if d.model == reference]
+        excess_N = torch.stack([
+            d.summary.top_RK[:, 0] - d.baseline_NK.mean(1) for d in directions
+        ]).mean(0)
+        pair = next(item for item in plan.pairs if set(item.models) == {reference, other})
+        rows, columns, cross = (
+            [merge(groups(store, plan.layout, item, layer)) for layer in range(item.layers)]
+            for item in (*(Item((model,)) for model in pair.models), pair)
+        )
+    r_NM = _from_sums(rows, columns, cross, own.policy.value)
+    first = pair.models[0] == reference
+    return (r_NM if first else r_NM.T).contiguous(), excess_N, study.universal.threshold
