@@ -13,15 +13,18 @@ from universal_ray.items import Item, Model
 from universal_ray.study import Device, Policy, UnitsConfig
 
 GIB = 2**30
-BATCH = {Device.cpu: 4096, Device.cuda: 16384}
+BATCH = {
+    Device.cpu: dict.fromkeys(Policy, 4096),
+    Device.cuda: {Policy.fp32: 4096, Policy.fp16: 16384, Policy.split: 4096},
+}
 """Raw tokens of one forward pass and of one product: long enough for the products to run at full
-rate, short enough to bound what tensor cores truncate."""
+rate, short enough that what a GPU truncates stays below the policy's error."""
 ADDITIONS = 256
 """Products that add up in float32 before they are stored, at most (error of r below 1e-6)."""
 UNITS = {Device.cpu: 16, Device.cuda: 64}
 """About as many units as this: enough workers can share a study, and little is lost; fewer are
 longer, and less of the time goes into writing their sums."""
-LEAST_BATCHES = {Device.cpu: 4, Device.cuda: 80}
+LEAST_BATCHES = {Device.cpu: 4, Device.cuda: 112}
 """Batches of a unit at least: storing its sums takes less than 5 % of the time of making them
 (a GPU at 600 TFLOP/s that copies 20 GB/s; a CPU core at 100 GFLOP/s that writes 300 MB/s)."""
 BLOCKS = 8
@@ -43,13 +46,16 @@ GPU_GIB = 80.0
 """Memory of a worker's GPU where none could be asked."""
 
 
-def choose(units: UnitsConfig, total_tokens: int, context: int, device: Device) -> UnitsConfig:
+def choose(
+    units: UnitsConfig, total_tokens: int, context: int, device: Device, policy: Policy
+) -> UnitsConfig:
     """Fill in what the study leaves open, from the study alone.
 
     A unit is a whole number of batches, a share of the study, at most `ADDITIONS` batches. Raises
     ConfigurationError where a batch is less than one row of `context` tokens.
     """
-    batch = units.batch or max(context, min(BATCH[device], units.tokens or BATCH[device]))
+    usual = BATCH[device][policy]
+    batch = units.batch or max(context, min(usual, units.tokens or usual))
     if batch < context:
         raise ConfigurationError(
             f"units.batch ({batch}) is less than one row of {context} tokens: raise it"

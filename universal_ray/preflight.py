@@ -287,7 +287,7 @@ def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Stu
         policy = Policy(kept.get("precision.moments", POLICY[device]))
     return replace(
         study,
-        units=choose(units, total_tokens, context, device),
+        units=choose(units, total_tokens, context, device, policy),
         precision=replace(study.precision, moments=policy),
     )
 

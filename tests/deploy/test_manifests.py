@@ -198,7 +198,7 @@ def planned(size: str, study: Study) -> Plan:
     models = tuple(Model(name, f"{i:064x}", *SHAPES[size]) for i, name in enumerate(names))
     context, tokens = study.corpus.context, study.corpus.tokens
     assert context and tokens
-    units = choose(UnitsConfig(), tokens, context, study.cluster.device)
+    units = choose(UnitsConfig(), tokens, context, study.cluster.device, Policy.fp16)
     assert units.tokens and units.batch and units.fold
     ranges = unit_rows(-(-tokens // context), context, units.tokens)
     made = make_units(ranges, ["0" * 64] * len(ranges), "0" * 64, units.tokens // context)

@@ -5,7 +5,7 @@ import torch
 
 from universal_ray.benchmark.exactness import activations, correlations, exact_correlations
 from universal_ray.capacity import BATCH
-from universal_ray.study import Device
+from universal_ray.study import Device, Policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -13,8 +13,11 @@ BOUNDS = {"fp32": 1e-6, "split": 1e-6, "fp16": 1e-5}
 LAYERS, WIDTH = 2, 512
 
 
-@pytest.mark.parametrize("chunk", [1024, 4096, BATCH[Device.cuda]])
-@pytest.mark.parametrize("policy", BOUNDS)
+@pytest.mark.parametrize(
+    ("policy", "chunk"),
+    [(policy, chunk) for policy in BOUNDS
+     for chunk in sorted({1024, 4096, BATCH[Device.cuda][Policy(policy)]})],
+)
 def test_every_policy_keeps_its_bound_at_every_chunk_and_r(policy, chunk):
     x_TN, y_TM = activations(262_144, LAYERS, WIDTH, "cuda")
     exact_NM = exact_correlations(x_TN, y_TM)

@@ -165,7 +165,9 @@ def policies(extent: Extent, means: Means) -> list[Row]:
     """Largest error of r by tokens, by chunk and by |r|, a column for each policy."""
     fix_arithmetic(means.threads)
     x_TN, y_TM = activations(extent.tokens, extent.layers, extent.width, means.device.value)
-    usual = min(BATCH[means.device], extent.tokens)
+    usual = {
+        policy.value: min(tokens, extent.tokens) for policy, tokens in BATCH[means.device].items()
+    }
 
     @cache
     def exact_NM(tokens: int) -> Tensor:
@@ -176,22 +178,24 @@ def policies(extent: Extent, means: Means) -> list[Row]:
         found_NM = correlations(x_TN[:tokens], y_TM[:tokens], extent.layers, policy, chunk)
         return (found_NM - exact_NM(tokens)).abs()
 
-    def largest(tokens: int, chunk: int) -> Row:
-        return {policy: float(error_NM(policy, tokens, chunk).max()) for policy in POLICIES}
+    def largest(tokens: int, chunks: dict[str, int]) -> Row:
+        return {
+            policy: float(error_NM(policy, tokens, chunks[policy]).max()) for policy in POLICIES
+        }
 
     by_tokens = [
-        {"table": f"largest error of r by tokens, in chunks of {usual:,}", "tokens": tokens,
-         **largest(tokens, min(usual, tokens))}
+        {"table": "largest error of r by tokens, in the planner's chunks", "tokens": tokens,
+         **largest(tokens, {policy: min(chunk, tokens) for policy, chunk in usual.items()})}
         for tokens in (extent.tokens // 64, extent.tokens // 8, extent.tokens)
     ]
     by_chunk = [
         {"table": f"largest error of r by chunk, {extent.tokens:,} tokens", "chunk": chunk,
-         **largest(extent.tokens, chunk)}
+         **largest(extent.tokens, dict.fromkeys(POLICIES, chunk))}
         for chunk in CHUNKS if chunk <= extent.tokens
     ]
     by_r = [
         {"table": f"largest error of r by its size, {extent.tokens:,} tokens", **place,
-         **{policy: float(error_NM(policy, extent.tokens, usual)[inside_NM].max())
+         **{policy: float(error_NM(policy, extent.tokens, usual[policy])[inside_NM].max())
             for policy in POLICIES}}
         for place, inside_NM in _bins(exact_NM(extent.tokens), NEAR_ONE)
     ]

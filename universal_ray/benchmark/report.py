@@ -50,7 +50,8 @@ def run(
 def _sections(
     shape: Shape, means: Means, naive_tokens: int, extent: Extent
 ) -> dict[str, Callable[[], list[Row]]]:
-    gpt2_small = Shape(12, 3072, seeds=2, tokens=2 * BATCH[means.device], context=shape.context)
+    tokens = 2 * BATCH[means.device][means.policy]
+    gpt2_small = Shape(12, 3072, seeds=2, tokens=tokens, context=shape.context)
     counts = [(1, means.threads)]
     if means.device is Device.cpu:
         counts = [(1, 1), (means.threads, 1), (1, means.threads)]
