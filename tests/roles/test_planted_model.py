@@ -5,8 +5,20 @@ Shapes: B rows, P positions, C channels, K channels of a head, V vocabulary.
 
 import pytest
 import torch
-from helpers_models import make_gpt2, save_model
-from helpers_roles import load
+from helpers_planted import (
+    ENTROPY,
+    HEADS,
+    LAYERS,
+    MEMBERS,
+    PROMOTER,
+    SUPPRESSOR,
+    SWITCH,
+    SWITCHED_HEAD,
+    SWITCHED_LAYER,
+    VOCABULARY,
+    WIDTH,
+    plant,
+)
 
 from universal_ray.interventions import Effects, Intervener, Intervention, held
 from universal_ray.models import ModelSource, resolve
@@ -26,43 +38,12 @@ from universal_ray.roles.paths import Path, ablate_paths
 from universal_ray.statistics.weights import ModelWeights, vector_statistics, vocabulary
 from universal_ray.weights import load_weights
 
-CHANNELS, WIDTH, LAYERS, HEADS, VOCABULARY = 64, 96, 3, 4, 512
-SWITCH, ENTROPY, PROMOTER, SUPPRESSOR = 7, 2 * WIDTH + 11, 2 * WIDTH + 30, 2 * WIDTH + 31
-HEAD = Path(SWITCH, layer=1, head=2)
-MEMBERS = range(100, 116)
+HEAD = Path(SWITCH, SWITCHED_LAYER, SWITCHED_HEAD)
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    directory = tmp_path_factory.mktemp("planted")
-    make_gpt2(
-        directory, seed=3, layers=LAYERS, width=CHANNELS, heads=HEADS, n_inner=WIDTH,
-        vocabulary=VOCABULARY, tie_word_embeddings=False,
-    )  # fmt: skip
-    model = load(directory, torch.float32)
-    with torch.no_grad():
-        first, second, last = model.base_model.h
-        head = model.lm_head.weight  # [V, C]
-        head.copy_(torch.randn(head.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-        head[:, 62:] = 0  # no logit reads these two channels
-        last.mlp.c_proj.weight[11] = 0
-        last.mlp.c_proj.weight[11, 62:] = torch.tensor([2.0, -2.0])
-        alike_C = torch.randn(CHANNELS, generator=torch.Generator().manual_seed(1))
-        alike_C[62:] = 0
-        alike_C -= alike_C.mean() * (alike_C != 0)
-        head[list(MEMBERS)] += 0.5 * alike_C
-        last.mlp.c_proj.weight[30] = alike_C
-        last.mlp.c_proj.weight[31] = -alike_C
-        # The lone BOS as head 2 of layer 1 meets it.
-        bos_C = model(torch.tensor([[0]]), output_hidden_states=True).hidden_states[1][0, 0]
-        read_C = second.ln_1(bos_C)
-        weight_C3HK = second.attn.c_attn.weight.unflatten(1, (3, HEADS, -1))
-        bias_3HK = second.attn.c_attn.bias.unflatten(0, (3, HEADS, -1))
-        key_K = read_C @ weight_C3HK[:, 1, 2] + bias_3HK[1, 2]
-        first.mlp.c_proj.weight[7] = 0.5 * weight_C3HK[:, 0, 2] @ key_K
-        first.mlp.c_proj.weight[7] -= first.mlp.c_proj.weight[7].mean()
-        bias_3HK[2, 2] = -read_C @ weight_C3HK[:, 2, 2]  # it has nothing to say there
-    return resolve(str(save_model(model, directory)))
+    return resolve(str(plant(tmp_path_factory.mktemp("planted"))))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +69,7 @@ def counts() -> torch.Tensor:
 
 
 def statistics(weights: ModelWeights) -> dict[str, torch.Tensor]:
-    share_N = null_space_share(weights.w_out_NC, weights.unembed_CV, directions=4)
+    share_N = null_space_share(weights.w_out_NC, weights.unembed_CV, directions=2)
     moments = vocabulary(weights.w_out_NC, weights.unembed_CV, 1).moments
     return vector_statistics(weights) | moments | {"null_share": share_N}
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from universal_ray.benchmark import exactness, sections
+from universal_ray.benchmark import exactness, features, sections, sweep
 from universal_ray.benchmark.exactness import Extent
-from universal_ray.benchmark.features import beside
 from universal_ray.benchmark.loop import Means, Shape
 from universal_ray.benchmark.sections import Row
 from universal_ray.capacity import BATCH
@@ -67,7 +66,8 @@ def _sections(
              replace(SMALL, layers=4, width=1024)], means
         ),
         "seeds": lambda: sections.growth([replace(SMALL, seeds=n) for n in (2, 3, 5)], means),
-        "features": lambda: [beside(tokens=20_480, neurons=768, features=200)],
+        "features": lambda: [features.beside(tokens=20_480, neurons=768, features=200)],
+        "sweep": lambda: [sweep.beside(replace(gpt2_small, seeds=1, width=1024, tokens=0), means)],
         "workers": lambda: sections.workers(replace(SMALL, tokens=2**19), means, counts),
         "exactness": lambda: [*exactness.policies(extent, means),
                               *exactness.forward_types(extent, means)],
@@ -129,8 +129,8 @@ def tables(found: Found) -> list[str]:
         ))
     if "libraries" in found:
         texts.append(_rows(found["libraries"]))
-    texts += [_rows(found[name]) for name in ("tokens", "neurons", "seeds", "features", "workers")
-              if name in found]
+    plain = ("tokens", "neurons", "seeds", "features", "sweep", "workers")
+    texts += [_rows(found[name]) for name in plain if name in found]
     for title, rows in groupby(found.get("exactness", []), lambda row: row["table"]):
         untitled = [{k: v for k, v in row.items() if k != "table"} for row in rows]
         texts.append(f"{title.capitalize()}:\n\n{_rows(untitled)}")

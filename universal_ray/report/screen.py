@@ -135,6 +135,8 @@ def _show_references(out: Console, store: Store, summary: dict[str, Any]) -> Non
         out.print(_strongest(reference, neurons, partners))
         if "profile" in reference:
             _show_families(out, reference)
+    if "roles" in summary:
+        _show_roles(out, summary["roles"])
 
 
 def _show_families(out: Console, reference: dict[str, Any]) -> None:
@@ -161,6 +163,39 @@ def _show_families(out: Console, reference: dict[str, Any]) -> None:
             f"{who} neurons with a family: in {told['pairs']} pairs with their partners "
             f"{_figure(told['same'], '.1%')} share it, {_figure(told['chance'], '.1%')} by chance"
         )
+
+
+def _show_roles(out: Console, roles: dict[str, Any]) -> None:
+    """How many neurons have each role, in all models and among universal neurons, and what
+    ablating these does.
+    """
+    for reference in roles["references"]:
+        name = reference["model"]
+        counts = next(told["roles"] for told in roles["models"] if told["model"] == name)
+        rows = []
+        for role, overlap in reference["overlap"].items():
+            every = [told["roles"][role]["neurons"] for told in roles["models"]]
+            rows.append((
+                role, f"{counts[role]['neurons']:,}",
+                ", ".join(f"{count:,}" for count in counts[role]["by_layer"]),
+                f"{min(every):,} to {max(every):,}",
+                f"{overlap['members']} of {overlap['neurons']}", _figure(overlap["gain"], "+.1%"),
+            ))
+        show_rows(
+            out,
+            f"{short(name)}: neurons by role",
+            ("role", "neurons", "by layer", "in all models", "universal", "gain on peers"),
+            rows,
+        )
+        for told in reference.get("sets", []):
+            if told["layer"] is None and told["at"] == "mean":
+                loss = told["loss_difference"]
+                out.print(
+                    f"loss with the {told['neurons']} universal neurons at their means: "
+                    f"{told['loss_universal']['mean']:+.4f} nats, random ones of the same layers "
+                    f"{told['loss_random']['mean']:+.4f}, difference {loss['mean']:+.4f} "
+                    f"(95 %: {loss['low']:+.4f} to {loss['high']:+.4f})"
+                )
 
 
 def _persistence(followed: dict[str, Any]) -> Table:
