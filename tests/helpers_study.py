@@ -27,6 +27,10 @@ from universal_ray.study import (
 
 ROOT = Path(__file__).parents[1]
 CONTEXT, ROWS, VOCABULARY, LAYERS, WIDTH = 32, 97, 300, 2, 32
+WORKERS = tuple(
+    f"ray::{name}" for name in ("Host", "calibrate-", "unit-", "fold-", "reduce-", "tables-")
+)
+"""How the processes of workers call themselves, idle or at one of these tasks."""
 DEAD = 5
 """A neuron of layer 0 of model `a` that never varies."""
 

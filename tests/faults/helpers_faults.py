@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from helpers_study import command
+from helpers_study import WORKERS, command
 from ray.cluster_utils import Cluster
 
 from universal_ray.report.status import describe_run
@@ -43,7 +43,7 @@ def working() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if process.name().startswith("ray::") and "ray::IDLE" not in process.cmdline()[0]:
+            if process.name().startswith("ray::") and process.cmdline()[0].startswith(WORKERS):
                 found.append(process)
     return found
 

@@ -13,6 +13,7 @@ from copy import deepcopy
 import psutil
 import pytest
 from helpers_study import (
+    WORKERS,
     command,
     computed,
     make_models,
@@ -54,7 +55,7 @@ def workers_of(process):
         return [
             child
             for child in psutil.Process(process).children(recursive=True)
-            if any(part.startswith("ray::") and "IDLE" not in part for part in _line(child))
+            if any(part.startswith(WORKERS) for part in _line(child))
         ]
     return []
 
