@@ -105,6 +105,14 @@ def run_all(study: Study, chosen: slice = slice(None)) -> Store:
     return store
 
 
+@pytest.fixture(scope="module", autouse=True)
+def several_shards():
+    """Of four rows each, where so few would be one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("universal_ray.roles.plan.SHARD_TOKENS", 4 * CONTEXT)
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(inputs, tmp_path_factory):
     study = make_study(tmp_path_factory.mktemp("run"), *inputs)
@@ -187,7 +195,7 @@ def test_the_path_of_the_switch_is_ablated_and_told(run, inputs):
     assert (first["head_layer"], first["head"]) == (SWITCHED_LAYER, SWITCHED_HEAD)
     assert first["corr_activation_bos_change"] < -0.5
     assert first["positions"] == INTERVENED * CONTEXT // 2
-    assert len(first["points_bos"]) == len(first["points_activation"]) == 64
+    assert len(first["points_bos"]) == len(first["points_activation"]) == INTERVENED * CONTEXT // 2
     heads = rows_of(store, "heads", inputs[0][0])
     assert heads[0]["top_neuron"] is None and heads[0]["neurons"] == 0
     switched = heads[SWITCHED_LAYER * 4 + SWITCHED_HEAD]
@@ -229,7 +237,6 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr("universal_ray.roles.plan.SHARD_TOKENS", 4 * CONTEXT)
         patch.setattr(RolesStage, "batches", cut_short)
         with pytest.raises(KeyboardInterrupt):
             run_all(again, slice(2, 3))

@@ -16,7 +16,7 @@ from universal_ray.preflight import Prepared
 from universal_ray.profile.assemble import PATHS, Texts, assemble_profile
 from universal_ray.profile.plan import PAPER_TOKENS, ProfilePlan, layer_groups, make_shards
 from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_layer, reduce_weights
-from universal_ray.profile.worker import ProfileAssignment, ProfileWorker
+from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
 from universal_ray.study import fingerprint, plain
@@ -30,7 +30,6 @@ TOPIC_TOKENS = 2_000_000
 """Tokens that topics are found in, the first of the corpus."""
 PROFILE_MARKER = "tables/profile.json"
 ROWS = 4096
-PRE, POST = "pre", "post"
 
 
 @dataclass(frozen=True)

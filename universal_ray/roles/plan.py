@@ -14,9 +14,9 @@ SHARD_TOKENS = 4096
 FOLDER = "roles"
 
 
-def role_shards(rows: int, context: int, workers_share: int = SHARD_TOKENS) -> tuple[Shard, ...]:
+def role_shards(rows: int, context: int) -> tuple[Shard, ...]:
     """Shards of whole rows for the interventions."""
-    step = max(1, workers_share // context)
+    step = max(1, SHARD_TOKENS // context)
     return tuple(
         Shard(index, start, min(start + step, rows))
         for index, start in enumerate(range(0, rows, step))

@@ -15,6 +15,7 @@ from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.items import Model, marker
 from universal_ray.profile.plan import layer_groups
 from universal_ray.profile.stage import PROFILE_MARKER, PreparedProfile, ProfileStage
+from universal_ray.profile.worker import POST, PRE
 from universal_ray.roles.assemble import (
     PATHS,
     assemble_roles,
@@ -129,7 +130,7 @@ class RolesStage:
             corpus=prepared.corpus,
             sources=prepared.sources,
             excluded=order.excluded,
-            activations=("pre", "post"),
+            activations=(PRE, POST),
             dtype=study.models.dtype.value,
             batch_rows=prepared.plan.batch_rows,
             threads=study.cluster.threads,
