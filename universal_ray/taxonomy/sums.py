@@ -1,11 +1,10 @@
 """Sums of features of the row over the tokens that count: what their scores need beside LayerSums.
 
-Sums over at most `TOKENS_AT_ONCE` tokens are made in float32 and added in float64. Rounding in
-them is at most 2⁻²⁴ · TOKENS_AT_ONCE of Σ|x| in theory, some 1e-7 of it in practice: scores move by
+A product of at most `TOKENS_AT_ONCE` tokens is made in float32 and added in float64. Rounding in
+it is at most 2⁻²⁴ · TOKENS_AT_ONCE of Σ|x| in theory, some 1e-7 of it in practice: scores move by
 less than 1e-6 (tested, neurons far from zero among them).
 
-Shapes: T tokens, C of them at once, E features of the row, F features of the id, D neurons of a
-layer, V ids.
+Shapes: T tokens, E features of the row, F features of the id, D neurons of a layer, V ids.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from universal_ray.errors import NumericalError
 from universal_ray.statistics.activations import LayerSums, Places, rows_at
@@ -49,9 +47,9 @@ class FeatureSums:
         self.n.add_(len(where.place_T))
         for start in range(0, len(where.place_T), TOKENS_AT_ONCE):
             place_C = where.place_T[start : start + TOKENS_AT_ONCE]
-            count_E, sum_ED = _where(rows_at(label_TE, place_C), rows_at(post_TD, place_C).float())
-            self.f_E.add_(count_E)
-            self.fx_ED.add_(sum_ED)
+            label_CE = rows_at(label_TE, place_C).float()
+            self.f_E.add_(label_CE.sum(0))
+            self.fx_ED.add_(label_CE.T @ rows_at(post_TD, place_C).float())
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its name, as they are stored."""
@@ -61,16 +59,6 @@ class FeatureSums:
     def of(cls, tensors: dict[str, Tensor]) -> "FeatureSums":
         """The sums that `tensors` gave."""
         return cls(**tensors)
-
-
-def _where(label_CE: Tensor, x_CD: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens with each label [E], and Σ of x over them in float32 [E, D]."""
-    if x_CD.is_cuda:
-        return label_CE.sum(0), label_CE.float().T @ x_CD
-    # A token has few of the labels: a CPU adds up what has them faster than it multiplies by all.
-    feature_L, token_L = torch.nonzero(label_CE.T.contiguous(), as_tuple=True)
-    count_E = torch.bincount(feature_L, minlength=label_CE.shape[1])
-    return count_E, embedding_bag(token_L, x_CD, count_E.cumsum(0) - count_E, mode="sum")
 
 
 def merge_features(parts: list[FeatureSums]) -> FeatureSums:
