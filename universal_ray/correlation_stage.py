@@ -9,12 +9,13 @@ import yaml
 
 from universal_ray import folding, reduce
 from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
+from universal_ray.capacity import GIB
 from universal_ray.items import calibration_file, marker
 from universal_ray.plan import Work
 from universal_ray.preflight import STUDY_FILE, Prepared
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
-from universal_ray.study import Device, fingerprint
+from universal_ray.study import ClusterConfig, Device, fingerprint
 from universal_ray.worker import MomentsAssignment, MomentsWorker
 
 TABLES_MARKER = "tables/done.json"
@@ -84,11 +85,8 @@ class CorrelationStage:
         plan, study = self.plan, self.prepared.study
         if plan.work:
             yield Batch("calibration", self._calibrations())
-            if study.cluster.memory is None:
-                # What fixes the bits stays; which sums are held together may change.
-                plan = self.plan = replace(
-                    plan, memory=smallest_memory(memory, study.cluster.device)
-                )
+            # What fixes the bits stays; which sums are held together may change.
+            plan = self.plan = replace(plan, memory=worker_memory(memory, study.cluster))
         units = len(plan.layout.units)
         done = len(plan.groups) * units - len(plan.work) if plan.work else units
         yield Batch("sums", [*self._folds(), *map(self._unit, plan.work)], done)
@@ -171,6 +169,13 @@ class CorrelationStage:
                     )
                 )
         return found
+
+
+def worker_memory(found: list[tuple[str, float]], settings: ClusterConfig) -> float:
+    """Bytes that every worker may use: as configured, or what the smallest has to itself."""
+    if settings.memory is not None:
+        return settings.memory * GIB
+    return smallest_memory(found, settings.device)
 
 
 def smallest_memory(found: list[tuple[str, float]], device: Device) -> float:

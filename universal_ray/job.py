@@ -125,8 +125,7 @@ def _speed(study: Study, store: "Store") -> Any:
     given = study.cluster.tflops
     if given is not None:
         return Speed(given * 1e12, f"{given:g} TFLOP/s, as cluster.tflops says")
-    sums = [line for line in read_metrics(store) if "flops" in line]
-    measured = measured_speed(sums)
+    measured = measured_speed(read_metrics(store))
     if measured is None and study.cluster.device is Device.cpu:
         return probed_speed(study.cluster.threads)
     return measured

@@ -72,7 +72,8 @@ def matmul_rate(
 
 
 def measured_speed(metrics: list[dict[str, Any]]) -> Speed | None:
-    """What the workers of a run have sustained so far, from its metrics."""
+    """What the workers of a run have sustained in its sums so far, from its metrics."""
+    metrics = [line for line in metrics if "flops" in line]  # other stages have none
     busy = sum(
         seconds
         for line in metrics

@@ -14,6 +14,7 @@ def test_measured_speed_counts_all_but_writing():
     lines = [
         {"flops": 6e12, "seconds": {"forward": 1.0, "products": 2.0, "write": 50.0}},
         {"flops": 2e12, "seconds": {"forward": 0.5, "products": 0.5, "write": 0.0}},
+        {"stage": "profile", "seconds": {"forward": 9.0}},
     ]
     speed = measured_speed(lines)
     assert speed is not None

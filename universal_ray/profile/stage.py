@@ -9,7 +9,7 @@ import numpy as np
 
 from universal_ray.capacity import GIB
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
-from universal_ray.correlation_stage import TABLES_MARKER, smallest_memory
+from universal_ray.correlation_stage import TABLES_MARKER, worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
@@ -217,11 +217,7 @@ class ProfileStage:
             if order.weights_path(m) not in stored
         ]
         yield Batch("labels and weights", [*labels, *weights])
-        bytes_each = (
-            smallest_memory(memory, study.cluster.device)
-            if study.cluster.memory is None
-            else study.cluster.memory * GIB
-        )
+        bytes_each = worker_memory(memory, study.cluster)
         sums = [
             Task(
                 f"profile-{shard.index}-{model.short}",

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from universal_ray.capacity import GIB
 from universal_ray.corpus import excluded_ids
-from universal_ray.correlation_stage import smallest_memory
+from universal_ray.correlation_stage import worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.items import Model, marker
 from universal_ray.profile.plan import layer_groups
@@ -179,12 +178,7 @@ class RolesStage:
     def _responses(self, memory: list[tuple[str, float]], stored: set[str]) -> Batch:
         """As many layers to a task as fit, and no more than leave work for all workers."""
         order = self.order
-        settings = self.found.profile.prepared.study.cluster
-        bytes_each = (
-            smallest_memory(memory, settings.device)
-            if settings.memory is None
-            else settings.memory * GIB
-        )
+        bytes_each = worker_memory(memory, self.found.profile.prepared.study.cluster)
         tasks = []
         for model in order.models:
             for layers in layer_groups(model, order.profile.plan.vocabulary, bytes_each):
