@@ -86,3 +86,12 @@ def make_gpt2(
         torch.manual_seed(seed)
         model = GPT2LMHeadModel(GPT2Config(**settings))
     return save_model(model, Path(directory), tokenizer)
+
+
+def values(capture, tokens_BP):
+    """Every neuron's values [T, N] of the one activation that a capture names."""
+    import torch
+
+    found = []
+    capture.read(tokens_BP, lambda name, layer, x_TD: found.append(x_TD.clone()))
+    return torch.cat(found, dim=1)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -157,6 +157,10 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
+Take = Callable[[str, int, torch.Tensor], None]
+"""Receives the values [T, D] of an activation in a layer: its name, the layer, the values."""
+
+
 class _Enough(Exception):
     """Every activation is there: what the model would compute from them is not needed."""
 
@@ -193,53 +197,45 @@ class Capture:
             )
         _unwrap(bridge)
         for layer, block in enumerate(bridge.blocks):
-            for place, activation in enumerate(activations):
+            for activation in activations:
                 hook = getattr(block.mlp, f"hook_{activation}")
-                hook.add_hook(partial(self._keep, place, layer))
+                hook.add_hook(partial(self._give, activation, layer))
         self._bridge = bridge.eval()
         self._base_model: Any = bridge.original_model.base_model  # all but the unembedding
         self._count = len(activations)
-        self._values: tuple[torch.Tensor, ...] = ()
-        self._kept = 0
-        self.read(torch.zeros(1, 2, dtype=torch.int64))  # a hook that never fires shows here
+        self._take: Take = _drop
+        self._given = 0
+        # A hook that never fires shows here.
+        self.read(torch.zeros(1, 2, dtype=torch.int64), _drop)
 
-    def _keep(self, place: int, layer: int, x_BPD: torch.Tensor, hook: Any) -> None:
-        """Write one layer's values into their columns: the one copy there is."""
-        width = self.source.width
-        columns = slice(layer * width, (layer + 1) * width)
-        self._values[place][:, columns] = x_BPD.reshape(-1, width)
-        self._kept += 1
-        if self._kept == self._count * self.source.layers:
+    def _give(self, activation: str, layer: int, x_BPD: torch.Tensor, hook: Any) -> None:
+        self._take(activation, layer, x_BPD.reshape(-1, self.source.width))
+        self._given += 1
+        if self._given == self._count * self.source.layers:
             raise _Enough
 
-    def __call__(self, tokens_BP: torch.Tensor) -> torch.Tensor:
-        """What `read` returns, of the one activation named."""
-        (x_TN,) = self.read(tokens_BP)
-        return x_TN
+    def read(self, tokens_BP: torch.Tensor, take: Take) -> None:
+        """Run tokens [B, P] (int64) and give `take` every activation of every layer as the model
+        makes it: values [T, D], tokens row by row, in the dtype and on the device of the model.
 
-    def read(self, tokens_BP: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Values [T, N] of all neurons for tokens [B, P] (int64), tokens row by row, neurons layer
-        by layer, in the dtype and on the device of the model, for each activation in the order
-        named; the caller owns the result.
+        They are the model's own, without a copy: to be kept or read, not to be changed.
         """
-        # Made outside inference mode, so that the caller may change them in place.
-        self._values = tuple(
-            torch.empty(
-                tokens_BP.numel(), self.source.neurons, dtype=self.dtype, device=self.device
-            )
-            for _ in range(self._count)
-        )
-        self._kept = 0
-        with torch.inference_mode(), suppress(_Enough):
-            self._base_model(tokens_BP.to(self.device), use_cache=False)
-        if self._kept != self._count * self.source.layers:
+        self._take, self._given = take, 0
+        try:
+            with torch.inference_mode(), suppress(_Enough):
+                self._base_model(tokens_BP.to(self.device), use_cache=False)
+        finally:
+            self._take = _drop
+        if self._given != self._count * self.source.layers:
             raise ModelError(
-                f"Model {self.source.name!r} showed {self._kept // self._count} of its "
+                f"Model {self.source.name!r} showed {self._given // self._count} of its "
                 f"{self.source.layers} MLP layers in one pass: its architecture is not supported "
                 "for this activation."
             )
-        values, self._values = self._values, ()
-        return values
+
+
+def _drop(activation: str, layer: int, x_TD: torch.Tensor) -> None:
+    """Take nothing."""
 
 
 def _locate(name: str, what: str) -> tuple[str, str | None]:

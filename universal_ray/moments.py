@@ -7,7 +7,7 @@ Shapes: T tokens of a batch, L layers, D neurons per layer, N = L·D neurons of 
 M neurons of another, R rows of a block, G groups of tokens (blocks of units).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,10 @@ class Calibration:
 
     shift_N: Tensor
     scale_N: Tensor
+
+    def of(self, columns: slice) -> "Calibration":
+        """Of some of the neurons."""
+        return Calibration(self.shift_N[columns], self.scale_N[columns])
 
 
 def calibrate(x_TN: Float[Tensor, "T N"], kept_T: Bool[Tensor, "T"], layers: int) -> Calibration:
@@ -81,14 +85,16 @@ def _power_of_two(least_D: Tensor) -> Tensor:
     return torch.where(least_D > 0, scale_D, torch.ones_like(scale_D)).float()
 
 
-def normalise_(x_TN: Float[Tensor, "T N"], calibration: Calibration) -> Float[Tensor, "T N"]:
-    """Turn raw activations into `u` in place, in one pass over memory.
+def normalise(
+    x_TN: Float[Tensor, "T N"], calibration: Calibration, out: Tensor | None = None
+) -> Float[Tensor, "T N"]:
+    """Raw activations as `u`, in one pass over memory; in `out` where it is given.
 
     `x / scale - shift / scale` rounds once, as `(x - shift) / scale` does: dividing by a power of
     two is exact.
     """
     inverse_N = 1 / calibration.scale_N
-    return torch.addcmul(-calibration.shift_N * inverse_N, x_TN, inverse_N, out=x_TN)
+    return torch.addcmul(-calibration.shift_N * inverse_N, x_TN, inverse_N, out=out)
 
 
 def operands(u_TN: Float[Tensor, "T N"], policy: str) -> tuple[Tensor, ...]:
@@ -190,18 +196,26 @@ class ModelMoments:
         if kept:
             # Excluded rows first repeat a kept one, so that the extremes are those of kept tokens.
             u_TN[excluded_X] = u_TN[int(kept_T.to(torch.uint8).argmax())].clone()
-            least_N, largest_N = torch.aminmax(u_TN, dim=0)
-            self.minimum_N = torch.minimum(self.minimum_N, least_N)
-            self.maximum_N = torch.maximum(self.maximum_N, largest_N)
+            for u_SD, columns in self._steps(u_TN):
+                least_D, largest_D = self.minimum_N[columns], self.maximum_N[columns]
+                torch.minimum(least_D, u_SD.amin(0), out=least_D)
+                torch.maximum(largest_D, u_SD.amax(0), out=largest_D)
         u_TN[excluded_X] = 0
         self.n += kept
         factors = operands(u_TN, policy)
         for factor in factors:  # the sum of what is multiplied: its rounding cancels in r
-            parts = [part.sum(0, dtype=torch.float32) for part in factor.split(SUMMED)]
-            self.sum_N += torch.stack(parts).sum(0, dtype=torch.float64)
+            for part_SD, columns in self._steps(factor):
+                self.sum_N[columns] += part_SD.sum(0, dtype=torch.float32)
         if len(self.gram_LDD):
             self._add_grams(factors)
         return factors
+
+    def _steps(self, u_TN: Tensor) -> Iterator[tuple[Tensor, slice]]:
+        """A layer's neurons and some tokens at a time, which a CPU's cache holds."""
+        for start in range(0, self.layers * self.width, self.width):
+            columns = slice(start, start + self.width)
+            for u_SD in u_TN[:, columns].split(SUMMED):
+                yield u_SD, columns
 
     def _add_grams(self, factors: tuple[Tensor, ...]) -> None:
         """Add to the upper blocks of every layer's Gram; a CPU's cores take a layer each."""

@@ -22,8 +22,8 @@ from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
 from universal_ray.folding import fold
 from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
 from universal_ray.measure import Clock, peak_bytes
-from universal_ray.models import Capture, ModelSource
-from universal_ray.moments import Calibration, LayerSums, calibrate, normalise_
+from universal_ray.models import Capture, ModelSource, Take
+from universal_ray.moments import Calibration, LayerSums, calibrate, normalise
 from universal_ray.plan import Work
 from universal_ray.store import Receipt, Store
 from universal_ray.sums import Sums, to_host
@@ -104,8 +104,10 @@ class Worker:
         with self.computing():
             function(*arguments)
 
-    def activations(self, model: Model, tokens_BP: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Raw activations [T, N], float32, of each kind that the assignment names."""
+    def read(self, model: Model, tokens_BP: torch.Tensor, take: Take) -> None:
+        """Give `take` the raw activations [T, D] of every layer, of each kind that the assignment
+        names, as the model makes them.
+        """
         told = self.told
         if model.identity not in self._captures:
             self._captures[model.identity] = Capture(
@@ -115,7 +117,18 @@ class Worker:
                 told.activations,
             )
         with tensor_float32(told.dtype == "tfloat32"):
-            return tuple(x_TN.float() for x_TN in self._captures[model.identity].read(tokens_BP))
+            self._captures[model.identity].read(tokens_BP, take)
+
+    def activations(
+        self, model: Model, tokens_BP: torch.Tensor
+    ) -> tuple[list[torch.Tensor], ...]:
+        """Raw activations [T, D] of every layer, float32, for each kind that the assignment names.
+
+        They are the model's own: not to be changed.
+        """
+        found: dict[str, list[torch.Tensor]] = {name: [] for name in self.told.activations}
+        self.read(model, tokens_BP, lambda name, _, x_TD: found[name].append(x_TD.float()))
+        return tuple(found.values())
 
     def tokens(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, P] on the device, and which of them count [T], on the CPU."""
@@ -140,9 +153,9 @@ class MomentsWorker(Worker):
         """Store shift and scale of every neuron of a model, from the first rows of the study."""
         tokens_BP, kept_T = self.tokens(0, rows)
         with self.computing():
-            (x_TN,) = self.activations(model, tokens_BP)
+            (layers,) = self.activations(model, tokens_BP)
         try:
-            found = calibrate(x_TN, kept_T, model.layers)
+            found = calibrate(torch.cat(layers, dim=1), kept_T, model.layers)
         except NumericalError as error:
             raise NumericalError(f"model {model.name}: {error}") from error
         tensors = {"shift": found.shift_N.cpu(), "scale": found.scale_N.cpu()}
@@ -156,6 +169,18 @@ class MomentsWorker(Worker):
                 stored["scale"].to(self.told.device),
             )
         return self._calibrations[model.identity]
+
+    def _normalised(self, model: Model, tokens_BP: torch.Tensor) -> torch.Tensor:
+        """`u` [T, N], each layer written to its columns when the model has made it."""
+        calibration, width = self._calibration(model), model.width
+        u_TN = torch.empty(tokens_BP.numel(), model.neurons, device=self.told.device)
+
+        def write(_: str, layer: int, x_TD: torch.Tensor) -> None:
+            columns = slice(layer * width, (layer + 1) * width)
+            normalise(x_TD.float(), calibration.of(columns), out=u_TN[:, columns])
+
+        self.read(model, tokens_BP, write)
+        return u_TN
 
     def fold(self, item: Item, block: Block) -> float:
         """Fold the units of a block beside the calls that sum; returns the seconds it took."""
@@ -215,12 +240,10 @@ class MomentsWorker(Worker):
             clock.lap("load")
             factors = {}
             for key, model in models.items():
-                (x_TN,) = self.activations(model, tokens_BP)
+                u_TN = self._normalised(model, tokens_BP)
                 clock.lap("forward")
-                factors[key] = sums.add_model(
-                    model, normalise_(x_TN, self._calibration(model)), kept_T, told.policy
-                )
-                del x_TN
+                factors[key] = sums.add_model(model, u_TN, kept_T, told.policy)
+                del u_TN
                 clock.lap("operands")
             sums.add_products(factors)
             clock.lap("products")

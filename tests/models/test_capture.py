@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers_models import make_gpt2, save_model
+from helpers_models import make_gpt2, save_model, values
 
 from universal_ray.models import Capture, resolve
 
@@ -68,7 +68,7 @@ def families():
 @pytest.mark.parametrize("flags", [{}, STANFORD], ids=["plain", "stanford"])
 def test_gpt2_equals_plain_hooks(tmp_path, flags, activation):
     make_gpt2(tmp_path, seed=1, layers=4, **flags)
-    x_TN = Capture(resolve(str(tmp_path)), activations=[activation])(rows(300))
+    x_TN = values(Capture(resolve(str(tmp_path)), activations=[activation]), rows(300))
     assert x_TN.shape == (60, 4 * 128) and x_TN.dtype == torch.float32
     before = None if activation == "post" else "c_fc"
     for attention in ("sdpa", "eager"):
@@ -81,7 +81,8 @@ def test_the_quirks_of_the_stanford_seeds_reach_the_model(tmp_path, flag):
     """The scale changes what neurons do, so its being ignored cannot go unnoticed above."""
     on = make_gpt2(tmp_path / "on", seed=1, layers=4, **STANFORD)
     off = make_gpt2(tmp_path / "off", seed=1, layers=4, **{**STANFORD, flag: False})
-    change_TN = (Capture(resolve(str(on)))(rows(300)) - Capture(resolve(str(off)))(rows(300))).abs()
+    with_TN, without_TN = (values(Capture(resolve(str(each))), rows(300)) for each in (on, off))
+    change_TN = (with_TN - without_TN).abs()
     layers_L = change_TN.reshape(60, 4, 128).amax((0, 2))
     if flag == "scale_attn_by_inverse_layer_idx":
         assert layers_L[0] == 0  # the first layer divides by one
@@ -92,7 +93,7 @@ def test_the_quirks_of_the_stanford_seeds_reach_the_model(tmp_path, flag):
 
 def test_computes_in_the_dtype_asked_for(tmp_path):
     make_gpt2(tmp_path, seed=1, layers=4, **STANFORD)
-    x_TN = Capture(resolve(str(tmp_path)), dtype=torch.float64)(rows(300))
+    x_TN = values(Capture(resolve(str(tmp_path)), dtype=torch.float64), rows(300))
     expected_TN = plain(tmp_path, "mlp.c_proj", dtype=torch.float64)(rows(300))
     torch.testing.assert_close(x_TN, expected_TN, rtol=0, atol=1e-12)
 
@@ -105,7 +106,7 @@ def test_half_precision_is_no_worse_than_upcast_attention(tmp_path):
     def error(x_TN):
         return (x_TN.double() - exact_TN).square().mean().sqrt()
 
-    x_TN = Capture(resolve(str(tmp_path)), dtype=torch.float16)(rows(300))
+    x_TN = values(Capture(resolve(str(tmp_path)), dtype=torch.float16), rows(300))
     assert x_TN.dtype == torch.float16
     upcast_TN = plain(tmp_path, "mlp.c_proj", dtype=torch.float16, attention="eager")(rows(300))
     assert 0 < error(x_TN) < 1.2 * error(upcast_TN)
@@ -125,7 +126,7 @@ def test_other_architectures_equal_plain_hooks(tmp_path, family, activation):
     save_model(model, tmp_path)
     source = resolve(str(tmp_path))
     assert (source.layers, source.vocabulary, source.context) == (3, 320, 32)
-    x_TN = Capture(source, activations=[activation])(rows(320))
+    x_TN = values(Capture(source, activations=[activation]), rows(320))
     expected_TN = plain(tmp_path, post, None if activation == "post" else pre)(rows(320))
     assert x_TN.shape == (60, source.neurons)
     assert expected_TN.std() > 0.1
@@ -141,39 +142,56 @@ def test_post_of_a_gated_mlp_is_gate_times_up(tmp_path):
     )  # fmt: skip
     save_model(LlamaForCausalLM(config), tmp_path)
     source = resolve(str(tmp_path))
-    post_TN = Capture(source)(rows(300))
-    pre_TN = Capture(source, activations=["pre"])(rows(300))
+    post_TN = values(Capture(source), rows(300))
+    pre_TN = values(Capture(source, activations=["pre"]), rows(300))
     up_TN = plain(tmp_path, "", "up_proj")(rows(300))
     torch.testing.assert_close(post_TN, torch.nn.functional.silu(pre_TN) * up_TN)
-    both = Capture(source, activations=["pre", "post"]).read(rows(300))
-    assert torch.equal(both[0], pre_TN) and torch.equal(both[1], post_TN)
+    seen = {}
+    both = Capture(source, activations=["pre", "post"])
+    both.read(rows(300), lambda name, layer, x_TD: seen.__setitem__((name, layer), x_TD))
+    for layer, columns in enumerate((slice(0, 48), slice(48, 96))):
+        assert torch.equal(seen["pre", layer], pre_TN[:, columns])
+        assert torch.equal(seen["post", layer], post_TN[:, columns])
 
 
 def test_tokens_run_row_by_row_and_neurons_layer_by_layer(tmp_path):
     make_gpt2(tmp_path, seed=1, layers=3)
     capture = Capture(resolve(str(tmp_path)))
     tokens_BP = rows(300, (4, 10))
-    x_TN = capture(tokens_BP)
+    x_TN = values(capture, tokens_BP)
     for row in range(4):
-        alone_TN = capture(tokens_BP[row : row + 1])
+        alone_TN = values(capture, tokens_BP[row : row + 1])
         torch.testing.assert_close(x_TN[row * 10 : row * 10 + 10], alone_TN, rtol=0, atol=1e-5)
     shallow = make_gpt2(tmp_path / "shallow", seed=1, layers=3)
     (shallow / "config.json").write_text(
         json.dumps({**json.loads((shallow / "config.json").read_text()), "n_layer": 2})
     )
-    first_TN = Capture(resolve(str(shallow)))(tokens_BP)
+    first_TN = values(Capture(resolve(str(shallow))), tokens_BP)
     torch.testing.assert_close(x_TN[:, : 2 * 128], first_TN)
 
 
-def test_results_belong_to_the_caller(tmp_path):
+def test_what_was_taken_outlives_the_next_pass(tmp_path):
+    make_gpt2(tmp_path, seed=1)
+    capture = Capture(resolve(str(tmp_path)), activations=["pre", "post"])
+    taken = []
+    capture.read(rows(300), lambda name, layer, x_TD: taken.append(x_TD))
+    copies = [x_TD.clone() for x_TD in taken]
+    capture.read(rows(300, seed=1), lambda name, layer, x_TD: None)
+    assert all(torch.equal(x_TD, copy_TD) for x_TD, copy_TD in zip(taken, copies, strict=True))
+    assert not any(x_TD.requires_grad for x_TD in taken)
+
+
+def test_an_error_of_the_taker_is_its_callers_and_harms_no_later_pass(tmp_path):
     make_gpt2(tmp_path, seed=1)
     capture = Capture(resolve(str(tmp_path)))
-    first_TN = capture(rows(300))
-    kept_TN = first_TN.clone()
-    capture(rows(300, seed=1))
-    assert torch.equal(first_TN, kept_TN)
-    assert not first_TN.requires_grad
-    first_TN.sub_(1.0)  # an inference tensor would refuse
+    expected_TN = values(capture, rows(300))
+
+    def refuse(name, layer, x_TD):
+        raise ValueError(f"no room for layer {layer}")
+
+    with pytest.raises(ValueError, match="no room for layer 0"):
+        capture.read(rows(300), refuse)
+    assert torch.equal(values(capture, rows(300)), expected_TN)
 
 
 def test_the_unembedding_is_not_computed(tmp_path):
@@ -184,14 +202,14 @@ def test_the_unembedding_is_not_computed(tmp_path):
         if name.startswith("lm_head"):
             module.register_forward_hook(lambda *_: fired.append("lm_head"))
             fired.append("hooked")
-    capture(rows(300))
+    values(capture, rows(300))
     assert "hooked" in fired and "lm_head" not in fired
 
 
 def test_loading_is_quiet(tmp_path, capfd, recwarn):
     make_gpt2(tmp_path, seed=1)
     capfd.readouterr()
-    Capture(resolve(str(tmp_path)))(rows(300))
+    values(Capture(resolve(str(tmp_path))), rows(300))
     assert capfd.readouterr() == ("", "")
     assert not list(recwarn)
 
@@ -214,24 +232,28 @@ def test_takes_at_most_1_4_times_plain_hooks(tmp_path, shape):
     width = 4 * shape["width"]
     x_TN = torch.empty(0)
 
-    def write(module, inputs, layer):
-        x_TN[:, layer * width : (layer + 1) * width] = inputs[0].reshape(-1, width)
+    def write(name, layer, x_TD):
+        x_TN[:, layer * width : (layer + 1) * width] = x_TD
+
+    def hook(module, inputs, layer):
+        write("post", layer, inputs[0].reshape(-1, width))
 
     for layer, block in enumerate(model.transformer.h):
-        block.mlp.c_proj.register_forward_pre_hook(partial(write, layer=layer))
+        block.mlp.c_proj.register_forward_pre_hook(partial(hook, layer=layer))
 
     def plain_hooks(tokens_BP):
-        nonlocal x_TN
-        x_TN = torch.empty(tokens_BP.numel(), shape["layers"] * width)
         with torch.inference_mode():
             model.transformer(tokens_BP, use_cache=False)
 
-    runs = (Capture(resolve(str(tmp_path))), plain_hooks)
+    capture = Capture(resolve(str(tmp_path)))
+    runs = (lambda tokens_BP: capture.read(tokens_BP, write), plain_hooks)
     seconds = ([], [])
 
     def ratio(repetitions):
+        nonlocal x_TN
         for _ in range(repetitions):
             for run, times in zip(runs, seconds, strict=True):
+                x_TN = torch.empty(tokens_BP.numel(), shape["layers"] * width)
                 start = time.perf_counter()
                 run(tokens_BP)
                 times.append(time.perf_counter() - start)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from universal_ray.errors import NumericalError
-from universal_ray.moments import Calibration, calibrate, normalise_, operands
+from universal_ray.moments import Calibration, calibrate, normalise, operands
 
 
 @hypothesis.settings(max_examples=25, deadline=None, database=None, derandomize=True)
@@ -58,7 +58,7 @@ def test_each_bound_of_the_scale_decides_where_it_is_largest():
 def test_scale_of_vanishing_activations_can_be_inverted():
     x_TN = torch.tensor([[1e-42, 0.0, 0.0], [0.0, 0.0, 0.0]])
     kept_T = torch.ones(2, dtype=torch.bool)
-    u_TN = normalise_(x_TN.clone(), calibrate(x_TN, kept_T, 1))
+    u_TN = normalise(x_TN, calibrate(x_TN, kept_T, 1))
     assert u_TN.isfinite().all()
 
 
@@ -74,14 +74,16 @@ def test_calibration_refuses_what_it_cannot_use():
     assert calibrate(x_TN, kept_T, 1).shift_N.isfinite().all()
 
 
-def test_normalise_is_exact_and_in_place():
+def test_normalised_is_exact_and_where_it_is_wanted():
     x_TN = torch.randn(50, 3)
     fit = Calibration(torch.zeros(3), torch.tensor([0.25, 1.0, 64.0]))
-    u_TN = normalise_(x_TN, fit)
-    assert u_TN.data_ptr() == x_TN.data_ptr()
-    torch.manual_seed(0)
-    x_TN = torch.randn(50, 3)
-    assert torch.equal(normalise_(x_TN.clone(), fit) * fit.scale_N, x_TN)
+    assert torch.equal(normalise(x_TN, fit) * fit.scale_N, x_TN)
+    fit = Calibration(torch.tensor([0.1, -3.0, 7.0]), fit.scale_N)
+    u_TN = torch.zeros(50, 3)
+    columns = slice(1, 3)
+    normalise(x_TN[:, columns], fit.of(columns), out=u_TN[:, columns])
+    assert torch.equal(u_TN[:, columns], normalise(x_TN, fit)[:, columns])
+    assert not u_TN[:, 0].any()
 
 
 def test_operands_add_up_to_what_their_policy_promises():

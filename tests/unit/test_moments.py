@@ -25,7 +25,7 @@ from universal_ray.moments import (
     correlation,
     merge,
     neuron_moments,
-    normalise_,
+    normalise,
     operands,
     split_index,
 )
@@ -75,7 +75,7 @@ def sum_up(
         for start in range(begin, end, batch):
             rows = slice(start, min(start + batch, end))
             factors = [
-                model.update(normalise_(v[rows].clone(), fit), kept_T[rows], policy)
+                model.update(normalise(v[rows], fit), kept_T[rows], policy)
                 for model, v, fit in zip(models, (x_TN, y_TM), fits, strict=True)
             ]
             accumulate_(cross_NM, factors[0], factors[1], x_TN.shape[1] // layers[0])

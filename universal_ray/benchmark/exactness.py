@@ -32,7 +32,7 @@ from universal_ray.moments import (
     correlation,
     merge,
     neuron_moments,
-    normalise_,
+    normalise,
 )
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
@@ -155,7 +155,7 @@ def _unit(
     for batches in zip(*(part.split(chunk) for part in parts), strict=True):
         kept_T = torch.ones(len(batches[0]), dtype=torch.bool)
         sums.add_products({
-            model.identity: sums.add_model(model, normalise_(batch.clone(), fit), kept_T, policy)
+            model.identity: sums.add_model(model, normalise(batch, fit), kept_T, policy)
             for model, batch, fit in zip(models, batches, fits, strict=True)
         })
     return sums

@@ -63,12 +63,13 @@ class ProfileWorker(Worker):
         return torch.from_numpy(np.unpackbits(bits, axis=1, count=count).astype(bool))
 
     def _shift(self, model: Model) -> torch.Tensor:
-        """Mean of each neuron's pre-activation over the first batch; the same on every worker."""
+        """Mean [L, D] of each pre-activation over the first batch; the same on every worker."""
         if model.identity not in self._shifts:
             stop = min(self.told.batch_rows, self.told.plan.shards[-1].stop)
             tokens_BP, _ = self.tokens(0, stop)
-            pre_TN, _ = self.activations(model, tokens_BP)
-            self._shifts[model.identity] = pre_TN.mean(0, dtype=torch.float64)
+            pre_LTD, _ = self.activations(model, tokens_BP)
+            means = [pre_TD.mean(0, dtype=torch.float64) for pre_TD in pre_LTD]
+            self._shifts[model.identity] = torch.stack(means)
         return self._shifts[model.identity]
 
     def _batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, Places, slice]]:
@@ -121,31 +122,29 @@ class ProfileWorker(Worker):
         self, model: Model, shard: Shard, layers: Layers, label_TE: torch.Tensor, clock: Clock
     ) -> dict[int, tuple[LayerSums, FeatureSums]]:
         told = self.told
-        plan, width = told.plan, model.width
-        shift_N = self._shift(model)
+        plan, shift_LD = told.plan, self._shift(model)
         made = {
             layer: (
                 LayerSums.zeros(
-                    shift_N[layer * width : (layer + 1) * width],
+                    shift_LD[layer],
                     plan.vocabulary,
                     plan.context,
                     len(plan.subsets),
                     plan.examples,
                 ),
-                FeatureSums.zeros(label_TE.shape[1], width, told.device),
+                FeatureSums.zeros(label_TE.shape[1], model.width, told.device),
             )
             for layer in range(layers.start, layers.stop)
         }
         for tokens_BP, where, rows in self._batches(shard):
             clock.lap("load")
-            pre_TN, post_TN = self.activations(model, tokens_BP)
+            pre_LTD, post_LTD = self.activations(model, tokens_BP)
             clock.lap("forward")
             batch_TE = label_TE[rows].to(tokens_BP.device)
             for layer, (neurons, features) in made.items():
-                columns = slice(layer * width, (layer + 1) * width)
-                neurons.update_(pre_TN[:, columns], post_TN[:, columns], where)
+                neurons.update_(pre_LTD[layer], post_LTD[layer], where)
                 clock.lap("statistics")
-                features.update_(batch_TE, post_TN[:, columns], where)
+                features.update_(batch_TE, post_LTD[layer], where)
                 clock.lap("features")
         return made
 

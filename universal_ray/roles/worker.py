@@ -99,10 +99,9 @@ class RolesWorker(Worker):
                 for layer in range(layers.start, layers.stop)
             }
             for tokens_BP, place_T, where in self._batches():
-                pre_TN, post_TN = self.activations(model, tokens_BP)
+                pre_LTD, post_LTD = self.activations(model, tokens_BP)
                 for layer, responses in made.items():
-                    columns = slice(layer * width, (layer + 1) * width)
-                    responses.update_(pre_TN[place_T, columns], post_TN[place_T, columns], where)
+                    responses.update_(pre_LTD[layer][place_T], post_LTD[layer][place_T], where)
             found = {layer: responses.found() for layer, responses in made.items()}
             weights = load_weights(self.told.sources[model.identity], order.profile.convention)
             for layer, tensors in found.items():

@@ -148,13 +148,19 @@ class LayerSums:
             pre_PD, post_PD = rows_at(pre_TD, place_T), rows_at(post_TD, place_T)
             self._add_pre(pre_PD, groups["position"], work)
             self._add_post(post_PD, groups, whole, work)
-            self.examples.update_(post_PD, where.token_T[rows])
+        if len(where.place_T):
+            self.examples.update_(rows_at(post_TD, where.place_T), where.token_T)
         self.histogram_DH.add_(work.count_DH)
         self.fired_PD.add_(work.fired_PD)
 
     def _add_pre(self, pre_TD: Tensor, position_T: Tensor, work: "_Work") -> None:
         first_TD, second_TD = work.exact_2TD[:, : len(pre_TD)].unbind()
-        sum_D = first_TD.copy_(pre_TD).sub_(self.shift_D).sum(0)
+        first_TD.copy_(pre_TD)
+        # Edges are 10.2 to one. Rounded up before anything is added, so that not even the smallest
+        # number above zero falls in the bin that ends there.
+        bin_TD = torch.mul(first_TD, 10.2, out=second_TD).ceil_().clamp_(-102, BINS - 103)
+        index_TD = work.index_TD[: len(pre_TD)].copy_(bin_TD).add_(work.zero_bin_D)
+        sum_D = first_TD.sub_(self.shift_D).sum(0)
         if not bool(torch.isfinite(sum_D).all()):
             neuron = int(torch.nonzero(~torch.isfinite(sum_D))[0])
             raise NumericalError(
@@ -166,10 +172,6 @@ class LayerSums:
         self.powers_5D[2].add_(second_TD.sum(0))
         self.powers_5D[3].add_(first_TD.mul_(second_TD).sum(0))
         self.powers_5D[4].add_(second_TD.mul_(second_TD).sum(0))
-        # Edges are 10.2 to one. Rounded up before anything is added, so that not even the smallest
-        # number above zero falls in the bin that ends there.
-        bin_TD = first_TD.copy_(pre_TD).mul_(10.2).ceil_().clamp_(-102, BINS - 103)
-        index_TD = work.index_TD[: len(pre_TD)].copy_(bin_TD).add_(work.zero_bin_D)
         ones = work.count_DH.new_ones(1).expand(index_TD.numel())
         work.count_DH.view(-1).index_add_(0, index_TD.view(-1), ones)
         fires_TD = torch.gt(pre_TD, 0, out=work.fires_TD[: len(pre_TD)])

@@ -1,7 +1,7 @@
 """The tokens on which each neuron is largest, kept while tokens stream by.
 
 Shapes: T tokens of a batch, D neurons, K examples of a neuron, C candidates,
-N neurons that may have one, U that have.
+U neurons that have one.
 """
 
 from dataclasses import dataclass
@@ -45,15 +45,13 @@ class Examples:
             start, span = start + span, start + span
 
     def _update_span(self, x_TD: Tensor, token_T: Tensor) -> None:
-        # What equals the last value kept is later than it, and so not better. Most neurons have
-        # nothing better in a span, which their largest value says at once.
-        last_D = self.value_DK[:, -1]
-        better_N = torch.nonzero(x_TD.amax(0) > last_D).flatten()
-        x_NT = x_TD.T[better_N]
-        neuron_C, place_C = torch.nonzero(x_NT > last_D[better_N, None], as_tuple=True)
+        # What equals the last value kept is later than it, and so not better.
+        last_D = self.value_DK[:, -1].contiguous()
+        place_C, neuron_C = torch.nonzero(x_TD > last_D, as_tuple=True)
         if not len(place_C):
             return
-        neuron_C = better_N[neuron_C]
+        neuron_C, order_C = torch.sort(neuron_C, stable=True)
+        place_C = place_C[order_C]
         changed_U, counts_U = torch.unique_consecutive(neuron_C, return_counts=True)
         rank_C = torch.arange(len(neuron_C), device=neuron_C.device) - (
             counts_U.cumsum(0) - counts_U
