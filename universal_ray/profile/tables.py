@@ -20,6 +20,8 @@ from universal_ray.taxonomy.vocabulary import Vocabulary
 
 BEFORE = 8
 """Tokens of context before an example."""
+ROWS = 1024
+"""Rows read together."""
 PUBLISHED = (
     "w_in_norm", "input_bias", "w_out_norm", "in_out_sim", "l2_penalty", "mean", "var", "skew",
     "kurt", "vocab_mean", "vocab_var", "vocab_skew", "vocab_kurt", "sparsity",
@@ -216,8 +218,13 @@ def _contexts(
     row_NK: torch.Tensor, position_NK: torch.Tensor, corpus: TokenCorpus, vocabulary: Vocabulary
 ) -> pa.Array:
     """The text that leads to each example; null where there are too few tokens for one."""
-    wanted = sorted({row for row in row_NK.flatten().tolist() if row >= 0})
-    tokens = {row: corpus.read(row, row + 1)[0] for row in wanted}
+    tokens: dict[int, np.ndarray] = {}
+    wanted_R = row_NK[row_NK >= 0].unique().numpy()
+    for block in (np.unique(wanted_R // ROWS) * ROWS).tolist():
+        stop = min(block + ROWS, corpus.rows)
+        tokens_BP = corpus.read(block, stop)
+        inside_R = wanted_R[(wanted_R >= block) & (wanted_R < stop)]
+        tokens |= dict(zip(inside_R.tolist(), tokens_BP[inside_R - block], strict=True))
     texts: list[str | None] = []
     places = zip(row_NK.flatten().tolist(), position_NK.flatten().tolist(), strict=True)
     for row, position in places:
