@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import torch
 from helpers_models import make_gpt2
+from helpers_stages import run_here
 from transformers import GPT2LMHeadModel
 
 from universal_ray import driver
@@ -95,9 +96,16 @@ def command(study: Study, *more: str) -> list[str]:
 
 
 def run(study: Study) -> Store:
-    """The correlation stage, in this process."""
+    """The correlation stage, on Ray."""
     store = Store(study.run.dir)
     driver.run([CorrelationStage(prepare(study, store), store)], study, store, lambda *_: None)
+    return store
+
+
+def make(study: Study) -> Store:
+    """The correlation stage, without a cluster."""
+    store = Store(study.run.dir)
+    run_here([CorrelationStage(prepare(study, store), store)], study, store)
     return store
 
 

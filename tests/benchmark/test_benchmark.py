@@ -41,7 +41,7 @@ def test_the_naive_scheme_is_numpys_best_correlation():
     shape = naive.Shape(3, 4)
     rotations = [torch.from_numpy(rng.standard_normal((4, 4)).astype(np.float32)) for _ in range(3)]
     for drawn in (None, rotations):
-        found_N = naive.best_correlations(
+        sums = naive.stream(
             (lambda rows: torch.from_numpy(x_TN[rows]), shape),
             (lambda rows: torch.from_numpy(y_TM[rows]), shape),
             [(torch.arange(start, start + 200), kept_T[start : start + 200])
@@ -52,7 +52,7 @@ def test_the_naive_scheme_is_numpys_best_correlation():
             [y_TM[:, 4 * k : 4 * k + 4] @ drawn[k].numpy().T for k in range(3)], 1
         )
         r_NM = np.corrcoef(x_TN[kept_T], other[kept_T], rowvar=False)[:12, 12:]
-        np.testing.assert_allclose(found_N, r_NM.max(1), atol=2e-3)
+        np.testing.assert_allclose(naive.best_correlations(sums), r_NM.max(1), atol=2e-3)
 
 
 def test_both_schemes_find_the_same_correlations(tmp_path):
@@ -64,7 +64,7 @@ def test_both_schemes_find_the_same_correlations(tmp_path):
     )
     form = naive.Shape(TINY.layers, TINY.width)
     naive_N = naive.best_correlations(
-        (reference, form), (other, form), batches(prepared, TINY.tokens)
+        naive.stream((reference, form), (other, form), batches(prepared, TINY.tokens))
     )
     x_TN, y_TN = (
         torch.cat([model(tokens)[kept] for tokens, kept in batches(prepared, TINY.tokens)])
@@ -86,7 +86,7 @@ def test_both_schemes_find_the_same_correlations(tmp_path):
 def test_sections_tell_shares_and_ratios():
     (row,) = [sections.schemes(TINY, MEANS, 1024)]
     assert row["naive_tokens"] == 1024 and row["tokens"] == 2048
-    assert row["naive_total_seconds"] == pytest.approx(2 * row["naive_seconds"])
+    assert row["naive_seconds"] < row["naive_total_seconds"] < 2 * row["naive_seconds"]
     assert row["ratio"] == pytest.approx(row["naive_total_seconds"] / row["total_seconds"])
     assert row["loop_share"] > 0
     with pytest.raises(ConfigurationError, match="no section 'speed': choose from schemes, pair"):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers_study import make_models, make_study, make_tokens, run
+from helpers_study import make, make_models, make_study, make_tokens
 
 from universal_ray.errors import MissingError
 from universal_ray.report.screen import console, show_results
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("screen")
     study = make_study(folder / "run", make_models(folder, "ab"), make_tokens(folder / "tokens"))
-    return run(study)
+    return make(study)
 
 
 def test_results_name_partners_and_files(finished, capsys):

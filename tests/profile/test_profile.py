@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from helpers_models import make_tokenizer
+from helpers_stages import run_here
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from universal_ray import driver
@@ -134,14 +135,23 @@ def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study
 
 def correlated(study: Study) -> Store:
     store = Store(study.run.dir)
-    driver.run([CorrelationStage(prepare(study, store), store)], study, store, lambda *_: None)
+    run_here([CorrelationStage(prepare(study, store), store)], study, store)
     return store
+
+
+def stage_of(study: Study, store: Store) -> ProfileStage:
+    return ProfileStage(prepare_profile(prepare(study, store), store), store)
 
 
 def profiled(study: Study) -> Store:
     store = Store(study.run.dir)
-    stage = ProfileStage(prepare_profile(prepare(study, store), store), store)
-    driver.run([stage], study, store, lambda *_: None)
+    run_here([stage_of(study, store)], study, store)
+    return store
+
+
+def profiled_on_ray(study: Study) -> Store:
+    store = Store(study.run.dir)
+    driver.run([stage_of(study, store)], study, store, lambda *_: None)
     return store
 
 
@@ -302,7 +312,7 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             profiled(again)
     assert not Store(again.run.dir).exists("tables/taxonomy.parquet")
-    assert tables(profiled(again)) == tables(store)
+    assert tables(profiled_on_ray(again)) == tables(store)
     lines = Store(again.run.dir).get("metrics.jsonl").decode().splitlines()
     done = [(e["model"], e["shard"]) for e in map(json.loads, lines) if e["stage"] == "profile"]
     assert len(set(done)) == len(done)

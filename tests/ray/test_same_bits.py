@@ -16,6 +16,7 @@ from helpers_study import (
     WORKERS,
     command,
     computed,
+    make,
     make_models,
     make_study,
     make_tokens,
@@ -89,7 +90,7 @@ def test_memory_that_takes_several_passes(inputs, expected, tmp_path):
     study = make_study(tmp_path, *inputs, workers=2, memory=1.4e6 / 2**30)
     groups = prepare(study, Store(study.run.dir)).plan.groups
     assert sum(len(group) for group in groups) == 7
-    assert table_bytes(run(study)) == expected
+    assert table_bytes(make(study)) == expected
 
 
 def test_joined_cluster_of_two_nodes(inputs, expected, tmp_path):
@@ -138,7 +139,7 @@ def test_driver_killed_and_started_again(inputs, expected, tmp_path):
 
 
 def test_damaged_unit_is_found_and_computed_again(inputs, expected, tmp_path, caplog):
-    store = run(make_study(tmp_path, *inputs))
+    store = make(make_study(tmp_path, *inputs))
     units = [path for path in store.list("moments") if "unit-" in path and "layer" in path]
     victim = tmp_path / units[-1]
     data = bytearray(victim.read_bytes())
@@ -149,7 +150,7 @@ def test_damaged_unit_is_found_and_computed_again(inputs, expected, tmp_path, ca
     short.write_bytes(short.read_bytes()[:-10])
     before = len(computed(store))
     with caplog.at_level(logging.WARNING):
-        run(make_study(tmp_path, *inputs))
+        make(make_study(tmp_path, *inputs))
     assert caplog.text.count("cut or altered") == 2
     assert set(computed(store)[before:]) == {0, 1, 12}
     assert table_bytes(store) == expected
@@ -159,7 +160,7 @@ def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     study = make_study(tmp_path, *inputs)
     with monkeypatch.context() as patch:
         patch.setattr(CorrelationStage, "_folds", lambda self: [])
-        store = run(study)
+        store = make(study)
     assert not [path for path in store.list("moments") if "block-" in path]
     assert table_bytes(store) == expected
     for path in store.list("tables"):
@@ -168,7 +169,7 @@ def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     for item in prepared.plan.items:
         for block in prepared.plan.layout.blocks:
             folding.fold(store, item, block)
-    run(study)
+    make(study)
     assert table_bytes(store) == expected
 
 
@@ -177,7 +178,7 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     small = deepcopy(study)
     small.models.compared = study.models.compared[:1]
     small.corpus.tokens = 50 * 32
-    store = run(small)
+    store = make(small)
     assert computed(store) == list(range(7))
     kept = {path: store.get(path) for path in store.list("moments") if "block-" in path}
     run(study)
@@ -189,7 +190,7 @@ def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
     study.units.batch, study.units.tokens, study.units.fold = 2 * 32, None, None
     study.corpus.tokens = 10 * 32
-    store = run(study)
+    store = make(study)
     study.corpus.tokens = None
     study.units.batch = None
     units = prepare(study, store).study.units
@@ -201,31 +202,31 @@ def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
 
 def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_path):
     study = make_study(tmp_path / "grown", *inputs)
-    store = run(study)
+    store = make(study)
     count = len(computed(store))
     blocks = {path: store.get(path) for path in store.list("moments")}
     pairs = store.get_table("tables/pairs.parquet")
     study.baseline.rotations, study.baseline.kind = 4, Rotation.orthogonal
     study.universal.threshold = 0.1
-    run(study)
+    make(study)
     assert len(computed(store)) == count
     again = store.get_table("tables/pairs.parquet")
     assert again["max_corr"] == pairs["max_corr"]
     assert len(again["baseline_draws"][0].as_py()) == 4
     study.models.pairs = Pairs.all
-    run(study)
+    make(study)
     assert len(computed(store)) == 2 * count
     new = store.get("metrics.jsonl").decode().splitlines()[count:]
     assert all(len(json.loads(line)["items"]) == 1 for line in new)
     assert not any('"model-' in line for line in new)
     assert all(store.get(path) == data for path, data in blocks.items())
     study.run.dir = str(tmp_path / "at once")
-    assert table_bytes(run(study)) == table_bytes(store)
+    assert table_bytes(make(study)) == table_bytes(store)
 
 
 def test_settings_that_decide_the_bits_may_not_change(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
-    store = run(study)
+    store = make(study)
     study.units.batch = 64
     with pytest.raises(ConfigurationError, match=r"units\.batch \(was 96, now 64\)"):
         prepare(study, store)
@@ -241,7 +242,7 @@ def test_settings_that_decide_the_bits_may_not_change(inputs, tmp_path):
 def test_second_driver_is_refused_while_the_first_lives(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
     with RunLock(Store(study.run.dir)), pytest.raises(LockedError, match="in use by process"):
-        run(study)
+        make(study)
 
 
 def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp_path):
@@ -255,7 +256,7 @@ def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp
     model.save_pretrained(broken)
     study = make_study(tmp_path / "run", [inputs[0][0], broken], inputs[1])
     with pytest.raises(NumericalError, match=r"model .*/z: .*not finite"):
-        run(study)
+        make(study)
 
 
 def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
@@ -275,4 +276,4 @@ def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
     assert not store.exists(marker(item.unit_folder(prepared.plan.layout.units[3])))
     (in_the_way / "thing").unlink()
     in_the_way.rmdir()
-    assert table_bytes(run(study)) == expected
+    assert table_bytes(make(study)) == expected

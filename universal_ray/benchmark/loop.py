@@ -6,9 +6,10 @@ what is measured is the loop.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import datasets
@@ -140,8 +141,14 @@ def make_study(folder: Path, shape: Shape, means: Means, workers: int = 1) -> St
     )
 
 
-def run_sums(study: Study, means: Means) -> tuple[Timing, Prepared]:
-    """The sums of a study in this process, as one actor makes them; models are loaded before."""
+def run_sums(
+    study: Study, means: Means, pauses: Sequence[Callable[[Prepared], None]] = ()
+) -> tuple[Timing, Prepared]:
+    """The sums of a study in this process, as one actor makes them; models are loaded before.
+
+    Each of the `pauses` is called after as large a share of the units as the others, with nothing
+    else under way; what it takes is not counted.
+    """
     store = Store(study.run.dir)
     study.precision.moments = means.policy
     prepared = prepare(study, store)
@@ -165,20 +172,31 @@ def run_sums(study: Study, means: Means) -> tuple[Timing, Prepared]:
         worker.calibrate(model, prepared.calibration_rows)
     cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
     timing = Timing(plan.total_tokens, plan.flops, cross)
-    began = time.monotonic()
-    # One unit is written while the next is computed, and a full block folds beside both.
+    shares = max(len(pauses), 1)
+    bounds = [len(plan.work) * share // shares for share in range(shares + 1)]
+    for share, (start, stop) in enumerate(pairwise(bounds)):
+        began = time.monotonic()
+        _sum_share(prepared, worker, slice(start, stop), timing)
+        timing.wall += time.monotonic() - began
+        if pauses:
+            pauses[share](prepared)
+    timing.peak_bytes = peak_bytes(means.device.value)
+    return timing, prepared
+
+
+def _sum_share(prepared: Prepared, worker: MomentsWorker, share: slice, timing: Timing) -> None:
+    """One unit is written while the next is computed, and a full block folds beside both."""
+    plan = prepared.plan
+    work = plan.work[share]
     with ThreadPoolExecutor(CALLS) as pool, ThreadPoolExecutor(1) as beside:
         folds = []
-        for work, metrics in zip(plan.work, pool.map(worker.compute, plan.work), strict=True):
+        for each, metrics in zip(work, pool.map(worker.compute, work), strict=True):
             for name, seconds in metrics["seconds"].items():
                 timing.seconds[name] += seconds
             for block in plan.layout.blocks:
-                if work.unit == block.units[-1] and work.group == len(plan.groups) - 1:
+                if each.unit == block.units[-1] and each.group == len(plan.groups) - 1:
                     folds += [beside.submit(worker.fold, item, block) for item in plan.items]
-        timing.seconds["fold"] = sum(fold.result() for fold in folds)
-    timing.wall = time.monotonic() - began
-    timing.peak_bytes = peak_bytes(means.device.value)
-    return timing, prepared
+        timing.seconds["fold"] += sum(fold.result() for fold in folds)
 
 
 def run_reduction(prepared: Prepared, means: Means, timing: Timing) -> reduce.Reduction:

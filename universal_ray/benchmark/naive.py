@@ -61,19 +61,32 @@ def activations(directory: str, device: str) -> Activations:
     return read
 
 
-def best_correlations(
+@dataclass
+class Sums:
+    """What the scheme adds up on the host, float64."""
+
+    n: int
+    cross_NM: Tensor
+    moments: tuple[Tensor, Tensor]
+    """Σx and Σx² of either model: [2, N] and [2, M]"""
+
+
+def stream(
     first: tuple[Activations, Shape],
     second: tuple[Activations, Shape],
     batches: Iterable[tuple[Tensor, Tensor]],
     rotations: Sequence[Tensor] | None = None,
-) -> Tensor:
-    """Largest correlation of every neuron of the first model with any (rotated) one of the second.
+) -> Sums:
+    """Sums of every neuron of the first model with every (rotated) one of the second.
 
-    `batches` gives tokens [B, P] and which of them count [T]. Returns float64 [N].
+    `batches` gives tokens [B, P] and which of them count [T].
     """
     (left, left_shape), (right, right_shape) = first, second
     cross_NM = torch.zeros(left_shape.neurons, right_shape.neurons, dtype=torch.float64)
-    sums = [torch.zeros(2, shape.neurons, dtype=torch.float64) for _, shape in (first, second)]
+    moments = (
+        torch.zeros(2, left_shape.neurons, dtype=torch.float64),
+        torch.zeros(2, right_shape.neurons, dtype=torch.float64),
+    )
     n = 0
     for tokens_BP, kept_T in batches:
         x_TN = left(tokens_BP).half()[kept_T]
@@ -83,7 +96,7 @@ def best_correlations(
                 columns = right_shape.layer(layer)
                 y_TM[:, columns] = (y_TM[:, columns].float() @ rotation_DD.T).half()
         n += len(x_TN)
-        for total, part_TN in zip(sums, (x_TN, y_TM), strict=True):
+        for total, part_TN in zip(moments, (x_TN, y_TM), strict=True):
             total[0] += part_TN.float().sum(0).cpu()
             total[1] += part_TN.float().square().sum(0).cpu()
         for i in range(left_shape.layers):
@@ -92,9 +105,14 @@ def best_correlations(
                 y_TD = y_TM[:, right_shape.layer(j)].float()
                 product_DD = (x_TD.T @ y_TD).cpu()
                 cross_NM[left_shape.layer(i), right_shape.layer(j)] += product_DD
-    (sum_N, raw_N), (sum_M, raw_M) = sums
-    covariance_NM = cross_NM - torch.outer(sum_N, sum_M) / n
-    deviation_N, deviation_M = ((raw - s * s / n).clamp_min(0).sqrt()
+    return Sums(n, cross_NM, moments)
+
+
+def best_correlations(sums: Sums) -> Tensor:
+    """Largest r of every neuron of the first model with any of the second, float64 [N]."""
+    (sum_N, raw_N), (sum_M, raw_M) = sums.moments
+    covariance_NM = sums.cross_NM - torch.outer(sum_N, sum_M) / sums.n
+    deviation_N, deviation_M = ((raw - s * s / sums.n).clamp_min(0).sqrt()
                                 for s, raw in ((sum_N, raw_N), (sum_M, raw_M)))
     r_NM = covariance_NM / torch.outer(deviation_N, deviation_M)
     return r_NM.nan_to_num(-torch.inf).amax(1)

@@ -64,36 +64,49 @@ def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared) -> Row:
 def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
     """The whole of a study, with its baseline, beside the naive scheme on the same tokens.
 
-    The naive scheme's time is proportional to tokens, so it may be given fewer of them.
+    The naive scheme's sums take a time that is proportional to tokens, so it may be given fewer of
+    them. Each pair has its turn in a pause of this project's sums, so that a machine whose speed
+    changes serves both alike.
     """
     with TemporaryDirectory() as folder:
-        timing, prepared = run_sums(make_study(Path(folder), shape, means), means)
+        study = make_study(Path(folder), shape, means)
+        turns = _Naive(shape, means, naive_tokens)
+        timing, prepared = run_sums(study, means, [turns.take] * (shape.seeds - 1))
         run_reduction(prepared, means, timing)
         row = _row(shape, means, timing, prepared)
-        tokens = min(naive_tokens, timing.tokens)
-        seconds = _naive(prepared, shape, means, tokens)
-    total = seconds / tokens * timing.tokens
-    return {**row, "naive_tokens": tokens, "naive_seconds": seconds, "naive_total_seconds": total,
-            "ratio": total / timing.total}
+    total = turns.streaming / turns.tokens * timing.tokens + turns.finding
+    return {**row, "naive_tokens": turns.tokens, "naive_seconds": turns.streaming + turns.finding,
+            "naive_total_seconds": total, "ratio": total / timing.total}
 
 
-def _naive(prepared: Prepared, shape: Shape, means: Means, tokens: int) -> float:
-    """Both runs of every pair."""
-    device = means.device.value
-    sources = [prepared.sources[model.identity] for model in prepared.plan.models]
-    reference, *others = (naive.activations(source.location, device) for source in sources)
-    form = naive.Shape(shape.layers, shape.width)
-    rotations = [
-        torch.randn(shape.width, shape.width, device=device) / shape.width**0.5
-        for _ in range(shape.layers)
-    ]
-    began = time.monotonic()
-    for other in others:
-        for drawn in (None, rotations):
-            naive.best_correlations(
-                (reference, form), (other, form), batches(prepared, tokens), drawn
-            )
-    return time.monotonic() - began
+class _Naive:
+    """The naive scheme, one pair after the other, as it stands and rotated."""
+
+    def __init__(self, shape: Shape, means: Means, tokens: int):
+        self.form, self.device = naive.Shape(shape.layers, shape.width), means.device.value
+        self.tokens = min(tokens, shape.tokens)
+        self.pair = 0
+        self.streaming = self.finding = 0.0
+        """seconds of all turns so far: per token, and once"""
+        self.rotations = [
+            torch.randn(shape.width, shape.width, device=self.device) / shape.width**0.5
+            for _ in range(shape.layers)
+        ]
+
+    def take(self, prepared: Prepared) -> None:
+        """The turn of the next pair; models are loaded before its time starts."""
+        self.pair += 1
+        left, right = (
+            (naive.activations(prepared.sources[model.identity].location, self.device), self.form)
+            for model in (prepared.plan.models[0], prepared.plan.models[self.pair])
+        )
+        for drawn in (None, self.rotations):
+            began = time.monotonic()
+            sums = naive.stream(left, right, batches(prepared, self.tokens), drawn)
+            streamed = time.monotonic()
+            naive.best_correlations(sums)
+            self.streaming += streamed - began
+            self.finding += time.monotonic() - streamed
 
 
 def libraries(shape: Shape, means: Means) -> list[Row]:
