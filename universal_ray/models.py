@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from universal_ray.errors import MissingError, ModelError
+from universal_ray.gelu import Gelu
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -369,7 +370,7 @@ def _boot(directory: str, **options: Any) -> TransformerBridge:
 
 def _unwrap(bridge: TransformerBridge) -> None:
     """Put the model's own attention and normalization back where the bridge replaced them, and
-    GPT-2's GELU in one pass over memory in the place of its eight (the same formula).
+    this project's GELU in the place of GPT-2's, which passes over memory eight times.
 
     The bridge computes both anew, operation by operation, so that every intermediate value can be
     hooked: a fifth to a third more time, and rounding that differs. Only its MLP hooks are used
@@ -391,6 +392,6 @@ def _unwrap(bridge: TransformerBridge) -> None:
             if isinstance(child, AttentionBridge | NormalizationBridge):
                 setattr(parent, name, child.original_component)
             elif isinstance(child, NewGELUActivation):
-                setattr(parent, name, torch.nn.GELU(approximate="tanh"))
+                setattr(parent, name, Gelu())
     if getattr(model, "_supports_sdpa", False):
         model.set_attn_implementation("sdpa")

@@ -211,9 +211,11 @@ class ModelMoments:
         return factors
 
     def _steps(self, u_TN: Tensor) -> Iterator[tuple[Tensor, slice]]:
-        """A layer's neurons and some tokens at a time, which a CPU's cache holds."""
-        for start in range(0, self.layers * self.width, self.width):
-            columns = slice(start, start + self.width)
+        """Some tokens at a time, and on a CPU one layer's neurons, so that its cache holds them."""
+        neurons = self.layers * self.width
+        width = neurons if u_TN.is_cuda else self.width
+        for start in range(0, neurons, width):
+            columns = slice(start, start + width)
             for u_SD in u_TN[:, columns].split(SUMMED):
                 yield u_SD, columns
 

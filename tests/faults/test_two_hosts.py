@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 from helpers_faults import IMPATIENT, wait_for
-from helpers_study import command, make_models, make_study, make_tokens, run, table_bytes
+from helpers_study import command, make, make_models, make_study, make_tokens, table_bytes
 
 from universal_ray.store import Store
 
@@ -125,4 +125,4 @@ def test_the_link_between_two_hosts_is_cut_and_restored(hosts, tmp_path, seconds
             shutil.rmtree(sockets, ignore_errors=True)
     plain = make_study(tmp_path / "plain", models, tokens)
     plain.units.tokens, plain.units.batch = 64, 32
-    assert table_bytes(run(plain)) == table_bytes(store)
+    assert table_bytes(make(plain)) == table_bytes(store)

@@ -1,5 +1,6 @@
 """A seed followed through its training, from the checkpoints that the training keeps."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from helpers_study import make
+from hydra import compose, initialize_config_dir
 
+from universal_ray import job
 from universal_ray.report.screen import console, show_results
 from universal_ray.store import Store
 from universal_ray.testbed import text, training
@@ -48,6 +52,15 @@ def run(home: Path, directory: str, *options: str) -> Store:
     return Store(str(home / directory))
 
 
+def made(home: Path, directory: str, *options: str) -> Store:
+    """The same without a cluster."""
+    job.register()
+    given = ["experiment=persistence", f"run.dir={directory}", "universal.threshold=0.02", *options]
+    with contextlib.chdir(home), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        make(job.parse(compose("config", overrides=given)))
+    return Store(str(home / directory))
+
+
 def universal(store: Store, model: str) -> list[bool]:
     table = store.get_table("tables/neurons.parquet")
     mine = table.filter(pc.equal(table["model"], model))
@@ -68,7 +81,7 @@ def test_universal_sets_by_revision_and_what_stays(home, capsys):
     assert sum(row["overlap"][1][2] for row in followed["layers"]) == both
     # A revision is a model like any other: the same table as a study of its own.
     names = [f"runs/testbed/{seed}-step40" for seed in SEEDS]
-    alone = run(
+    alone = made(
         home, "alone", "models.revisions=[]", f"models.reference={names[0]}",
         f"models.compared=[{','.join(names[1:])}]",
     )

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers_study import make_models, make_study, make_tokens, run, table_bytes
+from helpers_study import make, make_models, make_study, make_tokens, run, table_bytes
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
@@ -54,8 +54,8 @@ def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path):
     store = run(study)
     failures = store.get_json("progress.json")["failures"]
     assert failures and all("no memory left" in failure["reason"] for failure in failures)
-    study = make_study(tmp_path / "plain", *inputs)
-    assert table_bytes(run(study)) == table_bytes(store)
+    plain = make(make_study(tmp_path / "plain", *inputs))
+    assert table_bytes(plain) == table_bytes(store)
 
 
 def test_no_worker_has_memory(tmp_path, monkeypatch):

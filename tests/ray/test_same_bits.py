@@ -45,8 +45,8 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(inputs, tmp_path_factory):
-    """Tables of an undisturbed run with one worker."""
-    store = run(make_study(tmp_path_factory.mktemp("plain"), *inputs))
+    """Tables of an undisturbed run with one worker, which needs no cluster."""
+    store = make(make_study(tmp_path_factory.mktemp("plain"), *inputs))
     assert sorted(computed(store)) == list(range(UNITS))
     return table_bytes(store)
 
@@ -133,7 +133,7 @@ def test_driver_killed_and_started_again(inputs, expected, tmp_path):
         process.wait()
     finished = computed(store) if store.exists("metrics.jsonl") else []
     assert len(finished) < UNITS, (tmp_path / "log").read_text()
-    assert table_bytes(run(study)) == expected
+    assert table_bytes(make(study)) == expected
     again = computed(store)[len(finished) :]
     assert not set(again) & set(finished)
 
@@ -181,7 +181,7 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     store = make(small)
     assert computed(store) == list(range(7))
     kept = {path: store.get(path) for path in store.list("moments") if "block-" in path}
-    run(study)
+    make(study)
     assert table_bytes(store) == expected
     assert all(store.get(path) == data for path, data in kept.items())
 

@@ -24,7 +24,7 @@ ONLY_IN = {
 """Packages that one seam alone touches: files, or folders by a slash at the end."""
 
 PURE = [
-    "capacity", "changes", "errors", "items", "moments", "plan", "profile/plan", "progress",
+    "capacity", "changes", "errors", "gelu", "items", "moments", "plan", "profile/plan", "progress",
     "rotation", "study", "summary", "sums",
 ]
 PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
@@ -33,6 +33,7 @@ PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 OWN = {
     "store": ["errors", "failures"],
     "failures": [],
+    "gelu": [],
     "moments": ["errors"],
     "rotation": [],
     "summary": [],

@@ -123,14 +123,17 @@ def _documents(source: str, tree: ast.Module, module: str, subset: str) -> Itera
 def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[int, int, str]]:
     """First line, last line and text, headed by the object's full name, of every docstring."""
 
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
     def visit(node: ast.AST, name: str) -> Iterator[tuple[int, int, str]]:
-        owners = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, owners):
             text = ast.get_docstring(node)
             if text:
                 where = node.body[0]
                 yield where.lineno, where.end_lineno or where.lineno, f"{name}\n\n{text}"
         for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):  # nearly all there is; nothing is defined in one
+                continue
             inner = getattr(child, "name", None)
             named = isinstance(child, owners) and inner
             yield from visit(child, f"{name}.{inner}" if named else name)
