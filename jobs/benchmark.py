@@ -64,8 +64,11 @@ def main(config: DictConfig) -> None:
     with guarded():
         means = Means(job.device, job.threads, job.policy or POLICY[job.device], job.forward)
         extent = Extent(**vars(job.exactness))
-        found = run(job.sections, Shape(**vars(job.shape)), means, job.naive_tokens, extent)
-        show(found, Path(job.output))
+        for found in run(
+            job.sections, Shape(**vars(job.shape)), means, job.naive_tokens, extent
+        ):
+            show(found, Path(job.output))
+        print(f"results.json, table.md and the picture are in {job.output}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ what is measured is the loop.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import datasets
@@ -19,7 +20,9 @@ import torch
 from universal_ray import reduce, testbed
 from universal_ray.benchmark import naive
 from universal_ray.corpus import kept_mask
+from universal_ray.items import Unit
 from universal_ray.measure import peak_bytes
+from universal_ray.plan import Work
 from universal_ray.preflight import Prepared, prepare
 from universal_ray.scheduler import CALLS
 from universal_ray.store import Store
@@ -82,7 +85,7 @@ class Timing:
     wall: float = 0.0
     """seconds of the sums, from the first token read to the last block folded"""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """load, forward, operands, products, copy, write, fold, reduce"""
+    """load, forward, operands, products, copy, write, fold, reduce; means of the workers"""
     peak_bytes: int = 0
 
     @property
@@ -144,58 +147,70 @@ def make_study(folder: Path, shape: Shape, means: Means, workers: int = 1) -> St
 def run_sums(
     study: Study, means: Means, pauses: Sequence[Callable[[Prepared], None]] = ()
 ) -> tuple[Timing, Prepared]:
-    """The sums of a study in this process, as one actor makes them; models are loaded before.
+    """The sums of a study in this process, as its workers make them; models are loaded before.
 
-    Each of the `pauses` is called after as large a share of the units as the others, with nothing
-    else under way; what it takes is not counted.
+    Each of the `pauses` is called after as large a
+    share of the units as the others, with nothing else under way; what it takes is not counted.
     """
     store = Store(study.run.dir)
     study.precision.moments = means.policy
     prepared = prepare(study, store)
     plan = prepared.plan
-    worker = MomentsWorker(
-        MomentsAssignment(
-            store_url=store.url,
-            nonce=store.write_nonce(),
-            corpus=prepared.corpus,
-            sources=prepared.sources,
-            excluded=prepared.excluded,
-            activations=(study.models.activation.value,),
-            dtype=means.dtype.value,
-            policy=means.policy.value,
-            batch_rows=plan.batch_rows,
-            threads=means.threads,
-            device=means.device.value,
-        )
+    assignment = MomentsAssignment(
+        store_url=store.url,
+        nonce=store.write_nonce(),
+        corpus=prepared.corpus,
+        sources=prepared.sources,
+        excluded=prepared.excluded,
+        activations=(study.models.activation.value,),
+        dtype=means.dtype.value,
+        policy=means.policy.value,
+        batch_rows=plan.batch_rows,
+        threads=study.cluster.threads,
+        device=means.device.value,
     )
-    for model in plan.models:
-        worker.calibrate(model, prepared.calibration_rows)
+    workers = [MomentsWorker(assignment) for _ in range(study.cluster.workers)]
+    for worker in workers:
+        for model in plan.models:
+            worker.calibrate(model, prepared.calibration_rows)
     cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
     timing = Timing(plan.total_tokens, plan.flops, cross)
+    finished: Counter[Unit] = Counter()
     shares = max(len(pauses), 1)
     bounds = [len(plan.work) * share // shares for share in range(shares + 1)]
     for share, (start, stop) in enumerate(pairwise(bounds)):
         began = time.monotonic()
-        _sum_share(prepared, worker, slice(start, stop), timing)
+        _sum_share(prepared, workers, plan.work[start:stop], finished, timing)
         timing.wall += time.monotonic() - began
+        torch.set_num_threads(study.cluster.workers * study.cluster.threads)
         if pauses:
             pauses[share](prepared)
     timing.peak_bytes = peak_bytes(means.device.value)
     return timing, prepared
 
 
-def _sum_share(prepared: Prepared, worker: MomentsWorker, share: slice, timing: Timing) -> None:
+def _sum_share(
+    prepared: Prepared, workers: list[MomentsWorker], share: list[Work], finished: Counter[Unit],
+    timing: Timing,
+) -> None:
     """One unit is written while the next is computed, and a full block folds beside both."""
     plan = prepared.plan
-    work = plan.work[share]
-    with ThreadPoolExecutor(CALLS) as pool, ThreadPoolExecutor(1) as beside:
+    with ExitStack() as opened:
+        pools = [opened.enter_context(ThreadPoolExecutor(CALLS)) for _ in workers]
+        beside = opened.enter_context(ThreadPoolExecutor(1))
+        turns = zip(cycle(zip(workers, pools, strict=True)), share, strict=False)
+        computed = {pool.submit(worker.compute, each): each for (worker, pool), each in turns}
         folds = []
-        for each, metrics in zip(work, pool.map(worker.compute, work), strict=True):
-            for name, seconds in metrics["seconds"].items():
-                timing.seconds[name] += seconds
+        for done in as_completed(computed):
+            for name, seconds in done.result()["seconds"].items():
+                timing.seconds[name] += seconds / len(workers)
+            unit = computed[done].unit
+            finished[unit] += 1
             for block in plan.layout.blocks:
-                if each.unit == block.units[-1] and each.group == len(plan.groups) - 1:
-                    folds += [beside.submit(worker.fold, item, block) for item in plan.items]
+                if unit in block.units and all(
+                    finished[each] == len(plan.groups) for each in block.units
+                ):
+                    folds += [beside.submit(workers[0].fold, item, block) for item in plan.items]
         timing.seconds["fold"] += sum(fold.result() for fold in folds)
 
 

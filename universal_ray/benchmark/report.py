@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -28,8 +28,11 @@ Found = dict[str, list[Row]]
 
 def run(
     names: list[str], shape: Shape, means: Means, naive_tokens: int, extent: Extent
-) -> Found:
-    """Run the sections named. Raises ConfigurationError for a name that is none."""
+) -> Iterator[Found]:
+    """Run the sections named, giving all there is after each of them.
+
+    Raises ConfigurationError for a name that is none, before anything runs.
+    """
     torch.set_num_threads(means.threads)
     known = _sections(shape, means, naive_tokens, extent)
     for name in names:
@@ -43,7 +46,7 @@ def run(
         began = time.monotonic()
         found[name] = known[name]()
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-    return found
+        yield found
 
 
 def _sections(
@@ -92,15 +95,15 @@ def _machine(means: Means) -> Row:
 
 
 def show(found: Found, folder: Path) -> None:
-    """Write results.json, table.md and what there is to draw (speed.svg), and print the table."""
+    """Write results.json, table.md and what there is to draw (speed.svg) of all sections so far;
+    print the newest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = "\n\n".join(tables(found)) + "\n"
-    (folder / "table.md").write_text(text)
+    (folder / "table.md").write_text("\n\n".join(tables(found)) + "\n")
     draw(found, folder / "speed.svg")
-    print(text)
-    files = [folder / name for name in ("results.json", "table.md", "speed.svg")]
-    print("\n".join(str(file) for file in files if file.exists()))
+    newest = list(found)[-1]
+    print("\n\n".join(tables({name: found[name] for name in ("machine", newest)})), flush=True)
 
 
 def tables(found: Found) -> list[str]:

@@ -66,12 +66,16 @@ def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
 
     The naive scheme's sums take a time that is proportional to tokens, so it may be given fewer of
     them. Half of its pairs have their turn in the middle of this project's sums, half after them,
-    so that a machine whose speed changes serves both alike.
+    so that a machine whose speed changes serves both alike. On a CPU this project has a worker of
+    one thread on each core, as a study has by default, and the naive scheme one process of all
+    threads, as its code has.
     """
     with TemporaryDirectory() as folder:
-        study = make_study(Path(folder), shape, means)
+        workers = means.threads if means.device is Device.cpu else 1
+        own = replace(means, threads=means.threads // workers)
         turns = _Naive(shape, means, naive_tokens)
-        timing, prepared = run_sums(study, means, [turns.take] * 2)
+        study = make_study(Path(folder), shape, own, workers)
+        timing, prepared = run_sums(study, own, [turns.take] * 2)
         run_reduction(prepared, means, timing)
         row = _row(shape, means, timing, prepared)
     total = turns.streaming / turns.tokens * timing.tokens + turns.finding
