@@ -89,7 +89,8 @@ class CorrelationStage:
             plan = self.plan = replace(plan, memory=worker_memory(memory, study.cluster))
         units = len(plan.layout.units)
         done = len(plan.groups) * units - len(plan.work) if plan.work else units
-        yield Batch("sums", [*self._folds(), *map(self._unit, plan.work)], done)
+        sums = [*self._folds(), *map(self._unit, plan.work)]
+        yield Batch("sums", sums, done, behind=len(plan.items))
         order, stored = self.order, set(self.store.list("reduce"))
         models = [
             call(reduce.reduce_model, f"reduce-{item.key}", order, item)

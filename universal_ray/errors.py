@@ -28,6 +28,10 @@ class StorageError(UniversalRayError, OSError):
     """A file cannot be written, read back or trusted."""
 
 
+class DamagedError(UniversalRayError, OSError):
+    """A file is not the one that was written: cut, or altered since."""
+
+
 class LockedError(UniversalRayError, RuntimeError):
     """Another driver works on the same run directory."""
 

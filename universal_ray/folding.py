@@ -5,17 +5,32 @@ Plain functions over the store.
 
 from collections.abc import Iterator
 
+import torch
+
+from universal_ray.errors import DamagedError
 from universal_ray.items import Block, Item, Layout, layer_file, marker
 from universal_ray.moments import LayerSums, merge
 from universal_ray.store import Receipt, Store
 
 
-def read_sums(store: Store, folder: str, layer: int) -> LayerSums:
-    """The sums of one layer, checked against the receipt in the folder's marker."""
-    path = layer_file(folder, layer)
+def read_checked(store: Store, folder: str, path: str) -> dict[str, torch.Tensor]:
+    """A file of tensors, checked against its receipt in the folder's marker.
+
+    Raises DamagedError where they are not what was written; the marker goes, so that the next run
+    makes them anew.
+    """
     receipts = store.get_json(marker(folder))["files"]
     receipt = next(Receipt(**entry) for entry in receipts if entry["path"] == path)
-    return store.get_tensors(path, receipt)
+    try:
+        return store.get_tensors(path, receipt)
+    except DamagedError:
+        store.delete(marker(folder))
+        raise
+
+
+def read_sums(store: Store, folder: str, layer: int) -> LayerSums:
+    """The sums of one layer."""
+    return read_checked(store, folder, layer_file(folder, layer))
 
 
 def groups(store: Store, layout: Layout, item: Item, layer: int) -> Iterator[LayerSums]:

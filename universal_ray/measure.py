@@ -1,11 +1,16 @@
 """Where time and memory go, measured: laps of a worker's loop, and how fast a device multiplies."""
 
+import gc
+import os
 import resource
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from universal_ray.arithmetic import give_back_memory
 from universal_ray.capacity import Speed
 
 PROBE = (1024, 1024, 2048)
@@ -43,6 +48,40 @@ class Clock:
             spent[name] = spent.get(name, 0.0) + passed
             before = mark
         return spent
+
+
+def machine_bytes(
+    limits: Path = Path("/sys/fs/cgroup"), mine: Path = Path("/proc/self/cgroup")
+) -> int:
+    """Memory that this process may use: its machine's, or less where a container or a cluster's
+    job has less (Linux control groups of either version; a limit holds for all groups below it).
+    """
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for line in mine.read_text().splitlines() if mine.exists() else ():
+        _, kinds, group = line.split(":", 2)
+        if kinds not in ("", "memory"):
+            continue
+        root = limits / kinds
+        folder = root / group.lstrip("/")
+        for place in (folder, *folder.parents):
+            if not place.is_relative_to(root):
+                break
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                limit = place / name
+                if limit.exists() and (text := limit.read_text().strip()).isdigit():
+                    found.append(int(text))
+    return min(found)
+
+
+def reset_peak(device: str) -> None:
+    """Let `peak_bytes` count from what this process holds now, given back what it has freed."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
+    give_back_memory()
+    with suppress(OSError):  # Linux alone has it
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes(device: str) -> int:

@@ -109,7 +109,7 @@ def operands(u_TN: Float[Tensor, "T N"], policy: str) -> tuple[Tensor, ...]:
     high_TN = u_TN.half()
     if policy == "fp16":
         return (high_TN.to(held),)
-    low_TN = (u_TN - high_TN.float()).half()
+    low_TN = (u_TN - high_TN).half()  # in float32, without a copy of the high part
     return (high_TN.to(held), low_TN.to(held))
 
 

@@ -105,13 +105,14 @@ class Plan:
         return one * (2 * len(self.layout.blocks) + len(self.layout.trailing))
 
     def peak_bytes(self, workers: int) -> int:
-        """What the store must hold at once: beside what stays, the units of a block before they
-        fold, and those that workers write meanwhile.
+        """What the store must hold at once: beside what stays, the units of a block whose folds
+        wait, those of the next before they fold, and those that workers write meanwhile.
         """
         largest = max(
             sum(part.sums_bytes for held in group for part in held) for group in self.groups
         )
-        return self.bytes_kept + largest * (self.layout.fold + 2 * workers)
+        waiting = self.layout.fold * sum(item.sums_bytes for item in self.items)
+        return self.bytes_kept + waiting + largest * (self.layout.fold + 2 * workers)
 
     @property
     def worker_bytes(self) -> int:

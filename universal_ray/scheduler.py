@@ -71,6 +71,9 @@ class Batch:
     tasks: Sequence[Task]
     done: int = 0
     """how many tasks of its kind an earlier run has finished"""
+    behind: int = 0
+    """tasks beside that may wait: with more of them no other begins, as the disk holds meanwhile
+    what they would make smaller"""
 
 
 @runtime_checkable
@@ -174,6 +177,7 @@ class Scheduler:
             self._run(batch)
 
     def _run(self, batch: Batch) -> None:
+        self.batch = batch
         counted = [task for task in batch.tasks if not task.beside]
         tokens = round(sum(task.tokens for task in counted))
         self.progress.begin(
@@ -210,15 +214,23 @@ class Scheduler:
         self.starting[worker.host.become.remote(self.stage.worker, self.assignment)] = worker
 
     def _start(self) -> None:
-        """Bring all workers into the stage: what it plans depends on their memory."""
+        """Bring the workers into the stage: what it plans depends on their memory.
+
+        Those of the stage before are waited for alone, where there are any: what is to take the
+        place of a lost one may never start, and joins when it does.
+        """
+        for worker in self.starting.values():
+            ray.kill(worker.host)
+        self.starting.clear()
         before, self.workers = self.workers, []
         for worker in before:
             self._become(worker)
         count = self.settings.workers
         for _ in range(count - len(before)):
             self._new_worker()
+        awaited = before or list(self.starting.values())
         deadline = time.monotonic() + START_TIMEOUT
-        while self.starting:
+        while not self.workers or any(each in awaited for each in self.starting.values()):
             ready, _ = ray.wait(list(self.starting), timeout=POLL)
             self.lock.check()
             for reference in ready:
@@ -235,7 +247,7 @@ class Scheduler:
         try:
             ((worker.node, worker.memory),) = results([reference])
         except RayError as error:
-            self.failed_starts += 1
+            self.failed_starts += not worker.node  # one that has worked was lost with its node
             if self.failed_starts >= ATTEMPTS:
                 raise ResourceError(
                     f"{ATTEMPTS} workers in a row died as they started, the last with: "
@@ -262,6 +274,8 @@ class Scheduler:
         for worker in self.workers:
             if self.beside and not worker.beside:
                 self._give(worker, self.beside.popleft())
+        if len(self.beside) > self.batch.behind:
+            return
         while self.waiting and (free := self._free_worker(self.waiting[0])):
             task = self.waiting.popleft()
             self._give(free, task)
@@ -332,12 +346,11 @@ class Scheduler:
         if not (died and any(words in str(error) for words in NODE_DIED)):
             self.attempts[task.name] = self.attempts.get(task.name, 0) + 1
         if self.attempts.get(task.name, 0) >= ATTEMPTS:
-            advice = (
-                "lower cluster.memory, so that fewer sums are held together (no bit changes), or "
-                "give the workers more"
-                if short
-                else "mend the cause"
-            )
+            advice = "mend the cause"
+            if short or died:
+                advice = "lower cluster.memory, so that less is held together (no bit changes)"
+                if died:
+                    advice = f"see the logs of Ray on its node: if memory was short, {advice}"
             raise UnitError(
                 f"{task.label} failed {ATTEMPTS} times, last with: {reason}; everything finished "
                 f"is kept, {advice} and run the same command again"

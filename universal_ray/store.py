@@ -28,6 +28,7 @@ from xxhash import xxh3_128
 
 from universal_ray.errors import (
     ConfigurationError,
+    DamagedError,
     MissingError,
     StorageError,
     UniversalRayError,
@@ -63,8 +64,9 @@ class Store:
     """The files under one directory or bucket prefix, named by relative paths with slashes.
 
     Can be pickled: a worker opens the file system anew. What an object store refuses for a while
-    is asked again. All failures are StorageError, or MissingError where a file to be read does not
-    exist. Nothing is cached: a listing shows what was written before it.
+    is asked again. All failures are StorageError, MissingError where a file to be read does not
+    exist, or DamagedError where it is not that of its receipt. Nothing is cached: a listing shows
+    what was written before it.
     """
 
     def __init__(self, url: str) -> None:
@@ -171,9 +173,9 @@ class Store:
 
         with self._fetched(path) as name:
             if receipt is not None and not _matches(name, receipt):
-                raise StorageError(
+                raise DamagedError(
                     f"{self._full(path)} is not the file of {receipt.bytes} bytes that its receipt"
-                    " names: it was cut or altered, and has to be computed again."
+                    " names: it was cut or altered, the same command again makes it anew."
                 )
             try:
                 with safe_open(name, framework="pt") as file:
@@ -216,11 +218,15 @@ class Store:
 
     def list(self, prefix: str = "") -> _Paths:
         """The finished files in the folder `prefix` and below, sorted, relative to the store."""
+        return sorted(self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Bytes of every finished file in the folder `prefix` and below."""
         target = self._full(prefix)
         with self._failing_as("listed", target):
-            found = self._ask(lambda: self._files.find(target))
-        paths = (name[len(self._root) :].lstrip("/") for name in found)
-        return sorted(path for path in paths if PARTIAL not in path)
+            found = self._ask(lambda: self._files.find(target, detail=True))
+        paths = ((name[len(self._root) :].lstrip("/"), about) for name, about in found.items())
+        return {path: about["size"] for path, about in paths if PARTIAL not in path}
 
     def delete(self, path: str) -> None:
         """Removes a file; that it does not exist is fine."""

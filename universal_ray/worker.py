@@ -4,7 +4,7 @@ A worker keeps the loaded models between calls and nothing else, so that any wor
 work, again if need be, with the same bits.
 """
 
-import os
+import gc
 import socket
 import threading
 import time
@@ -21,7 +21,7 @@ from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
 from universal_ray.folding import fold
 from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
-from universal_ray.measure import Clock, peak_bytes
+from universal_ray.measure import Clock, machine_bytes, peak_bytes
 from universal_ray.models import Capture, ModelSource, Take
 from universal_ray.moments import Calibration, LayerSums, calibrate, normalise
 from universal_ray.plan import Work
@@ -88,8 +88,10 @@ class Worker:
     def memory(self) -> tuple[str, float]:
         """Its host, and the bytes of its GPU, or of its machine where it has none."""
         if self.told.device == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()  # else what the stage before has used counts as taken
             return socket.gethostname(), float(torch.cuda.mem_get_info()[0])
-        return socket.gethostname(), float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return socket.gethostname(), float(machine_bytes())
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -143,6 +143,24 @@ def test_the_job_writes_table_picture_and_figures(tmp_path):
     assert (tmp_path / "speed.svg").read_text().startswith("<?xml")
 
 
+def test_libraries_are_left_out_where_they_do_not_fit():
+    (row,) = sections.libraries(Shape(100, 2**20, 2, tokens=4096), MEANS)
+    assert row["seconds"].startswith("does not fit: ")
+
+
+def test_picture_has_a_panel_for_everything_that_grew(tmp_path):
+    spent = {"forward": 1.0, "products": 3.0}
+    found = {
+        "schemes": [{"shape": "2 models of 2 x 64 neurons", "seconds": spent}],
+        "tokens": [{"tokens": 2**k, "microseconds_per_token": 7.0} for k in (16, 20)],
+        "workers": [{"workers": n, "threads": 1, "tokens_per_second": 1e4 * n} for n in (1, 2)],
+    }
+    report.draw(found, tmp_path / "speed.svg")
+    drawn = (tmp_path / "speed.svg").read_text()
+    for words in ("where the time goes", "µs of sums per token", "workers × threads", "2 × 1"):
+        assert f"<!-- {words} -->" in drawn
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_bars_on_two_cores():

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from universal_ray.benchmark.exactness import activations, correlations, exact_correlations
+from universal_ray.benchmark.loop import Means, Shape, make_study, run_sums
 from universal_ray.capacity import BATCH
-from universal_ray.study import Device, Policy
+from universal_ray.study import Device, ForwardType, Policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -40,3 +41,11 @@ def test_what_is_computed_twice_has_the_same_bits():
     x_TN, y_TM = activations(32_768, LAYERS, WIDTH, "cuda")
     first, second = (correlations(x_TN, y_TM, LAYERS, "fp16", 16_384) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_a_worker_takes_no_more_memory_than_is_planned(policy, tmp_path):
+    means = Means(Device.cuda, 1, policy, ForwardType.float32)
+    shape = Shape(layers=4, width=1024, seeds=3, tokens=65_536, context=512)
+    timing, prepared = run_sums(make_study(tmp_path, shape, means), means)
+    assert timing.peak_bytes < prepared.plan.worker_bytes + 2**28  # and what libraries take

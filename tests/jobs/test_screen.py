@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from helpers_study import make, make_models, make_study, make_tokens
 
 from universal_ray.errors import MissingError
+from universal_ray.lock import RunLock
+from universal_ray.progress import Advance, Progress
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
 from universal_ray.store import Store
@@ -38,6 +41,29 @@ def test_status_without_ray(finished):
     assert rows["stage"] == "finished"
     assert rows["sums"].startswith("13 of 13 done, ")
     assert "tokens/s" in rows["sums"]
+
+
+def test_status_while_a_run_is_on(tmp_path):
+    store = Store(str(tmp_path))
+    store.put("study.yaml", b"")
+    now = time.time()
+    progress = Progress()
+    progress.begin(Advance("sums", 10, 2, 8000, 2000.0, now - 25, now - 5))
+    progress.started("unit 3")
+    store.put_json("progress.json", progress.state())
+    assert dict(describe_run(store))["stage"].startswith("interrupted")
+    with RunLock(store):
+        found = subprocess.run(
+            [sys.executable, ROOT / "jobs" / "status.py", f"run.dir={tmp_path}"],
+            capture_output=True, text=True, cwd=tmp_path, check=True,
+        )
+        rows = dict(describe_run(store))
+    assert rows["driver"].startswith("process")
+    assert rows["sums"] == "2 of 10 done, 100 tokens/s"
+    # A minute at that rate, of which five seconds had passed.
+    assert 40 <= float(rows["remaining"].removesuffix(" s of sums")) <= 55
+    assert rows["running"].startswith("unit 3 for ")
+    assert "s of sums" in found.stdout and "unit 3 for" in found.stdout
 
 
 def test_status_of_no_run(tmp_path):

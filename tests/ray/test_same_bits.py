@@ -27,7 +27,13 @@ from ray.cluster_utils import Cluster
 
 from universal_ray import folding
 from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
+from universal_ray.errors import (
+    ConfigurationError,
+    DamagedError,
+    LockedError,
+    NumericalError,
+    UnitError,
+)
 from universal_ray.items import layer_file, marker
 from universal_ray.lock import RunLock
 from universal_ray.preflight import prepare
@@ -138,21 +144,38 @@ def test_driver_killed_and_started_again(inputs, expected, tmp_path):
     assert not set(again) & set(finished)
 
 
-def test_damaged_unit_is_found_and_computed_again(inputs, expected, tmp_path, caplog):
+def test_unit_and_block_cut_short_are_found_and_computed_again(
+    inputs, expected, tmp_path, caplog
+):
     store = make(make_study(tmp_path, *inputs))
-    units = [path for path in store.list("moments") if "unit-" in path and "layer" in path]
-    victim = tmp_path / units[-1]
-    data = bytearray(victim.read_bytes())
-    data[-3] ^= 1
-    victim.write_bytes(bytes(data))
-    blocks = [path for path in store.list("moments") if "block-" in path and "layer" in path]
-    short = tmp_path / blocks[0]
-    short.write_bytes(short.read_bytes()[:-10])
+    files = [path for path in store.list("moments") if "layer" in path]
+    for kind, take in (("unit-", -1), ("block-", 0)):
+        short = tmp_path / [path for path in files if kind in path][take]
+        short.write_bytes(short.read_bytes()[:-10])
     before = len(computed(store))
     with caplog.at_level(logging.WARNING):
         make(make_study(tmp_path, *inputs))
     assert caplog.text.count("cut or altered") == 2
     assert set(computed(store)[before:]) == {0, 1, 12}
+    assert table_bytes(store) == expected
+
+
+@pytest.mark.parametrize(("kind", "again"), [("unit-", {12}), ("block-", {0, 1})])
+def test_flipped_bit_is_found_where_the_sums_are_read(inputs, expected, tmp_path, kind, again):
+    study = make_study(tmp_path, *inputs)
+    store = make(study)
+    files = [path for path in store.list("moments") if "layer" in path and "pair" in path]
+    victim = tmp_path / next(path for path in files if kind in path)
+    data = bytearray(victim.read_bytes())
+    data[-3] ^= 1
+    victim.write_bytes(bytes(data))
+    for path in [*store.list("reduce"), "tables/done.json"]:
+        store.delete(path)
+    with pytest.raises(DamagedError, match=r"cut or altered, the same command again"):
+        make(study)
+    before = len(computed(store))
+    make(study)
+    assert set(computed(store)[before:]) == again
     assert table_bytes(store) == expected
 
 
@@ -181,9 +204,16 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     store = make(small)
     assert computed(store) == list(range(7))
     kept = {path: store.get(path) for path in store.list("moments") if "block-" in path}
+    old = {item.key for item in prepare(small, store).plan.items}
     make(study)
     assert table_bytes(store) == expected
     assert all(store.get(path) == data for path, data in kept.items())
+    # Whole units are there for the old items; the short one after them is another unit now.
+    every = {item.key for item in prepare(study, store).plan.items}
+    assert len(old) == 3 and len(every) == 5
+    lines = store.get("metrics.jsonl").decode().splitlines()[7:]
+    made = {each["unit"]: set(each["items"]) for each in map(json.loads, lines)}
+    assert made == {k: every - old if k < 6 else every for k in range(UNITS)}
 
 
 def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):

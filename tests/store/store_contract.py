@@ -17,7 +17,13 @@ import xxhash
 from store_processes import CONTEXT, come_and_go, create_many, inherit, run_all, write_for_ever
 
 from universal_ray import lock as locks
-from universal_ray.errors import ConfigurationError, LockedError, MissingError, StorageError
+from universal_ray.errors import (
+    ConfigurationError,
+    DamagedError,
+    LockedError,
+    MissingError,
+    StorageError,
+)
 from universal_ray.lock import RunLock, read_lock
 from universal_ray.store import Receipt, Store
 
@@ -124,7 +130,8 @@ class StoreContract:
         broken = bytes(flipped) if damage == "one bit" else whole[: cut[damage]]
         self.corrupt(store, "u.safetensors", broken)
         assert not store.verify(receipt)
-        with pytest.raises(StorageError, match=r"u\.safetensors .* cut or altered"):
+        assert store.sizes() == {"u.safetensors": len(broken)}
+        with pytest.raises(DamagedError, match=r"u\.safetensors .* cut or altered"):
             store.get_tensors("u.safetensors", receipt)
         if damage != "one bit":  # which only a receipt reveals
             with pytest.raises(StorageError, match=r"u\.safetensors cannot be read"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
@@ -15,6 +16,7 @@ from universal_ray.capacity import (
     GIB,
     GPU_GIB,
     LEAST_BATCHES,
+    OPERAND_BYTES,
     POLICY,
     USABLE,
     Footprint,
@@ -27,6 +29,7 @@ from universal_ray.errors import ConfigurationError
 from universal_ray.items import Layout, Model, make_items, make_units, unit_rows
 from universal_ray.plan import Plan, describe
 from universal_ray.study import Device, Pairs, Policy, UnitsConfig
+from universal_ray.sums import Sums
 
 CONF = Path(__file__).parents[2] / "conf"
 SHAPES = {"gpt2_small": (12, 3072), "gpt2_medium": (24, 4096), "pythia_160m": (12, 3072),
@@ -114,6 +117,29 @@ def test_the_papers_small_study_is_planned_to_the_byte_and_the_flop():
     neurons, tokens = 36_864, 195_313 * 512
     assert plan.flops == tokens * (4 * 2 * neurons**2 + 5 * neurons * 3072)
     assert sum(item.sums_bytes for item in plan.pairs) == 4 * 4 * neurons**2
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_planned_bytes_are_those_of_the_tensors(policy):
+    """Of the sums of a pass, and of the operands of a batch."""
+    items = make_items([SMALL[:2]], Pairs.reference)
+    held = tuple(Part(item, 0, item.layers) for item in items)
+    sums = Sums(held, "cpu")
+    stored = [sums.of(part, layer) for part in held for layer in range(part.start, part.stop)]
+    counts = sum(tensors.pop("n").nbytes for tensors in stored)
+    assert counts == 8 * len(stored)
+    bytes_stored = sum(tensor.nbytes for tensors in stored for tensor in tensors.values())
+    assert bytes_stored == sum(part.sums_bytes for part in held)
+    u_TN = torch.randn(16, SMALL[0].neurons)
+    factors = sums.add_model(SMALL[0], u_TN, torch.ones(16, dtype=torch.bool), policy.value)
+    each = OPERAND_BYTES[Device.cpu][policy]
+    assert sum(factor.nbytes for factor in factors) == each * u_TN.numel()
+
+
+def test_sizes_that_the_recipes_name():
+    """Small on one GPU of 40 GB and medium on 80 GB, as deploy/README.md has them."""
+    small, _ = planned("gpt2_small", f"cluster.memory={40e9 / GIB}")
+    assert len(small.groups) == 1
 
 
 # Lengths

@@ -1,12 +1,20 @@
 """Speeds that plans are timed with, and the memory that workers report."""
 
+import os
 import time
 
 import pytest
 import torch
 
 from universal_ray.correlation_stage import smallest_memory
-from universal_ray.measure import Clock, measured_speed, peak_bytes, probed_speed
+from universal_ray.measure import (
+    Clock,
+    machine_bytes,
+    measured_speed,
+    peak_bytes,
+    probed_speed,
+    reset_peak,
+)
 from universal_ray.study import Device
 
 
@@ -50,6 +58,14 @@ def test_peak_memory_is_at_least_what_is_held():
     assert peak_bytes("cpu") > held.nbytes
 
 
+def test_peak_memory_is_counted_anew():
+    held = torch.ones(2**26)
+    before = peak_bytes("cpu")
+    del held
+    reset_peak("cpu")
+    assert peak_bytes("cpu") < before - 2**27
+
+
 @pytest.mark.parametrize(
     ("found", "device", "smallest"),
     [
@@ -60,3 +76,22 @@ def test_peak_memory_is_at_least_what_is_held():
 )
 def test_workers_of_a_host_share_its_memory_but_not_its_gpus(found, device, smallest):
     assert smallest_memory(found, device) == smallest
+
+
+def test_memory_is_what_the_control_group_of_the_process_allows(tmp_path):
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine_bytes(tmp_path, tmp_path / "none") == whole
+    mine = tmp_path / "cgroup"
+    job = tmp_path / "limits" / "slurm" / "job" / "step"
+    job.mkdir(parents=True)
+    mine.write_text("0::/slurm/job/step\n")
+    (job / "memory.max").write_text("max\n")
+    assert machine_bytes(tmp_path / "limits", mine) == whole
+    (job.parent / "memory.max").write_text(f"{2**20}\n")
+    assert machine_bytes(tmp_path / "limits", mine) == 2**20
+    # Version 1, seen from within a container: its own group is the root of what is mounted.
+    memory = tmp_path / "limits" / "memory"
+    memory.mkdir()
+    mine.write_text("5:cpu:/docker/x\n4:memory:/docker/x\n")
+    (memory / "memory.limit_in_bytes").write_text(f"{2**19}\n")
+    assert machine_bytes(tmp_path / "limits", mine) == 2**19

@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from universal_ray.capacity import GIB, Footprint, Speed
+from universal_ray.capacity import GIB, Footprint, Part, Speed
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import (
     Layout,
@@ -236,13 +236,33 @@ def test_totals():
 
 def test_describe_says_what_will_be_done():
     plan = plan_of(done=[(0, item.key) for item in plan_of().items])
-    rows = dict(describe(plan, 3, Speed(1e6, "a guess")))
+    rows = dict(describe(plan, 3, Speed(1e4, "a guess")))
     assert rows["reference"] == "a" and rows["compared"] == "b, c, d"
     assert rows["neurons"] == "2 x 8 = 16 in the reference, 68 in all"
     assert rows["tokens"] == "336 in rows of 16"
     assert rows["units"] == "6 (2 blocks of 2, 2 after them), 1 already done"
-    assert rows["arithmetic left"].startswith(f"{plan.flops:.3g} FLOP")
-    assert "each of 3 workers" in rows["memory"]
+    assert rows["batches"] == "32 tokens, fp32"
+    assert rows["pairs"] == "3, both directions of each"
+    # Five of six units are left, one of a single row; a model's Gram is half of a product.
+    tokens, products = (4 * 4 + 1) * 16, 2 * 16 * (16 + 24 + 12)
+    flops = tokens * (products + 2 * 16 * 8 + 24 * 8 + 12 * 6)
+    assert plan.flops == flops
+    assert rows["arithmetic left"] == f"{flops:.3g} FLOP of sums"
+    model_bytes = 2 * 4 * 16 * (8 + 4) + 4 * 24 * (8 + 4) + 4 * 12 * (6 + 4)
+    one = model_bytes + 4 * 16 * (16 + 24 + 12)
+    kept, most = one * (2 * 2 + 2), one * (2 * 2 + 2 + 2 + 2 + 2 * 3)
+    assert rows["to write"] == (
+        f"{size(5 * one)}, of which {size(kept)} stay as blocks, {size(most)} at once at most"
+    )
+    memory = plan.footprint.bytes_of([Part(item, 0, item.layers) for item in plan.items])
+    assert rows["memory"] == (
+        f"{size(memory)} of 1.0 GiB in each of 3 workers, one pass over a unit"
+    )
+    seconds = flops / 1e4
+    assert rows["time"] == (
+        f"{seconds:.0f} s on 1 worker, {seconds * 3 / 5:.0f} s on 2 workers, "
+        f"{seconds * 2 / 5:.0f} s on 3 workers; {seconds / 3600:.2g} worker-hours at a guess"
+    )
 
 
 def test_size_is_for_people():

@@ -21,7 +21,7 @@ from universal_ray import reduce, testbed
 from universal_ray.benchmark import naive
 from universal_ray.corpus import kept_mask
 from universal_ray.items import Unit
-from universal_ray.measure import peak_bytes
+from universal_ray.measure import peak_bytes, reset_peak
 from universal_ray.plan import Work
 from universal_ray.preflight import Prepared, prepare
 from universal_ray.scheduler import CALLS
@@ -87,6 +87,7 @@ class Timing:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """load, forward, operands, products, copy, write, fold, reduce; means of the workers"""
     peak_bytes: int = 0
+    """until the first pause"""
 
     @property
     def total(self) -> float:
@@ -149,9 +150,10 @@ def run_sums(
 ) -> tuple[Timing, Prepared]:
     """The sums of a study in this process, as its workers make them; models are loaded before.
 
-    Each of the `pauses` is called after as large a
-    share of the units as the others, with nothing else under way; what it takes is not counted.
+    Each of the `pauses` is called after as large a share of the units as the others, with nothing
+    else under way; what it takes is not counted.
     """
+    reset_peak(means.device.value)
     store = Store(study.run.dir)
     study.precision.moments = means.policy
     prepared = prepare(study, store)
@@ -182,10 +184,10 @@ def run_sums(
         began = time.monotonic()
         _sum_share(prepared, workers, plan.work[start:stop], finished, timing)
         timing.wall += time.monotonic() - began
+        timing.peak_bytes = timing.peak_bytes or peak_bytes(means.device.value)
         torch.set_num_threads(study.cluster.workers * study.cluster.threads)
         if pauses:
             pauses[share](prepared)
-    timing.peak_bytes = peak_bytes(means.device.value)
     return timing, prepared
 
 

@@ -167,7 +167,7 @@ def draw(found: Found, path: Path) -> None:
 
     loops = [*found.get("schemes", []), *found.get("pair", [])]
     grown = [name for name in ("tokens", "neurons", "seeds") if name in found]
-    panels = len(grown) + bool(loops)
+    panels = len(grown) + bool(loops) + ("workers" in found)
     if not panels:
         return
     figure, axes = pyplot.subplots(1, panels, figsize=(3.6 * panels, 3.2), squeeze=False,
@@ -186,6 +186,12 @@ def draw(found: Found, path: Path) -> None:
                                              for row in loops], fontsize=7)
         panel.set_title("where the time goes", fontsize=9)
         panel.legend(fontsize=6, loc="lower right")
+    if "workers" in found:
+        panel, rows = left.pop(), found["workers"]
+        places = [f"{row['workers']} × {row['threads']}" for row in rows]
+        panel.bar(places, [row["tokens_per_second"] / 1000 for row in rows])
+        panel.set_xlabel("workers × threads", fontsize=8)
+        panel.set_title("thousand tokens per second", fontsize=9)
     for panel, name in zip(left, grown, strict=True):
         rows = found[name]
         panel.plot([row[name] for row in rows],

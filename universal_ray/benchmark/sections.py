@@ -20,11 +20,14 @@ from universal_ray.benchmark.loop import (
     run_reduction,
     run_sums,
 )
-from universal_ray.measure import matmul_rate
+from universal_ray.measure import machine_bytes, matmul_rate
+from universal_ray.plan import size
 from universal_ray.preflight import Prepared
 from universal_ray.study import Device, Policy
 
 Row = dict[str, Any]
+COPIES = 4
+"""Of both models' activations that a library's function holds at once, and the made-up ones."""
 
 
 def product_rate(shape: Shape, means: Means, batch: int) -> float:
@@ -118,10 +121,16 @@ class _Naive:
 
 
 def libraries(shape: Shape, means: Means) -> list[Row]:
-    """torch.corrcoef and numpy.corrcoef of one pair, activations in memory, beside the products.
+    """torch.corrcoef and numpy.corrcoef of one pair, activations in memory; none where they do not
+    fit.
 
     They correlate each model with itself too, which is half of their work.
     """
+    need = 4 * 2 * shape.neurons * (COPIES * shape.tokens + 2 * 2 * shape.neurons)
+    cuda = means.device is Device.cuda
+    if need > (torch.cuda.mem_get_info()[0] if cuda else machine_bytes()):
+        return [{"scheme": "corrcoef", "neurons": shape.neurons, "tokens": shape.tokens,
+                 "seconds": f"does not fit: {size(need)}"}]
     x_NT, y_NT = (torch.randn(shape.neurons, shape.tokens) for _ in range(2))
     both = torch.cat([x_NT, y_NT]).to(means.device.value)
     runs: list[tuple[str, Callable[[], Any]]] = [("torch.corrcoef", lambda: torch.corrcoef(both))]
@@ -131,7 +140,7 @@ def libraries(shape: Shape, means: Means) -> list[Row]:
     for name, function in runs:
         began = time.monotonic()
         function()
-        if means.device is Device.cuda:
+        if cuda:
             torch.cuda.synchronize()
         rows.append(
             {

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from universal_ray.items import Model, layer_file, marker
+from universal_ray.folding import read_sums
+from universal_ray.items import Model
 from universal_ray.models import ModelSource
 from universal_ray.profile.plan import ProfilePlan
 from universal_ray.profile.worker import FEATURE, NEURON
@@ -25,7 +26,7 @@ from universal_ray.statistics.weights import (
     vector_statistics,
     vocabulary,
 )
-from universal_ray.store import Receipt, Store
+from universal_ray.store import Store
 from universal_ray.study import fingerprint
 from universal_ray.summary import largest
 from universal_ray.taxonomy.bank import Column, FeatureBank
@@ -78,11 +79,7 @@ def _sums(
     """Of all shards, merged in their order."""
     neurons, features = [], []
     for shard in plan.shards:
-        folder = plan.shard_folder(model, shard)
-        path = layer_file(folder, layer)
-        receipts = store.get_json(marker(folder))["files"]
-        receipt = next(Receipt(**entry) for entry in receipts if entry["path"] == path)
-        stored = store.get_tensors(path, receipt)
+        stored = read_sums(store, plan.shard_folder(model, shard), layer)
         neurons.append(LayerSums.of(_named(stored, NEURON)))
         features.append(FeatureSums.of(_named(stored, FEATURE)))
     return merge_layers(neurons), merge_features(features)

@@ -1,6 +1,7 @@
 """A run's state from its files: no cluster, no model, no torch."""
 
 import time
+from typing import Any
 
 from universal_ray.errors import MissingError
 from universal_ray.lock import read_lock
@@ -28,7 +29,7 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
         told = f", {rate:,.0f} {what}" if rate >= 10 else f", {rate:.1f} {what}" if rate else ""
         rows.append((batch["name"], f"{batch['tasks_done']} of {batch['tasks_total']} done{told}"))
     if alive and state["batches"]:
-        rows.append(("remaining", f"{batch['left'] / rate:,.0f} s" if rate else "not known yet"))
+        rows.append(("remaining", _remaining(batch, now)))
         running = ", ".join(
             f"{task} for {now - since:.0f} s" for task, since in state["running"].items()
         )
@@ -37,3 +38,11 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
         ago = now - failure["at"]
         rows.append(("failed", f"{failure['task']} {ago:.0f} s ago: {failure['reason']}"))
     return rows
+
+
+def _remaining(batch: dict[str, Any], now: float) -> str:
+    """Of the batch under way; what is running has been since the last of its tasks finished."""
+    if not batch["rate"]:
+        return "not known yet"
+    seconds = batch["left"] / batch["rate"] - (now - batch["updated"])
+    return f"{max(seconds, 0):,.0f} s of {batch['name']}"

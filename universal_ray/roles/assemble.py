@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from universal_ray.assemble import NEURONS_PATH, SUMMARY_PATH
+from universal_ray.folding import read_checked
 from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
-from universal_ray.items import Model, marker
+from universal_ray.items import Model
 from universal_ray.profile.summary import plain_numbers
 from universal_ray.roles.declare import MEAN, Declaration
 from universal_ray.roles.intervals import Bootstrap, Interval
@@ -34,7 +35,7 @@ from universal_ray.roles.tables import (
     roles_table,
 )
 from universal_ray.roles.worker import EFFECT, PATH, SUMS
-from universal_ray.store import Receipt, Store
+from universal_ray.store import Store
 from universal_ray.taxonomy.features import CURRENT
 from universal_ray.taxonomy.vocabulary import Vocabulary
 
@@ -180,8 +181,7 @@ def _sums(
     effects, paths = [], []
     for shard in order.shards:
         place = shard_folder(folder, shard.index)
-        (entry,) = store.get_json(marker(place))["files"]
-        found = store.get_tensors(f"{place}/{SUMS}", Receipt(**entry))
+        found = read_checked(store, place, f"{place}/{SUMS}")
         count_R = found.pop(EFFECT + "count")
         sums = {
             name.removeprefix(EFFECT): tensor

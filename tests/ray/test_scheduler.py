@@ -1,0 +1,123 @@
+"""Tasks to workers that vanish and join between stages: made-up stages on a real cluster."""
+
+import sys
+import time
+
+import pytest
+import ray
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from universal_ray import driver
+from universal_ray.scheduler import Batch, Task
+from universal_ray.store import Store
+from universal_ray.study import ClusterConfig, ModelsConfig, RunConfig, Study
+
+
+class Puppet:
+    """A worker that tells who it is."""
+
+    def __init__(self, stage):
+        self.stage = stage
+
+    def memory(self):
+        return "host", 1.0
+
+    def work(self, seconds):
+        time.sleep(seconds)
+        context = ray.get_runtime_context()
+        names = context.get_actor_name(), context.get_task_name()
+        return self.stage, context.get_node_id(), *names
+
+
+class Puppets:
+    """A stage of some tasks; `meanwhile` is called when the first of them is done."""
+
+    worker = Puppet
+
+    def __init__(self, name, tasks, meanwhile=lambda: None):
+        self.name, self.tasks, self.meanwhile = name, tasks, meanwhile
+        self.told, self.memory = [], []
+
+    def begin(self):
+        return self.name
+
+    def batches(self, memory):
+        self.memory = memory
+        yield Batch("work", self.tasks)
+
+    def finished(self, task, result):
+        self.told.append((task.name, *result))
+        if len(self.told) == 1:
+            self.meanwhile()
+        return ()
+
+    def end(self):
+        pass
+
+
+def tasks(count, seconds=0.0, beside=False):
+    return [
+        Task(f"task-{index}", f"task {index}", "work", (seconds,), beside=beside)
+        for index in range(count)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def by_value():
+    """Workers get the classes of this module as they are: they cannot import it."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def nodes():
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    yield made
+    made.shutdown()
+
+
+def play(nodes, workers, folder, *stages):
+    study = Study(
+        run=RunConfig(dir=str(folder)),
+        models=ModelsConfig(reference="a", compared=["b"]),
+        cluster=ClusterConfig(workers=workers, address=nodes.address),
+    )
+    driver.run(stages, study, Store(study.run.dir), lambda _: None)
+
+
+def test_a_node_that_never_comes_back_does_not_hold_up_the_stage_after(nodes, tmp_path):
+    """Nor is a worker that joins late one of the stage that it was started for."""
+    lost = nodes.add_node(num_cpus=3)
+    first = Puppets("first", tasks(12, 0.2), lambda: nodes.remove_node(lost))
+    second = Puppets("second", tasks(6, 1.0), lambda: nodes.add_node(num_cpus=3))
+    began = time.monotonic()
+    play(nodes, 4, tmp_path, first, second)
+    assert time.monotonic() - began < 100  # not the patience with workers that never start
+    assert len(first.memory) == 4 and len(second.memory) == 1
+    assert {stage for _, stage, *_ in first.told} == {"first"}
+    assert {stage for _, stage, *_ in second.told} == {"second"}
+    assert len(second.told) == 6
+    assert len({node for _, _, node, *_ in second.told}) == 2
+
+
+def test_actors_and_tasks_have_the_names_that_the_dashboard_shows(nodes, tmp_path):
+    stage = Puppets("first", tasks(3))
+    play(nodes, 1, tmp_path, stage)
+    for task, _, _, actor, name in stage.told:
+        assert actor.startswith("worker-001-")
+        assert name == task
+
+
+def test_no_other_task_begins_while_more_wait_beside_than_may(nodes, tmp_path):
+    class Behind(Puppets):
+        def batches(self, memory):
+            large = [Task("large", "large", "work", (0.0,))]
+            yield Batch("work", [*large, *tasks(6, 0.05, beside=True)], behind=2)
+
+    stage = Behind("first", [])
+    play(nodes, 1, tmp_path, stage)
+    order = [name for name, *_ in stage.told]
+    assert sorted(order) == ["large", *(f"task-{index}" for index in range(6))]
+    assert order.index("large") >= 3  # one beside is under way and two wait
