@@ -86,6 +86,15 @@ Pass = tuple[Part, ...]
 """What one reading of a unit's tokens sums up, held in memory together."""
 
 
+def weight_bytes(model: Model) -> int:
+    """Of a model's blocks in float32: 12·d² each, d a quarter of the width.
+
+    A model whose residual stream is wider than that is small beside its sums all the same, as are
+    embeddings.
+    """
+    return 4 * model.layers * 12 * (model.width // 4) ** 2
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What decides how much memory a pass takes."""
@@ -95,13 +104,9 @@ class Footprint:
     policy: Policy
 
     def model_bytes(self, model: Model) -> int:
-        """Weights in float32 (blocks of 12·d², d a quarter of the width) and one batch of operands.
-
-        A model whose residual stream is wider than that is small beside its sums all the same.
-        """
-        weights = 4 * model.layers * 12 * (model.width // 4) ** 2
+        """Weights and one batch of operands."""
         operand = OPERAND_BYTES[self.device][self.policy]
-        return weights + operand * self.batch_tokens * model.neurons
+        return weight_bytes(model) + operand * self.batch_tokens * model.neurons
 
     def working_bytes(self, models: Sequence[Model]) -> int:
         """A forward pass and its activations before they are operands: one model at a time."""

@@ -105,6 +105,7 @@ def open_corpus(path: str) -> TokenCorpus:
     Raises MissingError for a path that is not there, StorageError for damaged files, and
     CorpusError for whatever is no `Dataset` of rows of token ids, all of one length.
     """
+    path = str(Path(path).expanduser().resolve())  # a worker may live in another directory
     names = _arrow_files(Path(path))
     files: list[tuple[str, int]] = []
     context, rows, smallest_id, largest_id = None, 0, 0, 0

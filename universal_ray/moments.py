@@ -20,7 +20,6 @@ LayerSums = dict[str, Tensor]
 """Sums of one layer by name: `n`, `sum`, `minimum`, `maximum`, `gram`, `cross`."""
 
 EXTREMES = {"minimum": torch.minimum, "maximum": torch.maximum}
-
 POLICIES = ("fp32", "fp16", "split")
 
 OVERSHOOT = {"fp32": 1e-5, "fp16": 2e-3, "split": 1e-5}
@@ -192,7 +191,9 @@ class ModelMoments:
         waits for a GPU; values out of range are therefore found later, by `check_range`.
         """
         kept = int(kept_T.sum())
-        excluded_X = torch.nonzero(~kept_T).flatten().to(u_TN.device, non_blocking=True)
+        excluded_X = torch.nonzero(~kept_T).flatten()
+        if u_TN.is_cuda:
+            excluded_X = excluded_X.pin_memory().to(u_TN.device, non_blocking=True)
         if kept:
             # Excluded rows first repeat a kept one, so that the extremes are those of kept tokens.
             u_TN[excluded_X] = u_TN[int(kept_T.to(torch.uint8).argmax())].clone()

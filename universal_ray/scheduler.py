@@ -18,7 +18,13 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from universal_ray.cluster import results
-from universal_ray.errors import MemoryShortError, ResourceError, StorageError, UnitError
+from universal_ray.errors import (
+    MemoryShortError,
+    ResourceError,
+    StorageError,
+    UnitError,
+    UniversalRayError,
+)
 from universal_ray.lock import RunLock
 from universal_ray.progress import PROGRESS_FILE, Advance, Progress
 from universal_ray.store import Store
@@ -141,6 +147,8 @@ class Scheduler:
         self.attempts: dict[str, int] = {}
         self.avoided: dict[str, set[str]] = {}
         self.started = self.failed_starts = 0
+        self.settled = False
+        """whether a stage has begun: until then what a worker finds wrong is wrong with the run"""
         self.heard = time.monotonic()
         self.progress = Progress()
         self.metrics = read_metrics(store)
@@ -241,12 +249,15 @@ class Scheduler:
                     f"{START_TIMEOUT:.0f} s: the cluster has {ray.available_resources()} free; "
                     "wait for other jobs or lower cluster.workers"
                 )
+        self.settled = True
 
     def _greeted(self, reference: ray.ObjectRef) -> None:
         worker = self.starting.pop(reference)
         try:
             ((worker.node, worker.memory),) = results([reference])
-        except RayError as error:
+        except (RayError, UniversalRayError) as error:
+            if isinstance(error, UniversalRayError) and not self.settled:
+                raise
             self.failed_starts += not worker.node  # one that has worked was lost with its node
             if self.failed_starts >= ATTEMPTS:
                 raise ResourceError(
@@ -337,13 +348,17 @@ class Scheduler:
         self.watch(self.progress.batches[-1])
 
     def _failed(self, worker: _Worker, task: Task, error: Exception) -> None:
-        """Put a task back; replace its worker if that died, or holds memory that was short."""
+        """Put a task back, and replace its worker unless it was the store that failed: a GPU whose
+        memory was short, or that has met an error, may serve no call any more.
+        """
         reason = _reason(error)
         short = isinstance(error, OutOfMemoryError | MemoryShortError)
         died = isinstance(error, RayError) and not isinstance(error, RayTaskError)
         self.progress.failed(task.label, reason)
         self._publish()
-        if not (died and any(words in str(error) for words in NODE_DIED)):
+        # What went with its node, or with a worker that another task brought down, was innocent.
+        innocent = worker not in self.workers or any(words in str(error) for words in NODE_DIED)
+        if not (died and innocent):
             self.attempts[task.name] = self.attempts.get(task.name, 0) + 1
         if self.attempts.get(task.name, 0) >= ATTEMPTS:
             advice = "mend the cause"
@@ -356,9 +371,9 @@ class Scheduler:
                 f"is kept, {advice} and run the same command again"
             ) from error
         log.warning("%s failed and is tried again: %s", task.label, reason)
-        if short:
+        if short or isinstance(error, RayTaskError):
             self.avoided.setdefault(task.name, set()).add(worker.node)
-        if died or short:
+        if not isinstance(error, StorageError):
             self._replace(worker)
         (self.beside if task.beside else self.waiting).appendleft(task)
 

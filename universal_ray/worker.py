@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -106,6 +106,14 @@ class Worker:
         with self.computing():
             function(*arguments)
 
+    def keep(self, identities: Container[str]) -> None:
+        """Let go of all loaded models but these."""
+        others = [each for each in self._captures if each not in identities]
+        for identity in others:
+            del self._captures[identity]
+        if others:
+            gc.collect()  # a model and its hooks hold each other
+
     def read(self, model: Model, tokens_BP: torch.Tensor, take: Take) -> None:
         """Give `take` the raw activations [T, D] of every layer, of each kind that the assignment
         names, as the model makes them.
@@ -120,6 +128,22 @@ class Worker:
             )
         with tensor_float32(told.dtype == "tfloat32"):
             self._captures[model.identity].read(tokens_BP, take)
+
+    def read_layers(
+        self, model: Model, tokens_BP: torch.Tensor, take: Callable[..., None]
+    ) -> None:
+        """Give `take` each layer's index and its raw activations [T, D], float32, one for every
+        kind that the assignment names, in that order, when the model has made the last.
+        """
+        made: list[torch.Tensor] = []
+
+        def collect(_: str, layer: int, x_TD: torch.Tensor) -> None:
+            made.append(x_TD.float())
+            if len(made) == len(self.told.activations):
+                take(layer, *made)
+                made.clear()
+
+        self.read(model, tokens_BP, collect)
 
     def activations(
         self, model: Model, tokens_BP: torch.Tensor
@@ -205,7 +229,7 @@ class MomentsWorker(Worker):
                 sums, kept = self._sum(unit, held, clock)
                 self._writing.acquire()  # the host holds the sums of one pass beside those made
                 try:
-                    files = list(self._on_host(unit, held, sums))
+                    files = deque(self._on_host(unit, held, sums))
                     clock.lap("copy")
                     for name, seconds in clock.seconds().items():
                         spent[name] += seconds
@@ -237,6 +261,7 @@ class MomentsWorker(Worker):
         told = self.told
         sums = Sums(held, told.device)
         models = {m.identity: m for part in held for m in part.item.models}
+        self.keep(models)
         for start in range(unit.start, unit.stop, told.batch_rows):
             tokens_BP, kept_T = self.tokens(start, min(start + told.batch_rows, unit.stop))
             clock.lap("load")
@@ -264,16 +289,17 @@ class MomentsWorker(Worker):
                 yield path, {name: to_host(tensor) for name, tensor in sums.of(part, layer).items()}
 
     def _write(
-        self, unit: Unit, held: Pass, files: list[tuple[str, LayerSums]],
+        self, unit: Unit, held: Pass, files: deque[tuple[str, LayerSums]],
         receipts: dict[str, list[Receipt]],
     ) -> None:
-        """Store the files of a pass; an item's marker once its last layer is there."""
-        left = deque(files)
+        """Store the files of a pass, each of which is then let go; an item's marker once its last
+        layer is there.
+        """
         for part in held:
             written = receipts.setdefault(part.item.key, [])
             n = 0.0
             for _ in range(part.start, part.stop):
-                path, tensors = left.popleft()
+                path, tensors = files.popleft()
                 n = float(tensors["n"])
                 written.append(self.store.put_tensors(path, tensors))
             if part.stop == part.item.layers:

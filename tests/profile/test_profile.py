@@ -1,6 +1,7 @@
 """The whole profile on planted models: what each neuron was built for is what the tables say."""
 
 import json
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 import torch
 from helpers_models import make_tokenizer
 from helpers_stages import run_here
+from helpers_study import table_bytes
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from universal_ray import driver
 from universal_ray.corpus import open_corpus
 from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.errors import ConfigurationError, DamagedError, MissingError
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.store import Store
@@ -153,14 +155,6 @@ def profiled_on_ray(study: Study) -> Store:
     store = Store(study.run.dir)
     driver.run([stage_of(study, store)], study, store, lambda *_: None)
     return store
-
-
-def tables(store: Store) -> dict[str, bytes]:
-    return {
-        path: store.get(path)
-        for path in store.list("tables")
-        if path.endswith((".parquet", "summary.json"))
-    }
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +306,7 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             profiled(again)
     assert not Store(again.run.dir).exists("tables/taxonomy.parquet")
-    assert tables(profiled_on_ray(again)) == tables(store)
+    assert table_bytes(profiled_on_ray(again)) == table_bytes(store)
     lines = Store(again.run.dir).get("metrics.jsonl").decode().splitlines()
     done = [(e["model"], e["shard"]) for e in map(json.loads, lines) if e["stage"] == "profile"]
     assert len(set(done)) == len(done)
@@ -321,6 +315,42 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
     fewer.taxonomy.features = 2
     profiled(fewer)
     assert len(Store(again.run.dir).get("metrics.jsonl").decode().splitlines()) == len(lines)
+
+
+def test_flipped_bit_in_the_sums_of_a_shard_is_found_and_mended(run, tmp_path):
+    study, store = run
+    shutil.copytree(store.url, tmp_path / "run")
+    again = deepcopy(study)
+    again.run.dir = str(tmp_path / "run")
+    copy = Store(again.run.dir)
+    stored = copy.list("profile")
+    for path in [*(path for path in stored if "scores-" in path), "tables/profile.json"]:
+        copy.delete(path)
+    victim = tmp_path / "run" / next(path for path in stored if "shard-01/layer-" in path)
+    data = bytearray(victim.read_bytes())
+    data[-3] ^= 1
+    victim.write_bytes(bytes(data))
+    with pytest.raises(DamagedError, match="cut or altered, the same command again"):
+        profiled(again)
+    assert table_bytes(profiled(again)) == table_bytes(store)
+
+
+def test_a_vocabulary_that_one_model_has_padded_changes_nothing(run, inputs, tmp_path):
+    _, store = run
+    model: Any = GPT2LMHeadModel.from_pretrained(inputs[0][1])
+    padded = torch.nn.Embedding(VOCABULARY + 4, STREAM)
+    with torch.no_grad():
+        padded.weight[:VOCABULARY] = model.transformer.wte.weight
+    model.set_input_embeddings(padded)
+    model.tie_weights()
+    model.config.vocab_size = VOCABULARY + 4
+    model.save_pretrained(str(tmp_path / "b"))
+    make_tokenizer(tmp_path / "b", vocabulary=VOCABULARY)
+    study = make_study(tmp_path / "run", [inputs[0][0], str(tmp_path / "b")], inputs[1])
+    correlated(study)
+    found = profiled(study)
+    first = inputs[0][0]
+    assert of_model(found, "statistics", first) == of_model(store, "statistics", first)
 
 
 def test_options_that_do_not_fit_are_refused_before_any_model_runs(inputs, tmp_path):

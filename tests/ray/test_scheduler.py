@@ -1,5 +1,6 @@
 """Tasks to workers that vanish and join between stages: made-up stages on a real cluster."""
 
+import os
 import sys
 import time
 
@@ -13,6 +14,9 @@ from universal_ray.scheduler import Batch, Task
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, ModelsConfig, RunConfig, Study
 
+BROKEN = 0.125
+"""Seconds of work that fails on a node which is broken."""
+
 
 class Puppet:
     """A worker that tells who it is."""
@@ -25,6 +29,8 @@ class Puppet:
 
     def work(self, seconds):
         time.sleep(seconds)
+        if seconds == BROKEN and "UNIVERSAL_RAY_TEST_BROKEN" in os.environ:
+            raise RuntimeError("an illegal memory access was encountered")
         context = ray.get_runtime_context()
         names = context.get_actor_name(), context.get_task_name()
         return self.stage, context.get_node_id(), *names
@@ -100,6 +106,16 @@ def test_a_node_that_never_comes_back_does_not_hold_up_the_stage_after(nodes, tm
     assert {stage for _, stage, *_ in second.told} == {"second"}
     assert len(second.told) == 6
     assert len({node for _, _, node, *_ in second.told}) == 2
+
+
+def test_work_that_fails_without_a_reason_of_its_own_goes_to_another_node(nodes, tmp_path):
+    nodes.add_node(num_cpus=1, env_vars={"UNIVERSAL_RAY_TEST_BROKEN": "1"})
+    stage = Puppets("first", tasks(5, BROKEN))
+    play(nodes, 2, tmp_path, stage)
+    assert sorted(name for name, *_ in stage.told) == [f"task-{index}" for index in range(5)]
+    assert len({node for _, _, node, *_ in stage.told}) == 1
+    failures = Store(str(tmp_path)).get_json("progress.json")["failures"]
+    assert failures and all("illegal memory access" in each["reason"] for each in failures)
 
 
 def test_actors_and_tasks_have_the_names_that_the_dashboard_shows(nodes, tmp_path):

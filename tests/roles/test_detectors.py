@@ -17,7 +17,6 @@ from universal_ray.roles.detectors import (
     OTHER,
     DetectorOptions,
     NgramSums,
-    dead_neurons,
     detectors,
     most_active,
     ngrams,
@@ -106,11 +105,6 @@ def test_ngram_sums_are_counts_and_parts_merge(length):
 def test_ngrams_that_no_number_tells_apart_are_refused():
     with pytest.raises(ConfigurationError, match="64-bit"):
         ngrams(tokens(), 5, 50_257)
-
-
-def test_dead_neurons_never_rise_above_the_limit():
-    maximum_VD = torch.tensor([[-0.1, 5e-4, -torch.inf], [-0.17, 0.2, -torch.inf]])
-    assert dead_neurons(maximum_VD).tolist() == [True, False, True]
 
 
 def test_a_detector_that_writes_against_its_token_is_told():

@@ -21,8 +21,6 @@ from universal_ray.statistics.activations import (
     GROUPS,
     TOKENS_AT_ONCE,
     LayerSums,
-    binned_statistics,
-    firing_rates,
     group_means,
     merge_layers,
     neuron_statistics,
@@ -180,27 +178,6 @@ def test_the_histogram_has_the_rule_of_searchsorted():
         np.testing.assert_array_equal(sums.histogram_DH[neuron].numpy(), expected_H)
 
 
-def test_binned_statistics_are_those_of_a_value_at_each_centre():
-    """The paper's code: moments of bin centres, and what is beyond the edges half a bin beyond."""
-    found = binned_statistics(whole().histogram_DH)
-    edges = np.linspace(-10, 15, 256)
-    step = edges[1] - edges[0]
-    centre_H = np.concatenate([edges - step / 2, [15 + step / 2]])
-    bin_TD = np.searchsorted(EDGES.numpy(), study().kept(study().pre_TD))
-    binned_TD = centre_H[bin_TD]
-    assert (bin_TD == 0).any() and (bin_TD == BINS - 1).any()
-    assert_close(found["mean"], binned_TD.mean(0))
-    assert_close(found["var"], binned_TD.var(0), rtol=1e-11, atol=1e-20)
-    live = slice(0, WIDTH - 1)
-    assert_close(found["skew"][live], scipy.stats.skew(binned_TD[:, live]))
-    kurtosis = scipy.stats.kurtosis(binned_TD[:, live], fisher=False)
-    assert_close(found["kurt"][live], kurtosis)
-    # Theirs counts the whole bin that ends at zero as firing.
-    above_D = (study().kept(study().pre_TD) > -step).mean(0)
-    assert_close(found["sparsity"], above_D)
-    assert (found["sparsity"] > neuron_statistics(whole())["sparsity"])[:3].all()
-
-
 def by_group(kind: str, x_TD: np.ndarray, sizes: int) -> list[np.ndarray]:
     group_T = study().group(kind)
     return [x_TD[group_T == group] for group in range(sizes)]
@@ -239,9 +216,10 @@ def test_steps_of_any_length_give_the_same_sums(monkeypatch, tokens):
         torch.testing.assert_close(found.tensors()[name], expected, rtol=bound, atol=bound)
 
 
-def test_firing_rates_by_position():
+def test_how_often_neurons_fire_by_position():
     parts = by_group("position", study().kept(study().pre_TD), CONTEXT)
-    assert_close(firing_rates(whole()), np.stack([(part > 0).mean(0) for part in parts]))
+    expected_PD = np.stack([(part > 0).sum(0) for part in parts])
+    np.testing.assert_array_equal(whole().fired_PD.numpy(), expected_PD)
 
 
 def test_maxima_by_token():

@@ -54,7 +54,7 @@ def reductions(label_TE: Tensor) -> np.ndarray:
 
 def test_scores_are_those_of_float64_to_a_millionth():
     layer, features = sums(0, ROWS)
-    found = score_layer(layer, features)
+    found = score_layer(layer, [features])
     expected_ED = reductions(label_TE)
     np.testing.assert_allclose(found.variance_reduction_FN, expected_ED, rtol=0, atol=1e-6)
     assert float(found.variance_reduction_FN[1, 4]) > 0.1
@@ -106,7 +106,7 @@ def test_features_of_the_id_follow_from_sums_by_id(looks_at):
     labels_TF = labels_BPF.flatten(0, 1)
     assert found.f_E.tolist() == labels_TF[kept_T].sum(0).tolist()
     expected_FD = reductions(labels_TF)
-    scores = score_layer(layer, found).variance_reduction_FN
+    scores = score_layer(layer, [found]).variance_reduction_FN
     np.testing.assert_allclose(scores, expected_FD, rtol=0, atol=1e-10)
 
 
@@ -121,8 +121,8 @@ def test_parts_of_disjoint_tokens_make_the_whole():
     assert torch.equal(features[0].fx_ED, kept)
     coarse = merge_features([sums(0, 37, batch=5)[1], sums(37, ROWS)[1]])
     torch.testing.assert_close(coarse.fx_ED, whole.fx_ED, rtol=1e-6, atol=1e-6)
-    scores = score_layer(merge_layers([layer for layer, _ in parts]), merged)
-    expected = score_layer(whole_layer, whole)
+    scores = score_layer(merge_layers([layer for layer, _ in parts]), [merged])
+    expected = score_layer(whole_layer, [whole])
     torch.testing.assert_close(scores.variance_reduction_FN, expected.variance_reduction_FN)
 
 
@@ -136,4 +136,4 @@ def test_stored_and_read_again():
 def test_sums_over_other_tokens_are_refused():
     (layer, _), (_, features) = sums(0, ROWS), sums(0, 16)
     with pytest.raises(NumericalError, match=r"over \d+ tokens and neurons over \d+"):
-        score_layer(layer, features)
+        score_layer(layer, [features])

@@ -7,9 +7,10 @@ unchanged ones find what is done.
 
 from dataclasses import dataclass
 
-from universal_ray.capacity import GIB, USABLE
+from universal_ray.capacity import GIB, USABLE, Footprint, weight_bytes
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import Model
+from universal_ray.study import Device
 
 SHARDS = 4
 """As many at most: the sums by token id are large, and workers share models as well as shards."""
@@ -17,6 +18,9 @@ PAPER_TOKENS = 10_000_000
 """Tokens that the paper explains neurons on (arXiv 2401.12181, section 4.3)."""
 SUM_BYTES = 20
 """Bytes of sums by token id of one neuron: two sums in float64 and a maximum in float32."""
+
+BATCH_BYTES = 64
+"""Bytes that a batch takes for one token and neuron of a layer, in a forward pass or in sums."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +55,24 @@ def layer_bytes(model: Model, vocabulary: int) -> int:
     return SUM_BYTES * vocabulary * model.width
 
 
-def layer_groups(model: Model, vocabulary: int, memory: float) -> tuple[Layers, ...]:
-    """Layers in groups that fit `memory` bytes; each group is one more reading of the tokens.
+def layer_groups(
+    model: Model, vocabulary: int, memory: float, footprint: Footprint
+) -> tuple[Layers, ...]:
+    """Layers in groups whose sums fit `memory` bytes beside the model and a batch; each group is
+    one more reading of the tokens.
 
-    Raises ConfigurationError where not even one layer fits.
+    On a CPU the sums of the group before are still being written meanwhile. Raises
+    ConfigurationError where not even one layer fits.
     """
-    one = layer_bytes(model, vocabulary)
-    count = int(USABLE * memory // one)
+    copies = 2 if footprint.device is Device.cpu else 1
+    one = copies * layer_bytes(model, vocabulary)
+    # A forward pass of a batch holds a few times a layer's activations, float32.
+    beside = weight_bytes(model) + BATCH_BYTES * footprint.batch_tokens * model.width
+    count = int((USABLE * memory - beside) // one)
     if count < 1:
+        need = (beside + one) / USABLE
         raise ConfigurationError(
-            f"the statistics of one layer of {model.name} take {one / GIB:.1f} GiB and a worker "
+            f"the statistics of one layer of {model.name} take {need / GIB:.1f} GiB and a worker "
             f"has {memory / GIB:.1f} GiB: use workers with more memory (cluster.memory)"
         )
     count = -(-model.layers // -(-model.layers // count))
@@ -100,6 +112,9 @@ class ProfilePlan:
 
     def labels_file(self, shard: Shard) -> str:
         return f"{self.folder}/labels/shard-{shard.index:02d}.safetensors"
+
+    def shift_file(self, model: Model) -> str:
+        return f"{self.folder}/{model.short}/shift.safetensors"
 
     def shard_folder(self, model: Model, shard: Shard) -> str:
         return f"{self.folder}/{model.short}/shard-{shard.index:02d}"

@@ -32,8 +32,7 @@ from universal_ray.summary import largest
 from universal_ray.taxonomy.bank import Column, FeatureBank
 from universal_ray.taxonomy.features import CURRENT, PREVIOUS
 from universal_ray.taxonomy.position import mutual_information, position_variance_explained
-from universal_ray.taxonomy.scores import Scores, score
-from universal_ray.taxonomy.sums import FeatureSums, id_sums, merge_features
+from universal_ray.taxonomy.sums import FeatureSums, id_sums, merge_features, score_layer
 from universal_ray.weights import load_weights
 
 WEIGHTS_FOLDER = "profile/weights"
@@ -109,30 +108,14 @@ def reduce_layer(order: ProfileOrder, model: Model, layer: int) -> None:
     found["example_value"] = neurons.examples.value_DK
     row_DK, position_DK = neurons.examples.place(plan.context)
     found["example_row"], found["example_position"] = row_DK, position_DK
-    scores = _scores(order, neurons, features)
+    parts = [id_sums(neurons, order.bank.membership_VF, token) for token in (CURRENT, PREVIOUS)]
+    scores = score_layer(neurons, [*parts, features], order.minimum_support)
     found["reduction"] = torch.cat([scores.variance_reduction_FN, between_D[None]])
     found["difference"] = torch.cat(
         [scores.mean_difference_FN, torch.full_like(between_D, torch.nan)[None]]
     )
     found["support"] = torch.cat([scores.support_F, neurons.powers_5D[0, :1]])
     store.put_tensors(order.layer_path(model, layer), {k: v.contiguous() for k, v in found.items()})
-
-
-def _scores(order: ProfileOrder, neurons: LayerSums, features: FeatureSums) -> Scores:
-    """Of all columns but the position's, in their order."""
-    parts = [
-        id_sums(neurons, order.bank.membership_VF, CURRENT),
-        id_sums(neurons, order.bank.membership_VF, PREVIOUS),
-        features,
-    ]
-    return score(
-        float(features.n),
-        torch.cat([part.f_E for part in parts]),
-        neurons.total["position"].sum(0),
-        neurons.squares_D,
-        torch.cat([part.fx_ED for part in parts]),
-        minimum_support=order.minimum_support,
-    )
 
 
 def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> None:

@@ -50,8 +50,10 @@ class PreparedProfile:
         """The plan as rows of a table on screen."""
         plan, bank = self.plan, self.bank
         ids, rows = len(bank.id_features), len(bank.row_columns())
-        memory = self.prepared.plan.memory
-        groups = max(len(layer_groups(m, plan.vocabulary, memory)) for m in plan.models)
+        held, size_V = self.prepared.plan, plan.vocabulary
+        groups = max(
+            len(layer_groups(m, size_V, held.memory, held.footprint)) for m in plan.models
+        )
         return [
             ("profile", f"{len(plan.models)} models, {sum(m.neurons for m in plan.models):,} "
              f"neurons, {plan.tokens:,} tokens in {len(plan.shards)} shards"),
@@ -78,7 +80,8 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
             f"{corpus.path}: exclude fewer"
         )
     sources = list(prepared.sources.values())
-    vocabulary = read_vocabulary(prepared.tokenizer, max(source.vocabulary for source in sources))
+    # No token lies beyond the smallest of them, or it would not be every model's.
+    vocabulary = read_vocabulary(prepared.tokenizer, min(source.vocabulary for source in sources))
     content = [unit.name for unit in prepared.plan.layout.units if unit.start < rows]
     topics_path, topics = _topics(prepared, store, vocabulary, rows, content)
     subsets = tuple(sorted(set(corpus.subsets(0, rows) or ())))
@@ -112,7 +115,9 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     )
     if settings.memory is not None:
         for model in plan.models:
-            layer_groups(model, plan.vocabulary, settings.memory * GIB)
+            layer_groups(
+                model, plan.vocabulary, settings.memory * GIB, prepared.plan.footprint
+            )
     return PreparedProfile(
         prepared, plan, vocabulary, bank, counts_V, excluded, topics_path, topics
     )
@@ -211,19 +216,25 @@ class ProfileStage:
             for shard in dict.fromkeys(shard for _, shard in left)
             if plan.labels_file(shard) not in stored
         ]
+        shifts = [
+            Task(f"shift-{model.short}", f"shift of {model.name}", "shift", (model,))
+            for model in dict.fromkeys(model for model, _ in left)
+            if plan.shift_file(model) not in stored
+        ]
         weights = [
             call(reduce_weights, f"weights-{m.short}", order, m, found.prepared.sources[m.identity])
             for m in plan.models
             if order.weights_path(m) not in stored
         ]
-        yield Batch("labels and weights", [*labels, *weights])
+        yield Batch("labels and weights", [*labels, *shifts, *weights])
         bytes_each = worker_memory(memory, study.cluster)
+        footprint = found.prepared.plan.footprint
         sums = [
             Task(
                 f"profile-{shard.index}-{model.short}",
                 f"shard {shard.index} of {model.name}",
                 "profile",
-                (model, shard, layer_groups(model, plan.vocabulary, bytes_each)),
+                (model, shard, layer_groups(model, plan.vocabulary, bytes_each, footprint)),
                 tokens=float((shard.stop - shard.start) * plan.context),
             )
             for model, shard in left

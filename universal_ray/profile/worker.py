@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from universal_ray.measure import Clock, peak_bytes
 from universal_ray.profile.plan import Layers, ProfilePlan, Shard
 from universal_ray.statistics.activations import LayerSums, Places, places
 from universal_ray.store import Receipt
+from universal_ray.sums import to_host
 from universal_ray.taxonomy.bank import FeatureBank
 from universal_ray.taxonomy.features import TokenRows
 from universal_ray.taxonomy.sums import FeatureSums
@@ -39,10 +41,6 @@ class ProfileWorker(Worker):
 
     told: ProfileAssignment
 
-    def __init__(self, assignment: ProfileAssignment):
-        super().__init__(assignment)
-        self._shifts: dict[str, torch.Tensor] = {}
-
     def label(self, shard: Shard) -> Receipt:
         """Store the features of the row of every token of a shard, eight labels to a byte."""
         told, parts = self.told, []
@@ -62,15 +60,20 @@ class ProfileWorker(Worker):
         count = len(self.told.bank.row_columns())
         return torch.from_numpy(np.unpackbits(bits, axis=1, count=count).astype(bool))
 
-    def _shift(self, model: Model) -> torch.Tensor:
-        """Mean [L, D] of each pre-activation over the first batch; the same on every worker."""
-        if model.identity not in self._shifts:
-            stop = min(self.told.batch_rows, self.told.plan.shards[-1].stop)
-            tokens_BP, _ = self.tokens(0, stop)
-            pre_LTD, _ = self.activations(model, tokens_BP)
-            means = [pre_TD.mean(0, dtype=torch.float64) for pre_TD in pre_LTD]
-            self._shifts[model.identity] = torch.stack(means)
-        return self._shifts[model.identity]
+    def shift(self, model: Model) -> Receipt:
+        """Store the mean [L, D] of each pre-activation over the first batch: once for all workers,
+        since another kind of device may differ in its bits.
+        """
+        plan = self.told.plan
+        means: list[torch.Tensor] = []
+
+        def add(_: int, pre_TD: torch.Tensor, __: torch.Tensor) -> None:
+            means.append(pre_TD.mean(0, dtype=torch.float64).cpu())
+
+        tokens_BP, _ = self.tokens(0, min(self.told.batch_rows, plan.shards[-1].stop))
+        with self.computing():
+            self.read_layers(model, tokens_BP, add)
+        return self.store.put_tensors(plan.shift_file(model), {"shift": torch.stack(means)})
 
     def _batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, Places, slice]]:
         """Tokens of each batch, which of them count, and where they lie in the shard."""
@@ -99,13 +102,14 @@ class ProfileWorker(Worker):
             with self.computing():
                 clock = Clock(told.device)
                 made = self._sum(model, shard, layers, label_TE, clock)
+                files = {layer: _on_host(*made.pop(layer)) for layer in list(made)}
+                clock.lap("copy")
                 for name, seconds in clock.seconds().items():
                     spent[name] = spent.get(name, 0.0) + seconds
             began = time.monotonic()
-            for layer, (neurons, features) in made.items():
-                tensors = {NEURON + name: t.cpu() for name, t in neurons.tensors().items()}
-                tensors |= {FEATURE + name: t.cpu() for name, t in features.tensors().items()}
-                receipts.append(self.store.put_tensors(layer_file(folder, layer), tensors))
+            for layer in list(files):
+                path = layer_file(folder, layer)
+                receipts.append(self.store.put_tensors(path, files.pop(layer)))
             spent["write"] = spent.get("write", 0.0) + time.monotonic() - began
         self.store.finish(marker(folder), {"files": [vars(receipt) for receipt in receipts]})
         return {
@@ -121,8 +125,8 @@ class ProfileWorker(Worker):
     def _sum(
         self, model: Model, shard: Shard, layers: Layers, label_TE: torch.Tensor, clock: Clock
     ) -> dict[int, tuple[LayerSums, FeatureSums]]:
-        told = self.told
-        plan, shift_LD = told.plan, self._shift(model)
+        told, plan = self.told, self.told.plan
+        shift_LD = self.store.get_tensors(plan.shift_file(model))["shift"].to(told.device)
         made = {
             layer: (
                 LayerSums.zeros(
@@ -137,14 +141,30 @@ class ProfileWorker(Worker):
             for layer in range(layers.start, layers.stop)
         }
         for tokens_BP, where, rows in self._batches(shard):
-            clock.lap("load")
-            pre_LTD, post_LTD = self.activations(model, tokens_BP)
-            clock.lap("forward")
             batch_TE = label_TE[rows].to(tokens_BP.device)
-            for layer, (neurons, features) in made.items():
-                neurons.update_(pre_LTD[layer], post_LTD[layer], where)
-                clock.lap("statistics")
-                features.update_(batch_TE, post_LTD[layer], where)
-                clock.lap("features")
+            clock.lap("load")
+            self.read_layers(model, tokens_BP, partial(_add, made, where, batch_TE, clock))
+            clock.lap("forward")
         return made
+
+
+def _add(
+    made: dict[int, tuple[LayerSums, FeatureSums]], where: Places, batch_TE: torch.Tensor,
+    clock: Clock, layer: int, pre_TD: torch.Tensor, post_TD: torch.Tensor,
+) -> None:
+    """A batch of one layer, when the model has made it, if its sums are asked for."""
+    clock.lap("forward")
+    if layer in made:
+        neurons, features = made[layer]
+        neurons.update_(pre_TD, post_TD, where)
+        clock.lap("statistics")
+        features.update_(batch_TE, post_TD, where)
+        clock.lap("features")
+
+
+def _on_host(neurons: LayerSums, features: FeatureSums) -> dict[str, torch.Tensor]:
+    """All sums of a layer, as they are stored."""
+    named = {NEURON + name: tensor for name, tensor in neurons.tensors().items()}
+    named |= {FEATURE + name: tensor for name, tensor in features.tensors().items()}
+    return {name: to_host(tensor) for name, tensor in named.items()}
 

@@ -40,13 +40,6 @@ class DetectorOptions:
     swing: float = 0.25  # a rate turns where it goes so far, as a share of that difference
 
 
-def dead_neurons(
-    maximum_VD: Float[Tensor, "V D"], options: DetectorOptions = DetectorOptions()
-) -> Bool[Tensor, "D"]:
-    """Neurons whose activation never exceeds `dead`, from the largest one by token id."""
-    return maximum_VD.amax(0) <= options.dead
-
-
 def ngrams(tokens_BP: Int[Tensor, "B P"], length: int, vocabulary: int) -> Int[Tensor, "B*P"]:
     """The n-gram that ends at each token, as one number; -1 where the row has too few before it.
 

@@ -171,9 +171,9 @@ def _histograms(
     index_R = torch.nonzero(some_N).flatten()
     member_VF = order.profile.bank.membership_VF
     low, high, inside, outside = [], [], [], []
+    unembed_CV = weights.unembed_CV[:, : len(member_VF)].double()
     for neuron in index_R.tolist():
-        effect_V = (weights.w_out_NC[neuron].double() @ weights.unembed_CV.double()).cpu()
-        effect_V = effect_V[: len(member_VF)]
+        effect_V = (weights.w_out_NC[neuron].double() @ unembed_CV).cpu()
         place = int(found["class"][neuron])
         member_V = member_VF[:, place] if place >= 0 else torch.zeros_like(member_VF[:, 0])
         low.append(effect_V.min())

@@ -178,10 +178,13 @@ class RolesStage:
     def _responses(self, memory: list[tuple[str, float]], stored: set[str]) -> Batch:
         """As many layers to a task as fit, and no more than leave work for all workers."""
         order = self.order
-        bytes_each = worker_memory(memory, self.found.profile.prepared.study.cluster)
+        prepared = self.found.profile.prepared
+        bytes_each = worker_memory(memory, prepared.study.cluster)
         tasks = []
         for model in order.models:
-            for layers in layer_groups(model, order.profile.plan.vocabulary, bytes_each):
+            for layers in layer_groups(
+                model, order.profile.plan.vocabulary, bytes_each, prepared.plan.footprint
+            ):
                 paths = [
                     order.responses_path(model, layer)
                     for layer in range(layers.start, layers.stop)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -99,9 +100,7 @@ class RolesWorker(Worker):
                 for layer in range(layers.start, layers.stop)
             }
             for tokens_BP, place_T, where in self._batches():
-                pre_LTD, post_LTD = self.activations(model, tokens_BP)
-                for layer, responses in made.items():
-                    responses.update_(pre_LTD[layer][place_T], post_LTD[layer][place_T], where)
+                self.read_layers(model, tokens_BP, partial(_add, made, place_T, where))
             found = {layer: responses.found() for layer, responses in made.items()}
             weights = load_weights(self.told.sources[model.identity], order.profile.convention)
             for layer, tensors in found.items():
@@ -187,3 +186,12 @@ class RolesWorker(Worker):
             "finished": time.time(),
             "seconds": {name: round(value, 4) for name, value in spent.items()},
         }
+
+
+def _add(
+    made: dict[int, LayerResponses], place_T: torch.Tensor, where: Where,
+    layer: int, pre_TD: torch.Tensor, post_TD: torch.Tensor,
+) -> None:
+    """A batch of one layer, when the model has made it, if it is asked for."""
+    if layer in made:
+        made[layer].update_(pre_TD[place_T], post_TD[place_T], where)

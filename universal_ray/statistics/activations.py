@@ -311,31 +311,3 @@ def neuron_statistics(sums: LayerSums) -> dict[str, Float[Tensor, "D"]]:
 def group_means(sums: LayerSums, kind: str) -> Float[Tensor, "G D"]:
     """Mean post-activation by group; NaN for a group without tokens."""
     return sums.total[kind] / sums.count[kind][:, None]
-
-
-def firing_rates(sums: LayerSums) -> Float[Tensor, "P D"]:
-    """Share of tokens on which a neuron fires, by position; NaN for a position without tokens."""
-    return sums.fired_PD / sums.count["position"][:, None]
-
-
-def binned_statistics(histogram_DH: Float[Tensor, "D H"]) -> dict[str, Float[Tensor, "D"]]:
-    """mean, var, skew, kurt and sparsity as the paper's code has them, from the histogram alone.
-
-    A value counts as the centre of its bin, beyond the edges as half a bin beyond; a neuron fires
-    in the bin that ends at zero, too. For comparison with the published tables only.
-    """
-    step = 25 / 255
-    low = EDGES.new_tensor([-10 - step])
-    centre_H = torch.cat([low, EDGES]) + step / 2
-    share_DH = histogram_DH.double() / histogram_DH.sum(1, keepdim=True)
-    mean_D = share_DH @ centre_H
-    from_DH = centre_H - mean_D[:, None]
-    second_D, third_D, fourth_D = ((share_DH * from_DH**k).sum(1) for k in (2, 3, 4))
-    zero = int(torch.argmax((EDGES >= 0).int()))
-    return {
-        "mean": mean_D,
-        "var": second_D,
-        "skew": third_D / second_D**1.5,
-        "kurt": fourth_D / second_D**2,
-        "sparsity": share_DH[:, zero:].sum(1),
-    }

@@ -218,11 +218,6 @@ class _Extremes:
         return Resemblance(*columns)
 
 
-def redundant(found: Resemblance, threshold: float) -> float:
-    """Share of neurons that have another one with a cosine above the threshold."""
-    return float((found.max_N > threshold).double().mean())
-
-
 def head_maps(weights: ModelWeights) -> dict[str, Float[Tensor, "H C K"]]:
     """A map per head, such that |ŵ · map| is the composition of a unit vector with the head.
 

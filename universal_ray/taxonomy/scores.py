@@ -74,30 +74,6 @@ def score(
     )
 
 
-def sample_variance_reduction(
-    n: float,
-    f_F: Float[Tensor, "F"],
-    x_N: Float[Tensor, "N"],
-    xx_N: Float[Tensor, "N"],
-    fx_FN: Float[Tensor, "F N"],
-    fxx_FN: Float[Tensor, "F N"],
-) -> Float[Tensor, "F N"]:
-    """The paper's form, with sample variances (n − 1) inside the classes, which also needs Σfx².
-
-    NaN for a class of fewer than two tokens and for a dead neuron.
-    """
-    f_F1, x_N, xx_N = f_F.double()[:, None], x_N.double(), xx_N.double()
-    fx_FN, fxx_FN = fx_FN.double(), fxx_FN.double()
-    squares_N, dead_N = _squares(n, x_N, xx_N)
-
-    def within(count_F1: Tensor, sum_FN: Tensor, square_FN: Tensor) -> Tensor:
-        variance_FN = (square_FN - sum_FN**2 / count_F1).clamp_min(0) / (count_F1 - 1)
-        return (count_F1 / n * variance_FN).masked_fill(count_F1 < 2, torch.nan)
-
-    inside_FN = within(f_F1, fx_FN, fxx_FN) + within(n - f_F1, x_N - fx_FN, xx_N - fxx_FN)
-    return (1 - inside_FN / (squares_N / (n - 1))).masked_fill(dead_N, torch.nan)
-
-
 def _squares(
     n: float, x_N: Float[Tensor, "N"], xx_N: Float[Tensor, "N"]
 ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:

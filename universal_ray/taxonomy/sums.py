@@ -7,6 +7,7 @@ less than 1e-6 (tested, neurons far from zero among them).
 Shapes: T tokens, E features of the row, F features of the id, D neurons of a layer, V ids.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from universal_ray.errors import NumericalError
 from universal_ray.statistics.activations import LayerSums, Places, rows_at
-from universal_ray.taxonomy.scores import Scores, score
+from universal_ray.taxonomy.scores import MINIMUM_SUPPORT, Scores, score
 
 TOKENS_AT_ONCE = 1024
 
@@ -83,20 +84,25 @@ def id_sums(layer: LayerSums, membership_VF: Bool[Tensor, "V F"], looks_at: str)
     )
 
 
-def score_layer(layer: LayerSums, features: FeatureSums) -> Scores:
-    """Scores of features on the neurons of a layer.
+def score_layer(
+    layer: LayerSums, parts: Sequence[FeatureSums], minimum_support: int = MINIMUM_SUPPORT
+) -> Scores:
+    """Scores of the features of all parts, in their order, on the neurons of a layer.
 
-    Raises NumericalError where the two are not sums over the same tokens.
+    Raises NumericalError where they are not sums over the same tokens.
     """
-    if float(features.n) != float(layer.powers_5D[0, 0]):
-        raise NumericalError(
-            f"features are summed over {int(features.n)} tokens and neurons over "
-            f"{int(layer.powers_5D[0, 0])}: sum both over the same tokens"
-        )
+    n = float(layer.powers_5D[0, 0])
+    for part in parts:
+        if float(part.n) != n:
+            raise NumericalError(
+                f"features are summed over {int(part.n)} tokens and neurons over {int(n)}: "
+                "sum both over the same tokens"
+            )
     return score(
-        float(features.n),
-        features.f_E,
+        n,
+        torch.cat([part.f_E for part in parts]),
         layer.total["position"].sum(0),
         layer.squares_D,
-        features.fx_ED,
+        torch.cat([part.fx_ED for part in parts]),
+        minimum_support=minimum_support,
     )
