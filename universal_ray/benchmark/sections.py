@@ -20,18 +20,22 @@ from universal_ray.benchmark.loop import (
     run_reduction,
     run_sums,
 )
+from universal_ray.capacity import BATCH
 from universal_ray.measure import machine_bytes, matmul_rate
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
 from universal_ray.study import Device, Policy
 
 Row = dict[str, Any]
+LEAST_TOKENS = 2**18
+"""Of all runs of a shape whose cost per token is asked for."""
 COPIES = 4
 """Of both models' activations that a library's function holds at once, and the made-up ones."""
 
 
-def product_rate(shape: Shape, means: Means, batch: int) -> float:
+def product_rate(shape: Shape, means: Means) -> float:
     """Plain products of the loop's shape per second: float32 on a CPU, half precision on a GPU."""
+    batch = BATCH[means.device][means.policy]
     half = means.device is Device.cuda and means.policy is not Policy.fp32
     dtype = torch.float16 if half else torch.float32
     rows = min(shape.width, 1024) if means.device is Device.cpu else shape.width
@@ -41,19 +45,20 @@ def product_rate(shape: Shape, means: Means, batch: int) -> float:
 def loop(shape: Shape, means: Means) -> Row:
     """This project's sums: rates, shares of the plain product's rate, and where the time went."""
     with TemporaryDirectory() as folder:
+        before = product_rate(shape, means)
         timing, prepared = run_sums(make_study(Path(folder), shape, means), means)
-        return _row(shape, means, timing, prepared)
+        return _row(shape, means, timing, prepared, before)
 
 
-def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared) -> Row:
-    batch = prepared.plan.footprint.batch_tokens
-    rate = product_rate(shape, means, batch)
+def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared, before: float) -> Row:
+    """Shares are of the mean of the plain product's rates before and after."""
+    rate = (before + product_rate(shape, means)) / 2
     return {
         "shape": str(shape),
         "tokens": timing.tokens,
         "policy": means.policy.value,
         "forward": means.dtype.value,
-        "batch": batch,
+        "batch": prepared.plan.footprint.batch_tokens,
         "plain_tflops": rate / 1e12,
         "products_share": timing.cross_flops / timing.seconds["products"] / rate,
         "loop_share": timing.flops / timing.wall / rate,
@@ -74,13 +79,14 @@ def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
     threads, as its code has.
     """
     with TemporaryDirectory() as folder:
+        before = product_rate(shape, means)
         workers = means.threads if means.device is Device.cpu else 1
         own = replace(means, threads=means.threads // workers)
         turns = _Naive(shape, means, naive_tokens)
         study = make_study(Path(folder), shape, own, workers)
         timing, prepared = run_sums(study, own, [turns.take] * 2)
         run_reduction(prepared, means, timing)
-        row = _row(shape, means, timing, prepared)
+        row = _row(shape, means, timing, prepared, before)
     total = turns.streaming / turns.tokens * timing.tokens + turns.finding
     return {**row, "naive_tokens": turns.tokens, "naive_seconds": turns.streaming + turns.finding,
             "naive_total_seconds": total, "ratio": total / timing.total}
@@ -154,14 +160,19 @@ def libraries(shape: Shape, means: Means) -> list[Row]:
 
 
 def growth(shapes: Iterable[Shape], means: Means) -> list[Row]:
-    """Cost of the sums per token, for one shape after the other."""
+    """Cost of the sums per token, for one shape after the other; the mean of a few runs where one
+    would be over in seconds.
+    """
     rows = []
     for shape in shapes:
-        row = loop(shape, means)
-        each = row["sums_seconds"] / row["tokens"]
+        runs = [loop(shape, means) for _ in range(max(1, LEAST_TOKENS // shape.tokens))]
+        seconds = sum(run["sums_seconds"] for run in runs) / len(runs)
+        share = sum(run["loop_share"] for run in runs) / len(runs)
+        row = runs[0]
         rows.append({"shape": row["shape"], "tokens": row["tokens"], "neurons": shape.neurons,
-                     "seeds": shape.seeds, "microseconds_per_token": 1e6 * each,
-                     "loop_share": row["loop_share"]})
+                     "seeds": shape.seeds, "runs": len(runs),
+                     "microseconds_per_token": 1e6 * seconds / row["tokens"],
+                     "loop_share": share})
     return rows
 
 
