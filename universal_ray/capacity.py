@@ -103,6 +103,11 @@ class Footprint:
     device: Device
     policy: Policy
 
+    @property
+    def copies(self) -> int:
+        """Of sums: on a CPU those made before are still being written while others are made."""
+        return 2 if self.device is Device.cpu else 1
+
     def model_bytes(self, model: Model) -> int:
         """Weights and one batch of operands."""
         operand = OPERAND_BYTES[self.device][self.policy]
@@ -116,10 +121,9 @@ class Footprint:
         )
 
     def bytes_of(self, parts: Sequence[Part]) -> int:
-        """Of one pass. On a CPU the sums of the unit before are still being written meanwhile."""
+        """Of one pass."""
         models = list({m.identity: m for part in parts for m in part.item.models}.values())
-        copies = 2 if self.device is Device.cpu else 1
-        sums = copies * sum(part.sums_bytes for part in parts)
+        sums = self.copies * sum(part.sums_bytes for part in parts)
         return sums + sum(self.model_bytes(m) for m in models) + self.working_bytes(models)
 
     def passes(self, items: Sequence[Item], memory: float) -> tuple[Pass, ...]:

@@ -137,9 +137,16 @@ def test_planned_bytes_are_those_of_the_tensors(policy):
 
 
 def test_sizes_that_the_recipes_name():
-    """Small on one GPU of 40 GB and medium on 80 GB, as deploy/README.md has them."""
-    small, _ = planned("gpt2_small", f"cluster.memory={40e9 / GIB}")
-    assert len(small.groups) == 1
+    """In deploy/README.md: small on one GPU of 40 GB, medium on four of 80 GB."""
+    text = (CONF.parent / "deploy" / "README.md").read_text()
+    for name, gpus, memory, passes in (
+        ("gpt2_small", 1, 40e9 / GIB, 2), ("gpt2_medium", 4, GPU_GIB, 4)
+    ):
+        plan, _ = planned(name, f"cluster.memory={memory}")
+        assert sum(map(len, plan.groups)) == passes
+        at_once = f"{plan.peak_bytes(gpus) / 2**40:.1f} TiB"
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert f"| {gpus} of " in row and f"| {passes} |" in row and at_once in row
 
 
 # Lengths

@@ -37,7 +37,7 @@ def test_shards_are_whole_batches_and_hold_every_row_once(rows, batch_rows):
 
 
 @quickly
-@hypothesis.given(gib=st.floats(8, 200), device=st.sampled_from(Device))
+@hypothesis.given(gib=st.floats(12, 200), device=st.sampled_from(Device))
 def test_groups_of_layers_fit_beside_the_model_and_are_even(gib, device):
     """On a CPU the sums of one group are written while those of the next are made."""
     groups = layer_groups(SMALL, 50257, gib * GIB, replace(GPU, device=device))

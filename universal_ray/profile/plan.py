@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from universal_ray.capacity import GIB, USABLE, Footprint, weight_bytes
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import Model
-from universal_ray.study import Device
 
 SHARDS = 4
 """As many at most: the sums by token id are large, and workers share models as well as shards."""
@@ -61,11 +60,9 @@ def layer_groups(
     """Layers in groups whose sums fit `memory` bytes beside the model and a batch; each group is
     one more reading of the tokens.
 
-    On a CPU the sums of the group before are still being written meanwhile. Raises
-    ConfigurationError where not even one layer fits.
+    Raises ConfigurationError where not even one layer fits.
     """
-    copies = 2 if footprint.device is Device.cpu else 1
-    one = copies * layer_bytes(model, vocabulary)
+    one = footprint.copies * layer_bytes(model, vocabulary)
     # A forward pass of a batch holds a few times a layer's activations, float32.
     beside = weight_bytes(model) + BATCH_BYTES * footprint.batch_tokens * model.width
     count = int((USABLE * memory - beside) // one)

@@ -4,7 +4,7 @@ Plain functions over the store, each one task of the cluster. Shapes: D neurons 
 model, F columns of the bank with the one of the position after them, K entries of a list.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -121,6 +121,8 @@ def reduce_layer(order: ProfileOrder, model: Model, layer: int) -> None:
 def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> None:
     """What the weights of a model say about each of its neurons."""
     weights = load_weights(source, order.convention)
+    # A model may have padded its vocabulary beyond what the tokenizer has.
+    weights = replace(weights, unembed_CV=weights.unembed_CV[:, : order.plan.vocabulary])
     found = dict(vector_statistics(weights))
     written = vocabulary(weights.w_out_NC, weights.unembed_CV, LISTED)
     found |= written.moments
