@@ -168,7 +168,7 @@ def test_bars_on_two_cores():
     row = sections.schemes(Shape(4, 1024, 5, tokens=524_288, context=512), MEANS, 49_152)
     assert row["ratio"] >= 2.5
     assert row["products_share"] >= 0.85
-    pair = sections.loop(Shape(12, 3072, 2, tokens=8192, context=512), MEANS)
+    pair = sections.loop(Shape(12, 3072, 2, tokens=16_384, context=512), MEANS)
     assert pair["loop_share"] >= 0.75
     costs = [each["microseconds_per_token"] for each in sections.growth(
         [Shape(2, 512, 2, tokens=2**k) for k in (16, 20)], MEANS)]

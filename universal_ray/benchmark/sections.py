@@ -1,7 +1,7 @@
 """What is measured: each section runs side by side what it compares, and returns plain rows."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +27,6 @@ from universal_ray.preflight import Prepared
 from universal_ray.study import Device, Policy
 
 Row = dict[str, Any]
-LEAST_TOKENS = 2**18
-"""Of all runs of a shape whose cost per token is asked for."""
 COPIES = 4
 """Of both models' activations that a library's function holds at once, and the made-up ones."""
 
@@ -159,20 +157,19 @@ def libraries(shape: Shape, means: Means) -> list[Row]:
     return rows
 
 
-def growth(shapes: Iterable[Shape], means: Means) -> list[Row]:
-    """Cost of the sums per token, for one shape after the other; the mean of a few runs where one
-    would be over in seconds.
+def growth(shapes: Sequence[Shape], means: Means) -> list[Row]:
+    """Cost of the sums per token for one shape after the other, there and back again: means of two
+    runs each, so that a machine whose speed changes serves all alike.
     """
+    there = [loop(shape, means) for shape in shapes]
+    back = [loop(shape, means) for shape in reversed(shapes)][::-1]
     rows = []
-    for shape in shapes:
-        runs = [loop(shape, means) for _ in range(max(1, LEAST_TOKENS // shape.tokens))]
-        seconds = sum(run["sums_seconds"] for run in runs) / len(runs)
-        share = sum(run["loop_share"] for run in runs) / len(runs)
-        row = runs[0]
-        rows.append({"shape": row["shape"], "tokens": row["tokens"], "neurons": shape.neurons,
-                     "seeds": shape.seeds, "runs": len(runs),
-                     "microseconds_per_token": 1e6 * seconds / row["tokens"],
-                     "loop_share": share})
+    for shape, *runs in zip(shapes, there, back, strict=True):
+        seconds = sum(run["sums_seconds"] for run in runs) / 2
+        share = sum(run["loop_share"] for run in runs) / 2
+        rows.append({"shape": str(shape), "tokens": runs[0]["tokens"], "neurons": shape.neurons,
+                     "seeds": shape.seeds, "loop_share": share,
+                     "microseconds_per_token": 1e6 * seconds / runs[0]["tokens"]})
     return rows
 
 
