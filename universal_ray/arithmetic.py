@@ -34,13 +34,6 @@ def keep_freed_memory() -> None:
         library.mallopt(trim, 2**31 - 1)
 
 
-def give_back_memory() -> None:
-    """Give back to the system what was freed, where glibc has kept it."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(0)
-
-
 @contextmanager
 def tensor_float32(allowed: bool) -> Iterator[None]:
     """Let float32 products round their factors to TF32 meanwhile, where the hardware can."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from universal_ray.arithmetic import give_back_memory
 from universal_ray.capacity import Speed
 
 PROBE = (1024, 1024, 2048)
@@ -74,12 +73,11 @@ def machine_bytes(
 
 
 def reset_peak(device: str) -> None:
-    """Let `peak_bytes` count from what this process holds now, given back what it has freed."""
+    """Let `peak_bytes` count from what this process holds now."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    give_back_memory()
     with suppress(OSError):  # Linux alone has it
         Path("/proc/self/clear_refs").write_text("5")
 
