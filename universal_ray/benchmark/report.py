@@ -195,10 +195,11 @@ def draw(found: Found, path: Path) -> None:
         panel.set_title("thousand tokens per second", fontsize=9)
     for panel, name in zip(left, grown, strict=True):
         rows = found[name]
-        panel.plot([row[name] for row in rows],
-                   [row["microseconds_per_token"] for row in rows], "o-")
-        panel.set_xscale("log", base=2)
-        panel.set_ylim(bottom=0)
+        costs = [row["microseconds_per_token"] for row in rows]
+        panel.plot([row[name] for row in rows], costs, "o-")
+        if name != "seeds":
+            panel.set_xscale("log", base=2)
+        panel.set_ylim(0, 1.1 * max(costs))
         panel.set_xlabel(name, fontsize=8)
         panel.set_title("µs of sums per token", fontsize=9)
     figure.savefig(path, metadata={"Date": None})
