@@ -4,18 +4,21 @@ import os
 import sys
 import time
 
+import psutil
 import pytest
 import ray
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from universal_ray import driver
+from universal_ray.errors import UnitError
 from universal_ray.scheduler import Batch, Task
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, ModelsConfig, RunConfig, Study
 
-BROKEN = 0.125
-"""Seconds of work that fails on a node which is broken."""
+BROKEN, GREEDY = 0.125, 0.25
+"""Seconds of work that fails on a node which is broken, or takes more memory than there is."""
+GREED = 3 * 2**30
 
 
 class Puppet:
@@ -29,6 +32,10 @@ class Puppet:
 
     def work(self, seconds):
         time.sleep(seconds)
+        if seconds == GREEDY:
+            held = b"." * GREED
+            time.sleep(30)
+            del held
         if seconds == BROKEN and "UNIVERSAL_RAY_TEST_BROKEN" in os.environ:
             raise RuntimeError("an illegal memory access was encountered")
         context = ray.get_runtime_context()
@@ -116,6 +123,20 @@ def test_work_that_fails_without_a_reason_of_its_own_goes_to_another_node(nodes,
     assert len({node for _, _, node, *_ in stage.told}) == 1
     failures = Store(str(tmp_path)).get_json("progress.json")["failures"]
     assert failures and all("illegal memory access" in each["reason"] for each in failures)
+
+
+@pytest.mark.slow
+def test_worker_that_ray_kills_for_its_memory(monkeypatch, tmp_path):
+    memory = psutil.virtual_memory()
+    allowed = (memory.total - memory.available + GREED / 2) / memory.total
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{allowed:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        with pytest.raises(UnitError, match=r"3 times.*OutOfMemory.*lower cluster\.memory"):
+            play(made, 1, tmp_path, Puppets("first", tasks(1, GREEDY)))
+    finally:
+        made.shutdown()
 
 
 def test_actors_and_tasks_have_the_names_that_the_dashboard_shows(nodes, tmp_path):
