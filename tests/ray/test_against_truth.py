@@ -1,10 +1,10 @@
-"""A whole study on a real cluster against float64 computations on the raw activations."""
+"""A whole study against float64 computations on the raw activations."""
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from helpers_study import CONTEXT, DEAD, LAYERS, WIDTH, make_models, make_study, make_tokens, run
+from helpers_study import CONTEXT, DEAD, LAYERS, WIDTH, make, make_models, make_study, make_tokens
 from helpers_study import true_activations as activations
 from scipy import stats
 
@@ -43,9 +43,9 @@ class Truth:
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("truth")
     paths, tokens = make_models(folder), make_tokens(folder / "tokens")
-    study = make_study(folder / "run", paths, tokens, workers=2)
+    study = make_study(folder / "run", paths, tokens)
     study.models.pairs = Pairs.all
-    return study, run(study), Truth(paths, tokens)
+    return study, make(study), Truth(paths, tokens)
 
 
 def rows_of(store, model, other):

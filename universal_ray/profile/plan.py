@@ -117,10 +117,12 @@ class ProfilePlan:
         return f"{self.folder}/{model.short}/shard-{shard.index:02d}"
 
     def missing(self, stored: set[str]) -> list[tuple[Model, Shard]]:
-        """Models and shards whose marker is not among the files that are stored."""
+        """Models and shards whose marker is not among the files that are stored; a model's shards
+        follow each other, as a worker holds one model at a time.
+        """
         return [
             (model, shard)
-            for shard in self.shards
             for model in self.models
+            for shard in self.shards
             if f"{self.shard_folder(model, shard)}/done.json" not in stored
         ]

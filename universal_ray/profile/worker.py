@@ -126,6 +126,7 @@ class ProfileWorker(Worker):
         self, model: Model, shard: Shard, layers: Layers, label_TE: torch.Tensor, clock: Clock
     ) -> dict[int, tuple[LayerSums, FeatureSums]]:
         told, plan = self.told, self.told.plan
+        self.keep((model.identity,))
         shift_LD = self.store.get_tensors(plan.shift_file(model))["shift"].to(told.device)
         made = {
             layer: (

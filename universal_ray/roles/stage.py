@@ -155,8 +155,8 @@ class RolesStage:
         }
         left = [
             (model, shard, *declarations[model.identity])
-            for shard in order.shards
             for model in order.references
+            for shard in order.shards
             if model.identity in declarations
             and marker(shard_folder(declarations[model.identity][1], shard.index)) not in stored
         ]

@@ -95,6 +95,7 @@ class RolesWorker(Worker):
         order, width = self.told.order, model.width
         scores = self.store.get_tensors(order.scores_path(model))
         with self.computing():
+            self.keep((model.identity,))
             made = {
                 layer: self._layer(model, layer, scores)
                 for layer in range(layers.start, layers.stop)
@@ -139,6 +140,7 @@ class RolesWorker(Worker):
 
     def _decoder(self, model: Model) -> Decoder:
         if model.identity not in self._decoders:
+            self._decoders.clear()
             source = self.told.sources[model.identity]
             self._decoders[model.identity] = load_decoder(source, self.told.device)
         return self._decoders[model.identity]
