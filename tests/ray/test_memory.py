@@ -1,17 +1,17 @@
 """A worker without memory: the unit goes to another node, or the run stops and names the key."""
 
 import os
-import sys
 
 import pytest
 import torch
 from helpers_study import make, make_models, make_study, make_tokens, run, table_bytes
-from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import UnitError
 from universal_ray.worker import MomentsWorker
+
+pytestmark = pytest.mark.usefixtures("by_value")
 
 SHORT = "UNIVERSAL_RAY_TEST_SHORT_OF_MEMORY"
 
@@ -28,14 +28,6 @@ class Greedy(MomentsWorker):
 class Greediest(MomentsWorker):
     def _sum(self, *arguments):
         torch.empty(2**55)
-
-
-@pytest.fixture(autouse=True)
-def by_value():
-    """Workers get the classes of this module as they are: they cannot import it."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Tasks to workers that vanish and join between stages: made-up stages on a real cluster."""
 
 import os
-import sys
 import time
 
 import psutil
 import pytest
 import ray
-from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from universal_ray import driver
@@ -15,6 +13,8 @@ from universal_ray.errors import UnitError
 from universal_ray.scheduler import Batch, Task
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, ModelsConfig, RunConfig, Study
+
+pytestmark = pytest.mark.usefixtures("by_value")
 
 BROKEN, GREEDY = 0.125, 0.25
 """Seconds of work that fails on a node which is broken, or takes more memory than there is."""
@@ -74,14 +74,6 @@ def tasks(count, seconds=0.0, beside=False):
         Task(f"task-{index}", f"task {index}", "work", (seconds,), beside=beside)
         for index in range(count)
     ]
-
-
-@pytest.fixture(autouse=True)
-def by_value():
-    """Workers get the classes of this module as they are: they cannot import it."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture
