@@ -168,7 +168,8 @@ def _open(study: Study, store: Store, tokenizer: Any, identity: str) -> TokenCor
             f"run.dir ({store.url}) is not a directory that text can be tokenised into: "
             "set corpus.text.prepared to one that all nodes share"
         )
-    destination = text.prepared or str(Path(store.url) / "corpus")
+    # With more tokens another directory, whose first rows are the same: so a run grows.
+    destination = text.prepared or str(Path(store.url) / f"corpus-{study.corpus.tokens or 'all'}")
     settings = TextSettings(
         source=text.source,
         name=text.name,

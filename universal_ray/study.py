@@ -106,7 +106,7 @@ class TextConfig:
     documents: int | None = None
     """How many documents to read at most, by default all."""
     prepared: str | None = None
-    """Where the token shards go, by default `<run.dir>/corpus`."""
+    """Where the token shards go, by default a folder of `run.dir` named by `corpus.tokens`."""
 
 
 @dataclass(kw_only=True)

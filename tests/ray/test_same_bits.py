@@ -10,9 +10,11 @@ import threading
 import time
 from copy import deepcopy
 
+import numpy as np
 import psutil
 import pytest
 from helpers_study import (
+    CONTEXT,
     WORKERS,
     command,
     computed,
@@ -38,7 +40,7 @@ from universal_ray.items import layer_file, marker
 from universal_ray.lock import RunLock
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
-from universal_ray.study import Pairs, Rotation
+from universal_ray.study import CorpusConfig, Pairs, Rotation, TextConfig
 
 UNITS = 13
 
@@ -214,6 +216,22 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     lines = store.get("metrics.jsonl").decode().splitlines()[7:]
     made = {each["unit"]: set(each["items"]) for each in map(json.loads, lines)}
     assert made == {k: every - old if k < 6 else every for k in range(UNITS)}
+
+
+def test_text_of_which_more_is_taken(inputs, tmp_path):
+    words = np.random.default_rng(0).choice(["neurons", "fire", "when", "tokens", "return"], 9000)
+    lines = [json.dumps({"text": " ".join(some)}) for some in words.reshape(-1, 30)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    study = make_study(tmp_path / "run", inputs[0][:2], inputs[1])
+    text = TextConfig(source=str(tmp_path / "text.jsonl"))
+    study.corpus = CorpusConfig(context=CONTEXT, tokens=20 * CONTEXT, text=text)
+    store = make(study)
+    assert computed(store) == [0, 1, 2]
+    study.corpus.tokens = 40 * CONTEXT
+    make(study)
+    assert computed(store)[3:] == [2, 3, 4]  # unit 2 was short
+    study.run.dir = str(tmp_path / "at once")
+    assert table_bytes(make(study)) == table_bytes(store)
 
 
 def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
