@@ -1,8 +1,9 @@
 """Stages without a cluster, for tests of what they make and not of who makes it."""
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -21,6 +22,16 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 def sent(something: Any) -> Any:
     """As it comes out at the other end of a cluster."""
     return cloudpickle.loads(cloudpickle.dumps(something))
+
+
+@contextmanager
+def sent_by_value(module: ModuleType) -> Iterator[None]:
+    """Workers get the classes of a test's module as they are: they cannot import it."""
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 class Here(Scheduler):

@@ -4,14 +4,13 @@ import os
 
 import pytest
 import torch
+from helpers_stages import sent_by_value
 from helpers_study import make, make_models, make_study, make_tokens, run, table_bytes
 from ray.cluster_utils import Cluster
 
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import UnitError
 from universal_ray.worker import MomentsWorker
-
-pytestmark = pytest.mark.usefixtures("by_value")
 
 SHORT = "UNIVERSAL_RAY_TEST_SHORT_OF_MEMORY"
 
@@ -28,6 +27,12 @@ class Greedy(MomentsWorker):
 class Greediest(MomentsWorker):
     def _sum(self, *arguments):
         torch.empty(2**55)
+
+
+@pytest.fixture(autouse=True)
+def by_value(request):
+    with sent_by_value(request.module):
+        yield
 
 
 @pytest.fixture

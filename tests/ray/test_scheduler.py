@@ -6,6 +6,7 @@ import time
 import psutil
 import pytest
 import ray
+from helpers_stages import sent_by_value
 from ray.cluster_utils import Cluster
 
 from universal_ray import driver
@@ -13,8 +14,6 @@ from universal_ray.errors import UnitError
 from universal_ray.scheduler import Batch, Task
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, ModelsConfig, RunConfig, Study
-
-pytestmark = pytest.mark.usefixtures("by_value")
 
 BROKEN, GREEDY = 0.125, 0.25
 """Seconds of work that fails on a node which is broken, or takes more memory than there is."""
@@ -74,6 +73,12 @@ def tasks(count, seconds=0.0, beside=False):
         Task(f"task-{index}", f"task {index}", "work", (seconds,), beside=beside)
         for index in range(count)
     ]
+
+
+@pytest.fixture(autouse=True)
+def by_value(request):
+    with sent_by_value(request.module):
+        yield
 
 
 @pytest.fixture
