@@ -146,7 +146,8 @@ def test_sizes_that_the_recipes_name():
         assert sum(map(len, plan.groups)) == passes
         at_once = f"{plan.peak_bytes(gpus) / 2**40:.1f} TiB"
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
-        assert f"| {gpus} of " in row and f"| {passes} |" in row and at_once in row
+        flops = f"{plan.flops:.2g} FLOP".replace("e+", "e")
+        assert f"| {gpus} of " in row and f"| {passes} | {flops} |" in row and at_once in row
 
 
 # Lengths
