@@ -40,7 +40,7 @@ def check(store, expected):
 
 @pytest.mark.timeout(300)
 def test_what_befalls_a_cluster_changes_no_bit(inputs, expected, tmp_path):
-    faults = ["node", "worker", "head"]
+    faults = ["node", "head"]
     store = play(study(tmp_path / "run", inputs), tmp_path / "log", faults, random.Random(0))
     check(store, expected)
 

@@ -40,20 +40,8 @@ def home(tmp_path_factory) -> Path:
     return folder
 
 
-def run(home: Path, directory: str, *options: str) -> Store:
-    found = subprocess.run(
-        [
-            sys.executable, ROOT / "jobs" / "correlate.py", "experiment=persistence",
-            f"run.dir={directory}", "universal.threshold=0.02", *options,
-        ],
-        capture_output=True, text=True, cwd=home, check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return Store(str(home / directory))
-
-
 def made(home: Path, directory: str, *options: str) -> Store:
-    """The same without a cluster."""
+    """The experiment without a cluster."""
     job.register()
     given = ["experiment=persistence", f"run.dir={directory}", "universal.threshold=0.02", *options]
     with contextlib.chdir(home), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -69,7 +57,7 @@ def universal(store: Store, model: str) -> list[bool]:
 
 def test_universal_sets_by_revision_and_what_stays(home, capsys):
     revisions = "[" + ",".join(map(str, REVISIONS)) + "]"
-    store = run(home, "followed", f"models.revisions={revisions}")
+    store = made(home, "followed", f"models.revisions={revisions}")
     (followed,) = store.get_json("tables/summary.json")["followed"]
     assert followed["model"] == "runs/testbed/a-step{revision}"
     assert followed["revisions"] == [str(each) for each in REVISIONS]

@@ -1,4 +1,4 @@
-"""A worker without memory: the unit goes to another node, or the run stops and names the key."""
+"""A worker without memory: the unit goes to another node."""
 
 import os
 
@@ -9,7 +9,6 @@ from helpers_study import make, make_models, make_study, make_tokens, run, table
 from ray.cluster_utils import Cluster
 
 from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.errors import UnitError
 from universal_ray.worker import MomentsWorker
 
 SHORT = "UNIVERSAL_RAY_TEST_SHORT_OF_MEMORY"
@@ -22,11 +21,6 @@ class Greedy(MomentsWorker):
         if SHORT in os.environ:
             torch.empty(2**55)
         return super()._sum(*arguments)
-
-
-class Greediest(MomentsWorker):
-    def _sum(self, *arguments):
-        torch.empty(2**55)
 
 
 @pytest.fixture(autouse=True)
@@ -53,10 +47,3 @@ def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path):
     assert failures and all("no memory left" in failure["reason"] for failure in failures)
     plain = make(make_study(tmp_path / "plain", *inputs))
     assert table_bytes(plain) == table_bytes(store)
-
-
-def test_no_worker_has_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(CorrelationStage, "worker", Greediest)
-    study = make_study(tmp_path / "run", make_models(tmp_path, "ab"), make_tokens(tmp_path / "t"))
-    with pytest.raises(UnitError, match=r"failed 3 times.*no memory left.*lower cluster\.memory"):
-        run(study)

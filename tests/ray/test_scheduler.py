@@ -10,13 +10,13 @@ from helpers_stages import sent_by_value
 from ray.cluster_utils import Cluster
 
 from universal_ray import driver
-from universal_ray.errors import UnitError
+from universal_ray.errors import MemoryShortError, UnitError
 from universal_ray.scheduler import Batch, Task
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, ModelsConfig, RunConfig, Study
 
-BROKEN, GREEDY = 0.125, 0.25
-"""Seconds of work that fails on a node which is broken, or takes more memory than there is."""
+BROKEN, SHORT, GREEDY = 0.125, 0.1875, 0.25
+"""Seconds of work that fails on a broken node, finds no memory, or takes more than there is."""
 GREED = 3 * 2**30
 
 
@@ -31,6 +31,8 @@ class Puppet:
 
     def work(self, seconds):
         time.sleep(seconds)
+        if seconds == SHORT:
+            raise MemoryShortError("this host has no memory left")
         if seconds == GREEDY:
             held = b"." * GREED
             time.sleep(30)
@@ -120,6 +122,12 @@ def test_work_that_fails_without_a_reason_of_its_own_goes_to_another_node(nodes,
     assert len({node for _, _, node, *_ in stage.told}) == 1
     failures = Store(str(tmp_path)).get_json("progress.json")["failures"]
     assert failures and all("illegal memory access" in each["reason"] for each in failures)
+
+
+def test_no_worker_has_memory(nodes, tmp_path):
+    told = r"task 0 failed 3 times.*no memory left.*lower cluster\.memory"
+    with pytest.raises(UnitError, match=told):
+        play(nodes, 1, tmp_path, Puppets("first", tasks(1, SHORT)))
 
 
 @pytest.mark.slow
