@@ -145,17 +145,6 @@ class Worker:
 
         self.read(model, tokens_BP, collect)
 
-    def activations(
-        self, model: Model, tokens_BP: torch.Tensor
-    ) -> tuple[list[torch.Tensor], ...]:
-        """Raw activations [T, D] of every layer, float32, for each kind that the assignment names.
-
-        They are the model's own: not to be changed.
-        """
-        found: dict[str, list[torch.Tensor]] = {name: [] for name in self.told.activations}
-        self.read(model, tokens_BP, lambda name, _, x_TD: found[name].append(x_TD.float()))
-        return tuple(found.values())
-
     def tokens(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, P] on the device, and which of them count [T], on the CPU."""
         tokens_BP = torch.from_numpy(self.told.corpus.read(start, stop))
@@ -179,7 +168,8 @@ class MomentsWorker(Worker):
         """Store shift and scale of every neuron of a model, from the first rows of the study."""
         tokens_BP, kept_T = self.tokens(0, rows)
         with self.computing():
-            (layers,) = self.activations(model, tokens_BP)
+            layers: list[torch.Tensor] = []
+            self.read_layers(model, tokens_BP, lambda _, x_TD: layers.append(x_TD))
         try:
             found = calibrate(torch.cat(layers, dim=1), kept_T, model.layers)
         except NumericalError as error:
