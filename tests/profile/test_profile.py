@@ -190,7 +190,7 @@ def test_planted_neurons_get_their_family_and_feature_and_random_ones_none(run, 
         assert len(rows) == NEURONS
         expected = {
             WORD: ("unigram", "the_unigram"),
-            LETTER: ("alphabet", "start_w_s"),
+            LETTER: ("first letter", "start_w_s"),
             BEFORE: ("previous token", None),
             EARLY: ("position", None),
             CODE: ("semantic", "subset_code"),

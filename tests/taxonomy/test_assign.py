@@ -36,6 +36,7 @@ COLUMNS = [
         ("row_first", "position", CURRENT),
     ]
 ]
+STARTS_WITH_S = Column("start_w_s", "first letter", "", CURRENT)
 NAN = float("nan")
 SCORES = torch.tensor(
     [  # neurons: unigram, near miss, alphabet, previous, syntax, poor, dead, tie, no rival
@@ -95,6 +96,16 @@ def test_thresholds_are_the_users():
     assert all(row["status"] == "member" for row in table(unigram=0.0, alphabet=0.0, other=0.0)[:6])
 
 
+def test_words_that_begin_with_a_letter_are_no_alphabet():
+    """The paper's alphabet neurons are of single letters; these are among its vocabulary's."""
+    scores = torch.tensor([[0.1, 0.38, 0.3], [0.51, 0.2, 0.45]], dtype=torch.float64)
+    columns = [COLUMNS[2], STARTS_WITH_S]
+    found = assign(scores, columns).table(columns)
+    assert found["family"] == ["first letter", "alphabet", "first letter"]
+    assert found["status"] == ["member", "member", "partly"]  # above 0.5 there, above 0.37 here
+    assert found["runner_up_family"] == ["alphabet", "first letter", "alphabet"]
+
+
 def test_against_a_search_neuron_by_neuron():
     random = torch.Generator().manual_seed(0)
     scores = torch.rand(len(COLUMNS), 300, generator=random, dtype=torch.float64).round(decimals=1)
@@ -139,7 +150,7 @@ def test_every_family_of_the_bank_is_one_of_the_papers():
     )
     columns = [*bank.id_columns(CURRENT), *bank.id_columns(PREVIOUS), *bank.row_columns()]
     assert {neuron_family(column) for column in columns} == {
-        "unigram", "alphabet", "previous token", "syntax", "semantic", "position",
+        "unigram", "alphabet", "first letter", "previous token", "syntax", "semantic", "position",
     }  # fmt: skip
     assert neuron_family(Column("own", "colour", "", CURRENT)) == "colour"
 

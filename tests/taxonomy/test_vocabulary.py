@@ -29,21 +29,21 @@ MEMBERS = {
     "all_caps": ([" NASA", "OK"], ["A", "Ok", "1"]),
     "all_lower": ([" ab", "x1"], ["Ab", "12", " "]),
     "all_alpha": ([" Ab", "é"], ["a1", "a-b", " "]),
-    "all_numeric": (["12", "½"], ["1a", " ", "1.5"]),
+    "all_numeric": (["12", " ٣"], ["1a", " ", "1.5", "½", "²"]),
     "all_symbolic": ([" ==", "():", "…"], [" a=", "1", " ", "\n"]),  # the authors': any symbol
-    "contains_symbol": ([" a=", "():"], [" ab", "12", " "]),
+    "contains_symbol": ([" a=", "():", "a b"], [" ab", "12", " "]),
     "all_digits": ([" 12", "007"], [" ", "\n", "", "½", "1a"]),  # the authors': blanks, too
     "year": (["1999", " 2199", "1491"], ["1490", "2200", "99", "²0"]),
     "one_digit": ([" 7"], ["17", "", " ", "²"]),
     "four_digit": (["1234"], ["123", "12345"]),
     "up_to_31": ([" 0", "31", "07"], ["32", "-1", "3x"]),
     "contains_digit": (["a1", " 2"], ["one"]),
-    "number_word": ([" Three", "dozen"], ["3", "threes"]),
+    "number_word": ([" Three", "dozen", "millions", "sextillion"], ["3", "threes", "first"]),
     "starts_vowel": ([" Apple", "e"], [" pear", "1", " "]),
     "starts_consonant": ([" pear", "Y"], ["apple", "1a", " "]),
-    "starts_space": ([" a", " "], ["a", "\na"]),
+    "starts_space": ([" a", " .", "  a"], ["a", "\na", " ", "   ", " \n"]),
     "starts_space_and_letter": ([" a", " Z"], [" 1", "  a", "a"]),
-    "starts_no_space": (["a", "."], [" a", "\na"]),
+    "starts_no_space": (["a", ".", "\na", "\n", "\ta", "\t\t"], [" a", " ", " \n"]),
     "starts_no_space_and_letter": (["a", "Bc"], [" a", "1"]),
     "starts_no_space_and_digit": (["1", "2nd"], [" 1", "a1"]),
     "starts_no_space_and_cap": (["Ab"], [" Ab", "ab"]),
@@ -56,16 +56,33 @@ MEMBERS = {
     "contains_double_dollar": (["$$"], ["$", "$ $"]),
     "contains_apostrophe": (["don't", "\u2019s"], ['"']),
     "male_pronoun": ([" He", "himself"], ["her", "hem"]),
+    "female_pronoun": (["She", " hers"], ["he", "shed"]),
+    "neutral_pronoun": ([" They", "theirs", "themself"], ["it", "its", "itself", "he", "the"]),
     "first_person": ([" I", "OUR"], ["you"]),
-    "neutral_pronoun": (["its", " they"], ["it's", "he"]),
-    "month": ([" May", "sept"], ["mayor"]),
+    "second_person": ([" You", "yourselves"], ["thou", "thy", "me"]),
+    "third_person": (["he", " Hers", "themself"], ["it", "its", "you"]),
+    "plural_pronoun": (["we", "Themself", " yourselves"], ["you", "these", "both", "many"]),
+    "singular_pronoun": (["i", " You", "yourself"], ["yourselves", "it", "this", "each", "they"]),
+    "subject_pronoun": (["it", " WE"], ["me", "who"]),
+    "object_pronoun": (["it", " us", "Her"], ["we", "whom"]),
+    "possessive_pronoun": (["its", " Her", "mine"], ["whose", "it"]),
+    "reflexive_pronoun": (["itself", " Yourselves"], ["themself", "oneself", "self"]),
+    "personal_pronoun": (["i", " My", "themself", "ours"], ["it", "its", "who"]),
+    "indefinite_pronoun": ([" Most", "one", "such"], ["another", "other", "others", "ones"]),
+    "demonstrative_pronoun": ([" This", "those"], ["the"]),
+    "interrogative_pronoun": ([" Who", "what"], ["whoever", "whatever", "that"]),
+    "relative_pronoun": ([" that", "Whose"], ["what"]),
+    "intensive_pronoun": (["itself", " Ourselves"], ["themself", "it"]),
+    "nonreflexive_pronoun": (["it", " Him"], ["his", "my", "himself"]),
+    "month": ([" May", "sept"], ["mayor", "sep"]),
     "day_of_week": ([" Friday", "tue"], ["day"]),
-    "state": ([" Texas"], ["TX"]),
+    "state": ([" Texas", "York", " hampshire", "Dakota"], ["TX", "New", "West"]),
     "state_code": ([" TX", "OR"], [" or", "Tx"]),
-    "website_suffix": ([".com", ".Org"], ["com", "comma"]),
+    "website_suffix": (["com", "io", "uk"], [" com", "Com", ".com", "comma", "de"]),
+    "dotted_website_suffix": ([".com", ".Org", " .html"], ["com", "comma"]),
     "length_unit": ([" meters", "km"], ["mean", "pinches", "footage"]),  # the authors': substrings
     "time_unit": ([" Hours", "ms"], ["today", "hourly"]),
-    "contrastive_conjunction": ([" But", "although"], ["and"]),
+    "contrastive_conjunction": ([" But", "although"], ["and", "while", "instead", "despite"]),
     "end_w_ing": ([" Running", "ing"], ["ingot"]),
     "start_w_un": ([" Undo", "un"], ["sun"]),
     "start_w_a": ([" apple", "A"], ["banana"]),
@@ -82,6 +99,31 @@ def test_a_feature_has_the_tokens_it_means(name):
     assert texts[found_V].tolist() == inside
 
 
+SUFFIXES = (
+    "able age al ance ant ary cy dom ed en ence ent er ery est ette ful graphy hood ial ible ic ie "
+    "ify ing ise ish ism ist ive ize less let ling logy ly ment ness or ous phobia s ship sion "
+    "tion ty ward wise y"
+)
+PREFIXES = (
+    "aero anti auto bi bio circum counter de dis electro em en ex fore geo hemi hetero homo hydro "
+    "im in infra inter kilo macro mega micro mid mis mono multi neo non over pan ped peri photo "
+    "pod poly post pre pseudo re semi sub super tele thermo trans tri ultra un under "
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        *((f"end_w_{end}", f" Qu{end}", f"{end}#") for end in SUFFIXES.split()),
+        *((f"start_w_{start}", f" {start.upper()}qu", f"#{start}") for start in PREFIXES.split()),
+    ],
+)
+def test_every_suffix_and_prefix_of_the_paper_is_there(name, inside, outside):
+    found_V = FEATURES[name].members(vocabulary_of(inside, outside))
+    assert found_V.tolist() == [True, False]
+
+
 def test_all_groups_of_the_paper_are_there_in_their_sizes() -> None:
     families: dict[str, int] = {}
     for feature in FEATURES.values():
@@ -89,8 +131,8 @@ def test_all_groups_of_the_paper_are_there_in_their_sizes() -> None:
     assert families["symbol"] == 25
     assert families["pronoun"] == 19
     assert families["starts"] == 11
-    assert families["suffix"] >= 49
-    assert families["prefix"] >= 54
+    assert families["suffix"] >= len(SUFFIXES.split()) == 49
+    assert families["prefix"] + families["first letter"] >= len(PREFIXES.split()) == 80
     assert families["letter"] == families["first letter"] == 26
     assert {f"start_w_{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"} < set(FEATURES)
     assert len(FEATURES) == len([*TYPE, *NUMERIC, *STARTS, *own_words()])

@@ -37,7 +37,7 @@ def test_a_list_declares_features(tmp_path):
     [
         ("'no'", "no", "must be text or a list of text"),
         ("[blue, 'no']", "[]", "must be text or a list of text"),
-        ("match: word", "match: regex", "choose one of word, case, starts, ends, contains"),
+        ("match: word", "match: regex", "choose one of word, case, starts, ends, exact, contains"),
         ("family: colour", "kin: colour", "must hold `family`, `match` and `features`"),
         ("words: red", "word: red", "must hold `description` and `words` alone"),
         ("features:", "features: [", "is no YAML"),
@@ -63,7 +63,7 @@ def test_a_missing_list_is_missing(tmp_path):
 
 
 def test_the_projects_own_lists_are_read_whole():
-    assert len(list(OWN_LISTS.glob("*.yaml"))) == 9
+    assert len(list(OWN_LISTS.glob("*.yaml"))) == 10
     found = own_words()
     assert len({feature.name for feature in found}) == len(found)
     assert all(feature.description for feature in found)

@@ -20,6 +20,7 @@ from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWo
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
 from universal_ray.study import fingerprint, plain
+from universal_ray.taxonomy.assign import FamilyOptions, neuron_family
 from universal_ray.taxonomy.bank import BankOptions, FeatureBank, feature_bank
 from universal_ray.taxonomy.features import TokenRows
 from universal_ray.taxonomy.semantics import Topics, find_topics
@@ -176,7 +177,8 @@ class ProfileStage:
             )
         self._tables = fingerprint(
             [store.get_json(TABLES_MARKER), self.order.layer_path(found.plan.models[0], 0),
-             self.order.convention, study.taxonomy.features]
+             self.order.convention, study.taxonomy.features, vars(FamilyOptions()),
+             [neuron_family(column) for column in self.order.columns]]
         )
         standing = all(map(store.exists, (PROFILE_MARKER, *PATHS)))
         if standing and store.get_json(PROFILE_MARKER)["fingerprint"] == self._tables:

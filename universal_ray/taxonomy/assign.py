@@ -1,7 +1,9 @@
 """From scores of all features on all neurons to families: what explains each neuron best.
 
 A family is a kind of neuron as arXiv 2401.12181 (section 4.3) tells them apart, coarser than the
-families of features. Thresholds are those of the authors' code where it has one.
+families of features. Thresholds are those of the authors' code where it has one. Alphabet neurons
+are those of a single letter, as there; a neuron of tokens that begin with a letter, which their
+code scores among features of the token, has a family of its own.
 
 Shapes: F features, N neurons, K features of a list, G families, P pairs of neurons, M neurons of
 another model.
@@ -22,10 +24,10 @@ from universal_ray.taxonomy.bank import LETTER, Column
 from universal_ray.taxonomy.features import PREVIOUS
 
 UNIGRAM, ALPHABET, PREVIOUS_TOKEN = "unigram", "alphabet", "previous token"
+FIRST_LETTER = "first letter"
 SYNTAX, SEMANTIC = "syntax", "semantic"
 FAMILY_OF_FEATURES = {
     LETTER: ALPHABET,
-    "first letter": ALPHABET,
     **dict.fromkeys(
         ("type", "starts", "symbol", "numeric", "pronoun", "word group", "prefix", "suffix"),
         UNIGRAM,
@@ -46,13 +48,16 @@ class FamilyOptions:
     """Variance reduction above which a neuron belongs to the family of its best feature."""
 
     unigram: float = 0.5  # the authors' for features of the token
-    alphabet: float = 0.37  # theirs for letters
+    alphabet: float = 0.37  # theirs for single letters
     other: float = 0.3  # they have none; the syntax neurons they list end at 0.33
     unexplained: float = 0.05  # below it nothing explains a neuron
 
     def threshold(self, family: str) -> float:
         """The threshold of one family."""
-        return {UNIGRAM: self.unigram, ALPHABET: self.alphabet}.get(family, self.other)
+        known = {
+            UNIGRAM: self.unigram, FIRST_LETTER: self.unigram, ALPHABET: self.alphabet,
+        }  # fmt: skip
+        return known.get(family, self.other)
 
 
 def neuron_family(column: Column) -> str:

@@ -4,6 +4,7 @@ Shapes: V ids, F features of the id, E features of the row, T tokens.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,10 +77,13 @@ class FeatureBank:
 
     @cached_property
     def identity(self) -> str:
-        """sha256 of the features of the id: their names, their members."""
-        names = "\n".join(feature.name for feature in self.id_features)
+        """sha256 of what the bank says of its features, and of the members of those of the id."""
+        told = [
+            [feature.name, feature.family, feature.description, *feature.looks_at]
+            for feature in (*self.id_features, *self.row_features)
+        ]
         members = np.packbits(self.membership_VF.numpy()).tobytes()
-        return hashlib.sha256(names.encode() + b"\0" + members).hexdigest()
+        return hashlib.sha256(json.dumps(told).encode() + b"\0" + members).hexdigest()
 
     def id_index(self, name: str) -> int | None:
         """The column with the tokens of a declared feature, None where no token has it."""

@@ -50,7 +50,7 @@ TYPE = (
     ),
     IdFeature("all_lower", "type", "no capitals, some letter", by_stripped(str.islower)),
     IdFeature("all_alpha", "type", "letters alone", by_stripped(str.isalpha)),
-    IdFeature("all_numeric", "type", "signs for numbers alone", by_stripped(str.isnumeric)),
+    IdFeature("all_numeric", "type", "digits of any script alone", by_stripped(str.isdecimal)),
     IdFeature(
         "all_symbolic",
         "type",
@@ -60,8 +60,8 @@ TYPE = (
     IdFeature(
         "contains_symbol",
         "type",
-        "some sign that is no letter, digit or white space",
-        by_stripped(lambda s: any(_symbolic(character) for character in s)),
+        "some sign that is neither letter nor digit",
+        by_stripped(lambda s: any(not character.isalnum() for character in s)),
     ),
     IdFeature(
         "part_of_character",
@@ -106,7 +106,12 @@ STARTS = (
     ),
     IdFeature("starts_digit", "starts", "digit first", by_stripped(lambda s: s[:1].isdigit())),
     IdFeature("starts_cap", "starts", "capital first", by_stripped(lambda s: s[:1].isupper())),
-    IdFeature("starts_space", "starts", "space first", by_text(lambda s: s[0] == " ")),
+    IdFeature(
+        "starts_space",
+        "starts",
+        "space first, then not only white space",
+        by_text(lambda s: s[0] == " " and not s.isspace()),
+    ),
     IdFeature(
         "starts_space_and_letter",
         "starts",
@@ -114,7 +119,10 @@ STARTS = (
         by_text(lambda s: s[0] == " " and _letter(s[1:])),
     ),
     IdFeature(
-        "starts_no_space", "starts", "no white space first", by_text(lambda s: not s[0].isspace())
+        "starts_no_space",
+        "starts",
+        "no space first; newlines and tabs are none",
+        by_text(lambda s: s[0] != " "),
     ),
     IdFeature("starts_no_space_and_letter", "starts", "letter first, no space", by_text(_letter)),
     IdFeature(

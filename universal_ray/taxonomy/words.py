@@ -16,10 +16,12 @@ MATCHES: dict[str, Callable[[tuple[str, ...]], Any]] = {
     "case": lambda words: by_stripped(frozenset(words).__contains__),
     "starts": lambda words: by_word(lambda text: text.startswith(words)),
     "ends": lambda words: by_word(lambda text: text.endswith(words)),
+    "exact": lambda words: by_text(frozenset(words).__contains__),
     "contains": lambda words: by_text(lambda text: any(word in text for word in words)),
 }
 """How a token matches a list: stripped and lower-cased, it is one of the words (`word`), starts or
-ends with one; stripped, case and all, it is one (`case`); as it stands, it contains one."""
+ends with one; stripped, case and all, it is one (`case`); as it stands, spaces and all, it is one
+(`exact`) or contains one."""
 
 
 def read_words(path: Path) -> tuple[IdFeature, ...]:
