@@ -13,6 +13,7 @@ from universal_ray.errors import ConfigurationError, CorpusError, MissingError
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
 COMPRESSIONS = (".gz", ".zst")
+JOINS = ("eos", "none")
 
 
 @dataclass(kw_only=True)
@@ -34,6 +35,8 @@ class TextSettings:
     """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
     documents: int | None = None
     """How many documents to read from the start of the source; by default all."""
+    join: str = "eos"
+    """What stands between two documents of a row: one of JOINS; `none`: rows have no EOS at all."""
     context: int = 512
     """Tokens per row, BOS included."""
     tokens: int | None = None

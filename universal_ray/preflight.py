@@ -177,6 +177,7 @@ def _open(study: Study, store: Store, tokenizer: Any, identity: str) -> TokenCor
         column=text.column,
         subset=text.subset,
         minimum_characters=text.minimum_characters,
+        join=text.join.value,
         documents=text.documents,
         context=study.corpus.context or 512,
         tokens=study.corpus.tokens,

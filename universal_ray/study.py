@@ -91,6 +91,16 @@ class ModelsConfig:
     dtype: ForwardType = ForwardType.float32
 
 
+class Join(Enum):
+    """What stands between two documents in a row of tokens."""
+
+    eos = "eos"
+    """EOS"""
+    none = "none"
+    """Nothing, and EOS is taken out of the text itself: as in the paper's rows, whose tokenizer has
+    EOS for padding and was made to drop it."""
+
+
 @dataclass(kw_only=True)
 class TextConfig:
     source: str = "???"
@@ -103,6 +113,7 @@ class TextConfig:
     """Column with a document's subset label, dots reach into nested ones."""
     minimum_characters: int = 51
     """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
+    join: Join = Join.eos
     documents: int | None = None
     """How many documents to read at most, by default all."""
     prepared: str | None = None

@@ -1,7 +1,9 @@
 """Text to a tokenised corpus, once: read through `datasets`, cut into rows, saved as Arrow shards.
 
-The rows are those of arXiv 2401.12181, A.2: the documents of each subset apart, joined by EOS and
-cut to `context - 1` tokens, BOS in front of every row, all rows shuffled and the first ones kept.
+The rows are those of arXiv 2401.12181, A.2: the documents of each subset apart, joined and cut to
+`context - 1` tokens, BOS in front of every row, all rows shuffled and the first ones kept. The
+paper's text says that EOS joins them; in the rows that its code makes nothing does, since the
+tokenizer pads by EOS and padding is dropped: `join` is `none` for those.
 The shuffle gives every row a random key as it comes and keeps the rows with the smallest keys, in
 the order of their keys; so no more rows are held than are wanted, however long the text.
 
@@ -23,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from universal_ray.corpus import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_corpus
-from universal_ray.documents import TextSettings, documents
+from universal_ray.documents import JOINS, TextSettings, documents
 from universal_ray.errors import ConfigurationError, CorpusError, StorageError
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,10 @@ def tokenise(
     if settings.context < 2:
         raise ConfigurationError(
             f"corpus.context is {settings.context}: a row needs BOS and at least one token"
+        )
+    if settings.join not in JOINS:
+        raise ConfigurationError(
+            f"corpus.text.join is {settings.join}: choose one of {', '.join(JOINS)}"
         )
     eos = tokenizer.eos_token_id
     if eos is None:
@@ -142,7 +148,7 @@ def _cut(
     settings: TextSettings,
     sample: _Sample,
 ) -> dict[str, Any]:
-    """Encode documents, join those of a subset by EOS, cut them into rows for the sample.
+    """Encode documents, join those of a subset, cut them into rows for the sample.
 
     What is left of a subset after its last whole row is dropped. Returns what was counted.
     """
@@ -161,11 +167,13 @@ def _cut(
         )["input_ids"]
         joined: dict[str, list[Iterable[int]]] = {}
         for (_, label), document in zip(batch, ids, strict=True):
-            first = label not in carried and label not in joined
-            joined.setdefault(label, []).extend([document] if first else [(eos,), document])
+            plain = settings.join == "none" or (label not in carried and label not in joined)
+            joined.setdefault(label, []).extend([document] if plain else [(eos,), document])
             per_subset[label] = per_subset.get(label, 0) + 1
         for label, parts in joined.items():
             fresh = np.fromiter(chain.from_iterable(parts), dtype=np.int32)
+            if settings.join == "none":
+                fresh = fresh[fresh != eos]  # a text may spell it
             encoded += len(fresh)
             tokens = np.concatenate([carried[label], fresh]) if label in carried else fresh
             body = settings.context - 1
@@ -250,7 +258,8 @@ def _refuse_other(target: Path, wanted: dict[str, Any]) -> None:
     """Raise ConfigurationError unless the target is a finished corpus of the wanted settings."""
     try:
         manifest = json.loads((target / MANIFEST).read_text())
-        there = {"tokenizer": manifest["tokenizer"], **manifest["settings"]}
+        # Before there was a choice, EOS joined documents.
+        there = {"tokenizer": manifest["tokenizer"], "join": "eos", **manifest["settings"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             f"{target} exists and was not tokenised by this project: name another directory, "

@@ -264,6 +264,15 @@ def test_statistics_are_numpys(run, inputs, truth):
         ]
 
 
+def test_what_begins_a_row_is_not_counted_as_predicted(run, inputs):
+    """Frequencies of tokens are those of what models predict; rows begin with BOS."""
+    study, store = run
+    tokens_BP = open_corpus(inputs[1]).read(0, ROWS)
+    counts_V = prepare_profile(prepare(study, store), store).counts_V
+    assert (tokens_BP[:, 0] == 0).all() and counts_V[0] == (tokens_BP[:, 1:] == 0).sum()
+    assert counts_V.tolist() == np.bincount(tokens_BP[:, 1:].ravel(), minlength=300).tolist()
+
+
 def test_rare_features_are_null_with_the_reason(run):
     _, store = run
     bank = {row["feature"]: row for row in store.get_table("tables/bank.parquet").to_pylist()}

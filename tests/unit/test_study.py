@@ -18,10 +18,12 @@ from universal_ray.changes import (
     RETOLD,
     bits,
 )
+from universal_ray.documents import JOINS
 from universal_ray.errors import ConfigurationError
 from universal_ray.moments import POLICIES
 from universal_ray.rotation import KINDS
 from universal_ray.study import (
+    Join,
     Policy,
     Rotation,
     Study,
@@ -186,3 +188,4 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys():
 def test_options_name_what_the_core_knows():
     assert tuple(policy.value for policy in Policy) == POLICIES
     assert tuple(kind.value for kind in Rotation) == KINDS
+    assert tuple(join.value for join in Join) == JOINS

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from universal_ray import tokenise as module
 from universal_ray.corpus import open_corpus
+from universal_ray.documents import JOINS
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
 from universal_ray.tokenise import TextSettings, tokenise
 
@@ -55,8 +56,9 @@ def jsonl(path, records):
     return str(path)
 
 
-def expected_rows(records, tokenizer, context, subset=True, minimum=51):
-    """The paper's recipe by its letter: join each subset's text by EOS, encode, cut, put BOS."""
+def expected_rows(records, tokenizer, context, subset=True, minimum=51, join="eos"):
+    """The paper's recipe: join each subset's text by EOS, encode, cut, put BOS; and, for `none`,
+    drop before the cut what its tokenizer pads by."""
     texts = {}
     for record in records:
         if len(record["text"]) >= minimum:
@@ -64,6 +66,8 @@ def expected_rows(records, tokenizer, context, subset=True, minimum=51):
     rows = {}
     for label, parts in texts.items():
         ids = tokenizer.encode(tokenizer.eos_token.join(parts), add_special_tokens=False)
+        if join == "none":
+            ids = [token for token in ids if token != tokenizer.eos_token_id]
         body = context - 1
         rows[label] = [
             (tokenizer.bos_token_id, *ids[first : first + body])
@@ -77,15 +81,19 @@ def labelled(corpus):
     return sorted(zip(corpus.subsets(0, corpus.rows) or [""] * len(rows), rows, strict=True))
 
 
-def test_rows_are_the_papers(tmp_path, tokenizer, monkeypatch):
-    """Every subset apart, documents joined by EOS, BOS in front: also across batches."""
+@pytest.mark.parametrize("join", JOINS)
+def test_rows_are_the_papers(tmp_path, tokenizer, monkeypatch, join):
+    """Every subset apart, documents joined, BOS in front: also across batches."""
     monkeypatch.setattr(module, "CHARACTERS_AT_ONCE", 1500)
     records = documents(120)
+    records[3]["text"] += tokenizer.eos_token  # spelt out in the text itself
     settings = TextSettings(
-        source=jsonl(tmp_path / "t.jsonl", records), subset="meta.set", context=16
+        source=jsonl(tmp_path / "t.jsonl", records), subset="meta.set", context=16, join=join
     )
     corpus = tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
-    expected = expected_rows(records, tokenizer, 16)
+    expected = expected_rows(records, tokenizer, 16, join=join)
+    inner = int((corpus.read(0, corpus.rows)[:, 1:] == tokenizer.eos_token_id).sum())
+    assert inner == 0 if join == "none" else 100 < inner <= 118
     wanted = [(label, row) for label, rows in expected.items() for row in rows]
     assert labelled(corpus) == sorted(wanted)
     assert [tuple(row) for row in corpus.read(0, corpus.rows).tolist()] != [r for _, r in wanted]
@@ -98,6 +106,7 @@ def test_rows_are_the_papers(tmp_path, tokenizer, monkeypatch):
     assert manifest["documents"] == 120 and manifest["dropped"] == 0
     assert sum(manifest["subset_documents"].values()) == 120
     assert manifest["largest_id"] == corpus.largest_id
+    assert manifest["settings"]["join"] == join
 
 
 def test_what_others_read(tmp_path, tokenizer):
@@ -227,6 +236,28 @@ def test_other_settings_are_refused_by_name(tmp_path, tokenizer):
         tokenise(other, tokenizer, "identity", str(tmp_path / "c"))
     with pytest.raises(ConfigurationError, match="tokenizer: identity there, another here"):
         tokenise(settings, tokenizer, "another", str(tmp_path / "c"))
+    other = TextSettings(source=source, context=16, join="none")
+    with pytest.raises(ConfigurationError, match=r"\(join: eos there, none here\)"):
+        tokenise(other, tokenizer, "identity", str(tmp_path / "c"))
+
+
+def test_a_corpus_from_before_there_was_a_choice_is_joined_by_eos(tmp_path, tokenizer):
+    source = jsonl(tmp_path / "t.jsonl", documents(20))
+    settings = TextSettings(source=source, context=16)
+    corpus = tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    del manifest["settings"]["join"]
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest))
+    assert tokenise(settings, tokenizer, "identity", str(tmp_path / "c")) == corpus
+    other = TextSettings(source=source, context=16, join="none")
+    with pytest.raises(ConfigurationError, match=r"\(join: eos there, none here\)"):
+        tokenise(other, tokenizer, "identity", str(tmp_path / "c"))
+
+
+def test_another_way_to_join_is_refused(tmp_path, tokenizer):
+    source = jsonl(tmp_path / "t.jsonl", documents(3))
+    match = r"corpus\.text\.join is bos: choose one of eos, none"
+    refused(tmp_path, tokenizer, ConfigurationError, match, source=source, join="bos")
 
 
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path, tokenizer):
@@ -425,3 +456,5 @@ def test_ready_sources_are_pinned_files_on_the_hub(name, tmp_path, tokenizer, mo
     (address,) = asked["data_files"].values()
     assert address.startswith("hf://datasets/") and len(address.split("@")[1].split("/")[0]) == 40
     assert (corpus.context, corpus.tokens, corpus.exclude) == (512, 100_000_000, "paper")
+    # The paper's rows have no EOS between documents.
+    assert corpus.text.get("join", "eos") == ("eos" if name == "openwebtext" else "none")

@@ -42,7 +42,7 @@ class PreparedProfile:
     vocabulary: Vocabulary
     bank: FeatureBank
     counts_V: np.ndarray
-    """how often the corpus has each id"""
+    """how often the corpus has each id where it can be predicted: in no row's first place"""
     excluded: tuple[int, ...]
     topics_path: str
     topics: Topics
@@ -86,10 +86,10 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     content = [unit.name for unit in prepared.plan.layout.units if unit.start < rows]
     topics_path, topics = _topics(prepared, store, vocabulary, rows, content)
     subsets = tuple(sorted(set(corpus.subsets(0, rows) or ())))
-    counts_V = _counts(corpus, rows, len(vocabulary))
+    first_V, counts_V = _counts(corpus, rows, len(vocabulary))
     bank = feature_bank(
         vocabulary,
-        counts_V,
+        first_V + counts_V,
         BankOptions(
             syntax=options.syntax,
             unigram_ids=options.unigram_ids,
@@ -140,13 +140,17 @@ def _topics(
     return path, find_topics(TokenRows(corpus.read(0, rows), vocabulary), count)
 
 
-def _counts(corpus: TokenCorpus, rows: int, size: int) -> np.ndarray:
-    """How often the corpus has each id."""
-    counts_V = np.zeros(size, dtype=np.int64)
+def _counts(corpus: TokenCorpus, rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often the corpus has each id in the first place of a row, and in all others.
+
+    The first, BOS where the rows have one, is what no model is asked to predict.
+    """
+    first_V, counts_V = (np.zeros(size, dtype=np.int64) for _ in range(2))
     for start in range(0, rows, ROWS):
         tokens_BP = corpus.read(start, min(start + ROWS, rows))
-        counts_V += np.bincount(tokens_BP.ravel(), minlength=size)
-    return counts_V
+        first_V += np.bincount(tokens_BP[:, 0], minlength=size)
+        counts_V += np.bincount(tokens_BP[:, 1:].ravel(), minlength=size)
+    return first_V, counts_V
 
 
 class ProfileStage:

@@ -33,7 +33,7 @@ class RolesOrder:
     """identities of the models whose architecture interventions know"""
     shards: tuple[Shard, ...]
     counts_V: np.ndarray
-    """how often the corpus has each id"""
+    """how often the corpus has each id where it can be predicted: in no row's first place"""
     bos: int | None
     """the id that rows begin with"""
     excluded: tuple[int, ...]
