@@ -2,15 +2,16 @@
 
 A corpus is a directory written by `datasets`' `save_to_disk` with an integer column `tokens`. It is
 read through memory-mapped Arrow buffers, so that checking 100M tokens takes seconds, a worker opens
-only the files its rows lie in, and nothing is cached anywhere.
+only the files its rows lie in, and nothing is cached anywhere. What is read later, by whatever
+process, is held against what was there when the corpus was opened, row by row.
 
 Shapes: B rows, P positions of a row, T = B·P tokens.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
+from xxhash import xxh3_128_digest
 
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
+from universal_ray.wellformed import MalformedError, parse
 
 MANIFEST = "manifest.json"
 TOKENS = "tokens"
 SUBSET = "subset"
+DIGEST = 16
+"""Bytes by which a row is known: xxh3-128, against accidents."""
 ROWS_AT_ONCE = 4096
 """Rows held as int64 while hashing or counting: 16 MiB at 512 positions."""
 
@@ -39,7 +44,7 @@ EXCLUSION_RULES = {
 
 @dataclass(frozen=True)
 class TokenCorpus:
-    """A checked corpus; cheap to pickle, its files are opened anew by each read."""
+    """A checked corpus, some bytes per row to pickle; its files are opened anew by each read."""
 
     path: str
     rows: int
@@ -49,9 +54,19 @@ class TokenCorpus:
     """Identity of the tokenizer, where the corpus has a manifest that names it."""
     files: tuple[tuple[str, int], ...]
     """Arrow files in order, each with its number of rows."""
+    known: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """By column, `DIGEST` bytes of every row as it was when the corpus was opened."""
 
     def read(self, start: int, stop: int) -> Int64[np.ndarray, "B P"]:
-        """A copy of rows start to stop. Raises CorpusError where there are no such rows."""
+        """A copy of rows start to stop.
+
+        Raises CorpusError where there are no such rows, or they have changed since.
+        """
+        tokens_BP = self._read(start, stop)
+        self._compare(TOKENS, start, tokens_BP)
+        return tokens_BP
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
         tokens_BP = np.empty((max(stop - start, 0), self.context), dtype=np.int64)
         filled = 0
         for column in self._columns(TOKENS, start, stop):
@@ -62,13 +77,50 @@ class TokenCorpus:
         return tokens_BP
 
     def subsets(self, start: int, stop: int) -> list[str] | None:
-        """The subset label of each row, or None where the corpus has no column `subset`."""
+        """The subset label of each row, or None where the corpus has no column `subset`.
+
+        Raises CorpusError where they have changed since the corpus was opened.
+        """
+        labels = self._labels(start, stop)
+        if labels is not None:
+            self._compare(SUBSET, start, map(_bytes, labels))
+        return labels
+
+    def _labels(self, start: int, stop: int) -> list[str] | None:
         labels: list[str] = []
         for column in self._columns(SUBSET, start, stop):
             if column is None:
                 return None
             labels += column.to_pylist()
         return labels
+
+    def _compare(self, column: str, start: int, rows: Iterable[Any]) -> None:
+        """Hold what was just read against what the corpus was opened with."""
+        before = memoryview(self.known.get(column, b""))[start * DIGEST :]
+        for row, content in enumerate(rows):
+            if xxh3_128_digest(content) != before[row * DIGEST : (row + 1) * DIGEST]:
+                raise CorpusError(
+                    f"row {start + row} of {self.path} has other {column} than when this run was "
+                    "planned: put them back and run the same command again, nothing was made of "
+                    "the others"
+                )
+
+    def known_now(self) -> "TokenCorpus":
+        """The same corpus, knowing its rows as they are."""
+        tokens, labels = bytearray(), bytearray()
+        for first in range(0, self.rows, ROWS_AT_ONCE):
+            stop = min(first + ROWS_AT_ONCE, self.rows)
+            tokens += b"".join(map(xxh3_128_digest, self._read(first, stop)))
+            labels += b"".join(map(xxh3_128_digest, map(_bytes, self._labels(first, stop) or ())))
+        known = {TOKENS: bytes(tokens)} | ({SUBSET: bytes(labels)} if labels else {})
+        return replace(self, known=known)
+
+    def subsets_hash(self, start: int, stop: int) -> str | None:
+        """sha256 (hex) of the rows' subset labels, None where the corpus has none."""
+        labels = self.subsets(start, stop)
+        if labels is None:
+            return None
+        return hashlib.sha256(json.dumps(labels).encode()).hexdigest()
 
     def rows_hash(self, start: int, stop: int) -> str:
         """sha256 (hex) of the rows' shape and of their tokens as little-endian int64."""
@@ -95,7 +147,7 @@ class TokenCorpus:
                 begin = max(start - first, 0)
                 length = min(stop - first, rows) - begin
                 found = name in table.column_names
-                yield table[name].slice(begin, length) if found else None
+                yield _sound(table[name].slice(begin, length), file) if found else None
             first += rows
 
 
@@ -110,7 +162,10 @@ def open_corpus(path: str) -> TokenCorpus:
     files: list[tuple[str, int]] = []
     context, rows, smallest_id, largest_id = None, 0, 0, 0
     for name in names:
-        column = _token_column(_table(Path(path) / name), path)
+        table = _table(Path(path) / name)
+        column = _sound(_token_column(table, path), name)
+        if SUBSET in table.column_names:
+            _sound(table[SUBSET], name)
         for chunk in column.chunks:
             if len(chunk) == 0:
                 continue
@@ -137,7 +192,7 @@ def open_corpus(path: str) -> TokenCorpus:
         raise CorpusError(f"the rows of {path} hold no tokens: tokenise the text again")
     if smallest_id < 0:
         raise CorpusError(f"{path} holds the token id {smallest_id}: ids must not be negative")
-    return TokenCorpus(
+    corpus = TokenCorpus(
         path=path,
         rows=rows,
         context=context,
@@ -145,6 +200,7 @@ def open_corpus(path: str) -> TokenCorpus:
         tokenizer=_tokenizer_identity(Path(path)),
         files=tuple(files),
     )
+    return corpus.known_now()
 
 
 def check_fits(
@@ -217,21 +273,45 @@ def _arrow_files(directory: Path) -> list[str]:
     if not directory.exists():
         raise MissingError(f"corpus {directory} does not exist: check corpus.path")
     if (directory / "dataset_dict.json").is_file():
-        splits = ", ".join(json.loads((directory / "dataset_dict.json").read_text())["splits"])
+        splits = _json(directory / "dataset_dict.json", {"splits": [str]})["splits"] or ["train"]
         raise CorpusError(
-            f"{directory} is a DatasetDict: name one of its splits ({splits}), "
-            f"as in corpus.path={directory}/{splits.split(', ')[0]}"
+            f"{directory} is a DatasetDict: name one of its splits ({', '.join(splits)}), "
+            f"as in corpus.path={directory}/{splits[0]}"
         )
     if not (directory / "state.json").is_file():
         raise CorpusError(
             f"{directory} is no directory written by `Dataset.save_to_disk`: "
             "save the tokenised dataset with it, or give text to tokenise"
         )
+    state = _json(directory / "state.json", {"_data_files": [{"filename": _file_name}]})
+    return [entry["filename"] for entry in state["_data_files"]]
+
+
+def _file_name(value: Any) -> bool:
+    """A file beside."""
+    return isinstance(value, str) and Path(value).name == value
+
+
+def _json(file: Path, shape: Any) -> Any:
+    """What a small file of a corpus says. Raises StorageError where it is not what it must be."""
     try:
-        state = json.loads((directory / "state.json").read_text())
-        return [entry["filename"] for entry in state["_data_files"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{directory}/state.json cannot be read: save it again") from error
+        return parse(file.read_bytes(), shape)
+    except (MalformedError, OSError) as error:
+        raise StorageError(f"{file} cannot be read ({error}): save the corpus again") from error
+
+
+def _bytes(label: Any) -> bytes:
+    return str(label).encode()
+
+
+def _sound(column: pa.ChunkedArray, file: str) -> pa.ChunkedArray:
+    """A column, having looked at its every offset: Arrow itself trusts them."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        reason = str(error).split("\n")[0]
+        raise StorageError(f"{file} is damaged ({reason}): copy the corpus again") from error
+    return column
 
 
 def _table(file: Path) -> pa.Table:
@@ -274,13 +354,8 @@ def _lengths(chunk: pa.Array, path: str) -> np.ndarray:
 
 def _tokenizer_identity(directory: Path) -> str | None:
     """What the manifest says about the tokenizer, None where there is no such manifest."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-    except FileNotFoundError:
+    if not (directory / MANIFEST).is_file():
         return None
-    except ValueError as error:
-        raise StorageError(
-            f"{directory / MANIFEST} cannot be read: tokenise the text again"
-        ) from error
+    manifest = _json(directory / MANIFEST, object)
     identity = manifest.get("tokenizer") if isinstance(manifest, dict) else None
     return identity if isinstance(identity, str) else None

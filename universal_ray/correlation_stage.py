@@ -11,8 +11,9 @@ from universal_ray import folding, reduce
 from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
 from universal_ray.capacity import GIB
 from universal_ray.items import calibration_file, marker
+from universal_ray.names import STUDY_FILE
 from universal_ray.plan import Work
-from universal_ray.preflight import STUDY_FILE, Prepared
+from universal_ray.preflight import Prepared
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, Device, fingerprint

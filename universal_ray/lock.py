@@ -21,7 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from universal_ray.errors import LockedError, MissingError, StorageError
+from universal_ray.errors import ConfigurationError, LockedError, MissingError, StorageError
+from universal_ray.names import STUDY_FILE, before_a_study
 from universal_ray.store import Store
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ class Owner:
 
         Exact for a process of the same kernel and container. Otherwise the heartbeat decides, so
         the clocks of the nodes have to agree within a minute; one from before this host's boot
-        counts for nothing if the owner ran here.
+        counts for nothing if the owner ran here, and one that is far ahead no more than one that is
+        late: it would never be late.
         """
         if self.released:
             return False
@@ -62,7 +64,7 @@ class Owner:
             return _start_of(self.pid) == self.started
         if self.boot != here.boot and self.host == here.host and self.heartbeat < _boot_time():
             return False
-        return True if time.time() - self.heartbeat <= stale_after else None
+        return True if abs(time.time() - self.heartbeat) <= stale_after else None
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
@@ -72,7 +74,8 @@ class Owner:
 class RunLock:
     """Context manager: holds the run directory of `store` and keeps a heartbeat while it does.
 
-    Entering raises LockedError while another driver lives; leaving gives the lock back.
+    Entering raises LockedError while another driver lives, and ConfigurationError where the
+    directory is not one of this project; leaving gives the lock back.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class RunLock:
         self._stop = threading.Event()
 
     def __enter__(self) -> "RunLock":
+        refuse_foreign(self._store)
         self._me = _this_process()
         while True:
             number, last = _last(self._store)
@@ -149,6 +153,18 @@ class RunLock:
                 logger.warning("No heartbeat: %s", error)
 
 
+def refuse_foreign(store: Store) -> None:
+    """Raise ConfigurationError where a directory holds files and no run: they are not ours."""
+    if store.exists(STUDY_FILE):
+        return
+    others = [name for name in store.names() if not before_a_study(name)]
+    if others:
+        raise ConfigurationError(
+            f"{store.url} holds {others[0]} and no {STUDY_FILE}: it is no run directory of this "
+            "project, name a new or an empty one by run.dir"
+        )
+
+
 def read_lock(store: Store, stale_after: float = STALE_AFTER) -> dict[str, Any] | None:
     """Who holds the run directory, with `alive`; None when nobody does. Changes nothing.
 
@@ -165,7 +181,7 @@ def _path(number: int) -> str:
 
 
 def _numbers(store: Store) -> list[int]:
-    found = (re.fullmatch(rf"{FOLDER}/(\d+)\.json", path) for path in store.list(FOLDER))
+    found = (re.fullmatch(rf"{FOLDER}/(\d{{6,}})\.json", path) for path in store.list(FOLDER))
     return sorted(int(match[1]) for match in found if match)
 
 

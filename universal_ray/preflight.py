@@ -23,7 +23,9 @@ from universal_ray.corpus import (
 )
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError
 from universal_ray.items import Item, Layout, Model, make_items, make_units, marker, unit_rows
+from universal_ray.lock import refuse_foreign
 from universal_ray.measure import machine_bytes
+from universal_ray.names import STUDY_FILE
 from universal_ray.plan import Plan
 from universal_ray.store import Store
 from universal_ray.study import (
@@ -39,8 +41,6 @@ from universal_ray.study import (
 from universal_ray.tokenise import TextSettings, tokenise
 
 log = logging.getLogger(__name__)
-
-STUDY_FILE = "study.yaml"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Prepared:
 def prepare(study: Study, store: Store) -> Prepared:
     """Check a study against its models, its tokens and what its run directory holds already."""
     check(study)
+    refuse_foreign(store)
     groups = [[models.resolve(name) for name in names] for names in model_groups(study.models)]
     sources = [source for group in groups for source in group]
     tokenizer = models.check_tokenizers(sources, study.models.tokenizer)

@@ -26,6 +26,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from xxhash import xxh3_128
 
+from universal_ray.disk import make_folder, sync
 from universal_ray.errors import (
     ConfigurationError,
     DamagedError,
@@ -34,15 +35,13 @@ from universal_ray.errors import (
     UniversalRayError,
 )
 from universal_ray.failures import patiently, reason, remedy
+from universal_ray.names import PARTIAL, our_scratch, ours
 
 if TYPE_CHECKING:
     import pyarrow
     import torch
 
 logger = logging.getLogger(__name__)
-
-PARTIAL = ".partial-"
-"""Part of every temporary name: what carries it was never finished."""
 
 _Paths = list[str]  # Store has a method called list
 _Result = TypeVar("_Result")
@@ -228,22 +227,34 @@ class Store:
         paths = ((name[len(self._root) :].lstrip("/"), about) for name, about in found.items())
         return {path: about["size"] for path, about in paths if PARTIAL not in path}
 
+    def names(self) -> _Paths:
+        """What lies at the top, files and folders, finished or not."""
+        with self._failing_as("listed", self._root), suppress(FileNotFoundError):
+            found = self._ask(lambda: self._files.ls(self._root, detail=False))
+            return sorted({name[len(self._root) :].strip("/") for name in found} - {""})
+        return []
+
     def delete(self, path: str) -> None:
-        """Removes a file; that it does not exist is fine."""
+        """Removes a file of this project's; that it does not exist is fine.
+
+        The one way by which anything goes: what bears another name is not ours, and stays.
+        """
+        if not ours(path):
+            return
         target = self._full(path)
         with self._failing_as("deleted", target), suppress(FileNotFoundError):
             self._ask(lambda: self._files.rm_file(target))
 
     def sweep(self, older_than: float = 3600.0) -> int:
-        """Removes what dead writers left half done, by its age in seconds; returns how many.
+        """Removes what dead writers of ours left half done, by its age in seconds; returns how many.
 
-        With older_than=0, for when no writer can be alive, everything unfinished goes.
+        With older_than=0, for when no writer can be alive, all of it goes.
         """
         if not self._local:
             return 0
         removed = 0
         for folder, _, names in os.walk(self._root):
-            if PARTIAL not in folder[len(self._root) :]:
+            if not our_scratch(os.path.relpath(folder, self._root)):
                 continue
             with suppress(OSError):  # its writer may finish meanwhile
                 written = (os.path.getmtime(os.path.join(folder, name)) for name in (*names, "."))
@@ -286,7 +297,7 @@ class Store:
             length, digest = _seal(name)
             if self._local:
                 os.replace(name, target)
-                _sync(os.path.dirname(target))
+                sync(os.path.dirname(target))
             else:
                 self._ask(lambda: self._files.put_file(name, target))
         return Receipt(path, length, digest)
@@ -322,7 +333,7 @@ class Store:
         """
         folder, name = os.path.split(target)
         if self._local:
-            os.makedirs(folder, exist_ok=True)
+            make_folder(folder)
         with tempfile.TemporaryDirectory(
             dir=folder if self._local else None,
             prefix=f"{name}{PARTIAL}",
@@ -382,19 +393,10 @@ def _seal(name: str) -> tuple[int, str]:
     grandparent = os.path.dirname(os.path.dirname(name))
     os.chmod(name, 0o600 | os.stat(grandparent).st_mode & 0o664)
     digest = _checksum(name)
-    _sync(name)
+    sync(name)
     return os.path.getsize(name), digest
 
 
 def _checksum(name: str) -> str:
     with open(name, "rb") as file:
         return hashlib.file_digest(file, xxh3_128).hexdigest()  # any constructor of hashlib's kind
-
-
-def _sync(name: str) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(name, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -280,6 +280,8 @@ def check(study: Study) -> None:
     for key, value in positive.items():
         if value is not None and value < 1:
             raise ConfigurationError(f"{key} is {value}: give a number of at least 1")
+    if not study.run.dir.strip():
+        raise ConfigurationError("run.dir is empty: name a directory")
     for key in ("cluster.memory", "cluster.tflops"):
         value = value_of(study, key)
         if value is not None and value <= 0:

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from universal_ray.corpus import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_corpus
+from universal_ray.disk import make_folder, sync, sync_all
 from universal_ray.documents import JOINS, TextSettings, documents
 from universal_ray.errors import ConfigurationError, CorpusError, StorageError
 
@@ -224,13 +225,15 @@ def _write(
         columns[SUBSET] = pa.array(subset_B, pa.string())
     partial = target.with_name(f"{target.name}.partial-{socket.gethostname()}-{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         _discard_half_done(target)
         datasets.Dataset(pa.table(columns)).save_to_disk(
             partial, num_shards=-(-len(tokens_BP) // ROWS_PER_SHARD)
         )
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        sync_all(partial)
         partial.rename(target)
+        sync(target.parent)
     except OSError as error:
         if (target / MANIFEST).is_file():
             log.info("another process has tokenised %s meanwhile", target)

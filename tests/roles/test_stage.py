@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 from universal_ray import driver
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.names import ours
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.roles.assemble import PATHS
@@ -124,6 +125,10 @@ def several_shards():
 def run(inputs, tmp_path_factory):
     study = make_study(tmp_path_factory.mktemp("run"), *inputs)
     return study, run_all(study)
+
+
+def test_every_file_of_a_run_bears_a_name_of_ours(run):
+    assert [path for path in run[1].list() if not ours(path)] == []
 
 
 def rows_of(store: Store, table: str, model: str) -> list[dict]:

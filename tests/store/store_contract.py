@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 import xxhash
-from store_processes import CONTEXT, come_and_go, create_many, inherit, run_all, write_for_ever
+from store_processes import CONTEXT, OURS, come_and_go, create_many, inherit, run_all, write_for_ever
 
 from universal_ray import lock as locks
 from universal_ray.errors import (
@@ -26,6 +26,8 @@ from universal_ray.errors import (
 )
 from universal_ray.lock import RunLock, read_lock
 from universal_ray.store import Receipt, Store
+
+NEW = ".nonce/" + 32 * "0"
 
 
 class StoreContract:
@@ -101,11 +103,17 @@ class StoreContract:
         assert store.list() == ["moments/a/c.x", "moments/b.x", "moments2/z.x", "study.yaml"]
 
     def test_delete_twice_and_exists(self, store):
-        store.put("d/x", b".")
-        assert store.exists("d/x")
-        store.delete("d/x")
-        store.delete("d/x")
-        assert not store.exists("d/x") and store.list() == []
+        store.put(OURS, b".")
+        assert store.exists(OURS)
+        store.delete(OURS)
+        store.delete(OURS)
+        assert not store.exists(OURS) and store.list() == []
+
+    def test_what_bears_another_name_is_never_deleted(self, store):
+        store.put("roles/web/tasks/main.json", b"theirs")
+        store.delete("roles/web/tasks/main.json")
+        assert store.get("roles/web/tasks/main.json") == b"theirs"
+        assert store.names() == ["roles"]
 
     @pytest.mark.parametrize("read", ["get", "get_tensors", "get_json", "get_table"])
     def test_a_missing_file_is_named(self, store, read):
@@ -178,20 +186,20 @@ class SharedStoreContract(StoreContract):
     """How often what might fail by chance is tried."""
 
     def test_what_another_process_writes_is_read_and_listed_at_once(self, store):
-        store.put("a/kept", b".")
+        store.put(".nonce/0", b".")
         with ProcessPoolExecutor(1, CONTEXT) as other:
             for number in range(self.rounds):
                 # Each question before the answer changes, in case that it is remembered.
-                assert store.list("a") == ["a/kept"] and not store.exists("a/new")
+                assert store.list(".nonce") == [".nonce/0"] and not store.exists(NEW)
                 data = str(number).encode()
-                receipt = other.submit(store.put, "a/new", data).result(60)
-                assert store.list("a") == ["a/kept", "a/new"] and store.exists("a/new")
-                assert store.get("a/new") == data and store.verify(receipt)
-                other.submit(store.put, "a/new", b"again").result(60)
-                assert store.get("a/new") == b"again" and not store.verify(receipt)
-                other.submit(store.delete, "a/new").result(60)
+                receipt = other.submit(store.put, NEW, data).result(60)
+                assert store.list(".nonce") == [".nonce/0", NEW] and store.exists(NEW)
+                assert store.get(NEW) == data and store.verify(receipt)
+                other.submit(store.put, NEW, b"again").result(60)
+                assert store.get(NEW) == b"again" and not store.verify(receipt)
+                other.submit(store.delete, NEW).result(60)
                 with pytest.raises(MissingError):
-                    store.get("a/new")
+                    store.get(NEW)
 
     def test_a_writer_killed_at_any_moment_leaves_a_whole_file(self, store):
         size = 4_000_000
@@ -205,8 +213,8 @@ class SharedStoreContract(StoreContract):
             ready.clear()
             os.kill(writer.pid, signal.SIGKILL)
             writer.join()
-            assert store.list() == ["x"]
-            data = store.get("x")
+            assert store.list() == [OURS]
+            data = store.get(OURS)
             assert data == data[:1] * size
 
     def test_of_many_creators_one_wins_each_time(self, store):

@@ -10,6 +10,8 @@ from universal_ray.lock import RunLock
 # Not fork, which a test process full of threads does not survive unharmed; nor forkserver, which
 # keeps the environment of its first use.
 CONTEXT = multiprocessing.get_context("spawn")
+OURS = "progress.json"
+"""A name that is ours to delete."""
 
 
 def write_for_ever(store, kind, ready, size=16_000_000):
@@ -20,9 +22,9 @@ def write_for_ever(store, kind, ready, size=16_000_000):
     while True:
         number += 1
         if kind == "tensors":
-            store.put_tensors("x", {"x": torch.full((size // 4,), float(number))})
+            store.put_tensors(OURS, {"x": torch.full((size // 4,), float(number))})
         else:
-            store.put("x", bytes([number % 256]) * size)
+            store.put(OURS, bytes([number % 256]) * size)
         ready.set()
 
 

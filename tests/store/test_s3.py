@@ -39,18 +39,19 @@ def one_sentence(error):
 def names(error, store):
     """Whether a message says which store failed, or which folder where it could not be listed."""
     folder, _, name = store.url.rpartition("/")
-    return f" in {store.url}/m " in str(error) or str(error).startswith(
+    return f" in {store.url}/profile " in str(error) or str(error).startswith(
         f"{name} could not be listed in {folder} "
     )
 
 
+U = "profile/topics-0123456789ab.json"
 ASK = {
-    "put": lambda store: store.put("m/u", b"new").bytes == 3 and store.get("m/u") == b"new",
-    "create": lambda store: store.create("m/n", b"new") and store.get("m/n") == b"new",
-    "get": lambda store: store.get("m/u") == b"old",
-    "exists": lambda store: store.exists("m/u") and not store.exists("m/n"),
-    "list": lambda store: store.list() == ["m/u"],
-    "delete": lambda store: store.delete("m/u") is None and store.list() == [],
+    "put": lambda store: store.put(U, b"new").bytes == 3 and store.get(U) == b"new",
+    "create": lambda store: store.create("profile/n", b"new") and store.get("profile/n") == b"new",
+    "get": lambda store: store.get(U) == b"old",
+    "exists": lambda store: store.exists(U) and not store.exists("profile/n"),
+    "list": lambda store: store.list() == [U],
+    "delete": lambda store: store.delete(U) is None and store.list() == [],
 }
 
 
@@ -62,7 +63,7 @@ ASK = {
     ],
 )
 def test_what_fails_for_a_while_succeeds_in_the_end(s3_store, s3_server, hurried, kind, ask):
-    s3_store.put("m/u", b"old")
+    s3_store.put(U, b"old")
     failed = s3_server.counts()[1]
     s3_server.fail(kind, PASSING[kind])
     assert ASK[ask](s3_store)
@@ -71,7 +72,7 @@ def test_what_fails_for_a_while_succeeds_in_the_end(s3_store, s3_server, hurried
 
 @pytest.mark.parametrize("ask", ASK)
 def test_what_is_denied_is_refused_at_once(s3_store, s3_server, ask, caplog):
-    s3_store.put("m/u", b"old")
+    s3_store.put(U, b"old")
     s3_server.fail("denied", 1000)
     try:
         with pytest.raises(StorageError) as caught, caplog.at_level(logging.WARNING):
@@ -81,7 +82,7 @@ def test_what_is_denied_is_refused_at_once(s3_store, s3_server, ask, caplog):
     assert one_sentence(caught.value) and "give this user the rights" in str(caught.value)
     assert names(caught.value, s3_store)
     assert "trying again" not in caplog.text
-    assert s3_store.get("m/u") == b"old"
+    assert s3_store.get(U) == b"old"
 
 
 @pytest.mark.parametrize("ask", ASK)
@@ -89,7 +90,7 @@ def test_a_store_that_stays_away_is_given_up_in_one_sentence(
     s3_store, s3_server, hurried, monkeypatch, caplog, ask
 ):
     monkeypatch.setattr(failures, "PATIENCE", 0.1)
-    s3_store.put("m/u", b"old")
+    s3_store.put(U, b"old")
     s3_server.fail("broken", 1000)
     try:
         with pytest.raises(StorageError) as caught, caplog.at_level(logging.WARNING):
@@ -100,7 +101,7 @@ def test_a_store_that_stays_away_is_given_up_in_one_sentence(
     assert re.search(r"(?i)internal.* error.* at every one of \d+ attempts", str(caught.value))
     assert "run the same command again" in str(caught.value)
     assert "trying again in" in caplog.text
-    assert s3_store.list() == ["m/u"] and s3_store.get("m/u") == b"old"
+    assert s3_store.list() == [U] and s3_store.get(U) == b"old"
 
 
 def test_a_server_that_is_stopped_and_started_again(s3_store, s3_server, caplog):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from store_contract import SharedStoreContract, StoreContract
-from store_processes import CONTEXT, write_for_ever
+from store_processes import CONTEXT, OURS, write_for_ever
 
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.store import PARTIAL, Store
@@ -119,21 +119,21 @@ def test_a_writer_killed_in_the_middle_leaves_whole_files_only(store, kind):
         time.sleep(0.005)
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
-    assert store.list() == ["x"]
+    assert store.list() == [OURS]
     if kind == "tensors":
-        x = store.get_tensors("x")["x"]
+        x = store.get_tensors(OURS)["x"]
         assert x.shape == (4_000_000,) and bool((x == x[0]).all())
     else:
-        data = store.get("x")
+        data = store.get(OURS)
         assert data == data[:1] * 16_000_000
     assert leftovers(store)
     assert store.sweep() == 0  # too young: its writer might live
     assert store.sweep(older_than=0.0) == 1
-    assert not leftovers(store) and store.list() == ["x"]
+    assert not leftovers(store) and store.list() == [OURS]
 
 
 def test_sweep_goes_by_the_last_sign_of_life(store):
-    folder = Path(store.url, "moments", f"u{PARTIAL}1")
+    folder = Path(store.url, "lock", f"000001.json{PARTIAL}0a_b9c3d")
     folder.mkdir(parents=True)
     (folder / "u").write_bytes(b"half")
     hour_ago = time.time() - 4000
@@ -244,9 +244,9 @@ def test_create_where_there_are_no_hard_links(store, monkeypatch):
 
 
 def test_what_reads_a_file_that_goes_is_told(store):
-    receipt = store.put_tensors("u", {"x": torch.arange(10.0)})
-    kept = store.get_tensors("u", receipt)["x"]
-    store.delete("u")
+    receipt = store.put_tensors(OURS, {"x": torch.arange(10.0)})
+    kept = store.get_tensors(OURS, receipt)["x"]
+    store.delete(OURS)
     assert torch.equal(kept, torch.arange(10.0))  # a mapping outlives its name
     with pytest.raises(MissingError):
-        store.get_tensors("u", receipt)
+        store.get_tensors(OURS, receipt)

@@ -24,15 +24,17 @@ ONLY_IN = {
 """Packages that one seam alone touches: files, or folders by a slash at the end."""
 
 PURE = [
-    "capacity", "changes", "errors", "gelu", "items", "moments", "plan", "profile/plan", "progress",
-    "rotation", "study", "summary", "sums",
+    "capacity", "changes", "disk", "errors", "gelu", "items", "moments", "names", "plan",
+    "profile/plan", "progress", "rotation", "study", "summary", "sums",
 ]
 PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 """Pure modules import these, the standard library and each other."""
 
 OWN = {
-    "store": ["errors", "failures"],
+    "store": ["disk", "errors", "failures", "names"],
+    "disk": [],
     "failures": [],
+    "names": [],
     "gelu": [],
     "moments": ["errors"],
     "rotation": [],

@@ -151,7 +151,76 @@ def test_subset_labels(tmp_path, rows_BP):
     assert corpus.subsets(10, 45) == labels[10:45]
 
 
+# What changes after a corpus was opened.
+
+
+@pytest.mark.parametrize("column", ["tokens", "subset"])
+def test_rows_that_changed_since_are_told_wherever_they_are_read(tmp_path, rows_BP, column):
+    labels = [f"s{row % 3}" for row in range(53)]
+    columns = {"tokens": list_column(rows_BP, pa.list_(pa.int64())), "subset": pa.array(labels)}
+    corpus = open_corpus(save(tmp_path / "c", columns, 2))
+    labels[40], rows_BP[40, 3] = "s9", rows_BP[40, 3] ^ 1
+    columns[column] = {"tokens": list_column(rows_BP, pa.list_(pa.int64())),
+                       "subset": pa.array(labels)}[column]
+    save(tmp_path / "c", columns, 2)
+    read = {"tokens": corpus.read, "subset": corpus.subsets}[column]
+    read(0, 40), read(41, 53), pickle.loads(pickle.dumps(corpus)).read(0, 40)
+    for start, stop in [(0, 53), (40, 41), (39, 53)]:
+        with pytest.raises(CorpusError, match=f"row 40 of .* has other {column} than when this"):
+            read(start, stop)
+    with pytest.raises(CorpusError, match="row 40"):
+        corpus.rows_hash(30, 50) if column == "tokens" else corpus.subsets_hash(30, 50)
+
+
+def test_the_same_tokens_in_other_files_are_the_same(tmp_path, rows_BP):
+    corpus = open_corpus(save(tmp_path / "c", {"tokens": list_column(rows_BP, pa.list_(pa.int64()))}))
+    save(tmp_path / "c", {"tokens": list_column(rows_BP, pa.list_(pa.uint16(), 7))})
+    np.testing.assert_array_equal(corpus.read(0, 53), rows_BP)
+
+
 # What is refused, and the sentence it is refused with.
+
+
+HOSTILE = {
+    "beyond the buffer": [1_000_000, 1_000_002, 1_000_004],
+    "negative": [-4, -2, 0],
+    "backwards": [4, 2, 0],
+}
+
+
+@pytest.mark.parametrize("offsets", HOSTILE)
+@pytest.mark.parametrize("column", ["tokens", "subset"])
+def test_offsets_that_lead_out_of_the_file_are_damage(tmp_path, offsets, column):
+    columns = {"tokens": pa.array([[1, 2], [3, 4]], pa.list_(pa.int64())),
+               "subset": pa.array(["ab", "cd"])}
+    sound = {"tokens": [0, 2, 4], "subset": [0, 2, 4]}
+    path = save(tmp_path / "c", columns)
+    file = next((tmp_path / "c").glob("*.arrow"))
+    before, data = np.array(sound[column], "<i4").tobytes(), file.read_bytes()
+    places = [at for at in range(0, len(data), 4) if data.startswith(before, at)]
+    assert len(places) == 2
+    at = places[0 if column == "tokens" else 1]
+    hostile = np.array(HOSTILE[offsets], "<i4").tobytes()
+    file.write_bytes(data[:at] + hostile + data[at + len(hostile) :])
+    with pytest.raises(StorageError, match=r"\.arrow is damaged \(.*\): copy the corpus again"):
+        open_corpus(path)
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json", "manifest.json"])
+@pytest.mark.parametrize("content", [
+    b"\x00\xff\xfe", b"[" * 100_000, b"3", b"[]", b"{}", b'{"_data_files": 3, "splits": 3}',
+    b'{"_data_files": [{"filename": 7}], "splits": [7]}', b'{"_data_files": [{"filename": "/x"}]}',
+    b'{"_data_files": [{"filename": "../x"}]}', b'{"_data_files": [null], "splits": null}',
+])
+def test_whatever_lies_in_the_small_files_is_one_sentence(tmp_path, name, content):
+    path = save(tmp_path / "c", {"tokens": pa.array([[1, 2], [3, 4]])})
+    (tmp_path / "c" / name).write_bytes(content)
+    if name == "manifest.json" and content[:1] in b"3{[" and len(content) < 1000:
+        assert open_corpus(path).tokenizer is None
+        return
+    with pytest.raises(StorageError, match=f"{name} cannot be read") as caught:
+        open_corpus(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_directory(tmp_path):

@@ -5,13 +5,14 @@ from typing import Any
 
 from universal_ray.errors import MissingError
 from universal_ray.lock import read_lock
+from universal_ray.names import STUDY_FILE
 from universal_ray.progress import PROGRESS_FILE
 from universal_ray.store import Store
 
 
 def describe_run(store: Store) -> list[tuple[str, str]]:
     """Rows of (what, how it stands). Raises MissingError where no run lives."""
-    if not store.exists("study.yaml"):
+    if not store.exists(STUDY_FILE):
         raise MissingError(f"{store.url} holds no run: give the run.dir of one that was started")
     lock = read_lock(store)
     alive = bool(lock and lock.get("alive"))

@@ -1,0 +1,56 @@
+"""Every name that this project gives a file of a run directory. Pure.
+
+A run directory may lie where files of others lie too, by mistake or not: what carries none of
+these names was not made here, and is never deleted.
+"""
+
+import re
+
+STUDY_FILE = "study.yaml"
+PARTIAL = ".partial-"
+"""Part of every temporary name: what carries it was never finished."""
+
+_ID = "[0-9a-f]{12}"
+_KEY = "[0-9a-f]{8}"
+_ITEM = f"(model-{_ID}|pair-{_ID}-{_ID})"
+_LAYER = r"(done\.json|layer-\d{2,}\.(safetensors|json))"
+_NAMES = (
+    r"study\.yaml|progress\.json|metrics\.jsonl",
+    r"lock/\d{6,}\.json",
+    r"\.nonce/[0-9a-f]{32}",
+    rf"calibration/{_ID}\.(safetensors|json)",
+    rf"moments/{_ITEM}/(unit|block)-\d{{6,}}-{_KEY}/{_LAYER}",
+    rf"reduce/{_ITEM}-{_KEY}/(model\.(safetensors|json)|{_LAYER})",
+    rf"profile/topics-{_ID}\.json",
+    rf"profile/weights/{_ID}-(folded|raw)\.(safetensors|json)",
+    rf"profile/{_ID}/labels/shard-\d{{2,}}\.(safetensors|json)",
+    rf"profile/{_ID}/{_ID}/shift\.(safetensors|json)",
+    rf"profile/{_ID}/{_ID}/(shard-\d{{2,}}|scores-{_KEY})/{_LAYER}",
+    rf"roles/scores-{_ID}/{_ID}\.(safetensors|json)",
+    rf"roles/responses-{_ID}/{_ID}/{_LAYER}",
+    rf"roles/effects-{_ID}/{_ID}/shard-\d{{3,}}/(done\.json|sums\.safetensors)",
+    r"tables/(done|profile|roles|summary)\.json",
+    r"tables/(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads)"
+    r"\.parquet",
+)
+_OURS = re.compile("|".join(_NAMES))
+_SCRATCH = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9a-z_]{{8}}")
+_BEFORE = re.compile(rf"lock|corpus-(\d+|all)({re.escape(PARTIAL)}.+)?")
+
+
+def ours(path: str) -> bool:
+    """Whether a path, relative to its run directory, is of a file that this project makes."""
+    return _OURS.fullmatch(path) is not None
+
+
+def our_scratch(path: str) -> bool:
+    """Whether a path is of a folder in which this project makes a file, or died as it did."""
+    found = _SCRATCH.fullmatch(path)
+    return found is not None and ours(found[1])
+
+
+def before_a_study(name: str) -> bool:
+    """Whether a file or folder may lie in a run directory before its `study.yaml` does: the lock,
+    and text that was tokenised to plan the study.
+    """
+    return _BEFORE.fullmatch(name) is not None or our_scratch(name)
