@@ -1,11 +1,12 @@
 """Documents of a text source, with their subset labels, streamed through `datasets`."""
 
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,73 @@ def documents(settings: TextSettings) -> tuple[Iterator[tuple[str, str]], dict[s
 
     opened, provenance = _opening(settings)
     try:
-        dataset = datasets.load_dataset(**opened, split=settings.split, streaming=True)
+        if opened["path"] == "json":
+            dataset = _json_records(opened, settings)
+        else:
+            dataset = datasets.load_dataset(**opened, split=settings.split, streaming=True)
         records = islice(dataset, settings.documents)
+    except CorpusError:
+        raise
     except Exception as error:
         raise CorpusError(_unreadable(settings.source, error)) from error
     return _labelled(records, settings), {**provenance, "datasets": datasets.__version__}
+
+
+def _json_records(opened: dict[str, Any], settings: TextSettings) -> Iterator[dict[str, Any]]:
+    """Records of JSON files: an object to a line, or a file that is one object or a list of them.
+
+    `datasets` opens the files and takes them apart line by line; its own reader of JSON ends the
+    process (a segmentation fault of pyarrow) at a `null` where an object should be.
+    """
+    import datasets
+
+    def lines() -> Iterator[str]:
+        read = datasets.load_dataset(
+            **{**opened, "path": "text"}, split=settings.split, streaming=True
+        )
+        texts = (record["text"].strip().removeprefix("\ufeff") for record in read)
+        return filter(None, texts)
+
+    numbered = lines()
+    first = next(numbered, None)
+    if first is None:
+        return iter(())
+    if first.startswith("[") or first == "{":
+        whole = datasets.load_dataset(
+            **{**opened, "path": "text", "sample_by": "document"},
+            split=settings.split, streaming=True,
+        )  # fmt: skip
+        return chain.from_iterable(_objects(file["text"], settings.source) for file in whole)
+    return (
+        _object(_parsed(line, number, settings.source), number, settings.source)
+        for number, line in enumerate(chain([first], numbered))
+    )
+
+
+def _objects(text: str, source: str) -> Iterator[dict[str, Any]]:
+    """The entries of a file that is one list, or the one object that it is."""
+    found = _parsed(text, 0, source)
+    entries = found if isinstance(found, list) else [found]
+    return (_object(entry, number, source) for number, entry in enumerate(entries))
+
+
+def _parsed(text: str, number: int, source: str) -> Any:
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(
+            f"document {number} of {source} is no JSON ({str(error).splitlines()[0]}): "
+            "mend that line"
+        ) from error
+
+
+def _object(value: Any, number: int, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CorpusError(
+            f"document {number} of {source} is {json.dumps(value)[:20]}, not an object with its "
+            "text in a column: mend that line"
+        )
+    return value
 
 
 def _labelled(
@@ -69,6 +132,8 @@ def _labelled(
     while True:
         try:
             record = next(records, None)
+        except CorpusError:
+            raise
         except Exception as error:
             raise CorpusError(_unreadable(settings.source, error)) from error
         if record is None:

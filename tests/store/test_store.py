@@ -85,6 +85,15 @@ def test_urls(tmp_path, monkeypatch):
         Store("nonsense://run")
 
 
+def test_new_folders_are_on_the_disk_with_the_file_in_them(store, monkeypatch):
+    synced, fsync = set(), os.fsync
+    note = lambda fd: (synced.add(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))  # noqa: E731
+    monkeypatch.setattr(os, "fsync", note)
+    store.put("a/b/c", b"1")
+    root = Path(store.url)
+    assert {str(root.parent), str(root), str(root / "a"), str(root / "a" / "b")} <= synced
+
+
 def test_importing_the_store_is_quick():
     heavy = "torch|pyarrow|safetensors|ray|transformers|datasets|numpy"
     code = (

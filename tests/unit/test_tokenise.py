@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from universal_ray import tokenise as module
 from universal_ray.corpus import open_corpus
 from universal_ray.documents import JOINS
+from universal_ray.documents import documents as read_documents
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
 from universal_ray.tokenise import TextSettings, tokenise
 
@@ -458,3 +459,54 @@ def test_ready_sources_are_pinned_files_on_the_hub(name, tmp_path, tokenizer, mo
     assert (corpus.context, corpus.tokens, corpus.exclude) == (512, 100_000_000, "paper")
     # The paper's rows have no EOS between documents.
     assert corpus.text.get("join", "eos") == ("eos" if name == "openwebtext" else "none")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize("lines, told", [
+    (["null"], "document 0 of .* is null, not an object"),
+    (["null", '{"text": "x"}'], "document 0 of .* is null, not an object"),
+    (['{"text": "x"}', "", "null"], "document 1 of .* is null, not an object"),
+    (['{"text": "x"}', "[1]"], r"document 1 of .* is \[1\], not an object"),
+    (["[null]"], "is null, not an object|is .*null.*, not an object"),
+    (['{"text": "x"}', '{"text": '], "document 1 of .* is no JSON"),
+    (["[" * 100_000], "is no JSON"),
+    (["\x00\x01"], "is no JSON"),
+])
+def test_lines_that_are_no_objects_are_named_and_end_no_process(
+    tmp_path, tokenizer, suffix, lines, told
+):
+    (tmp_path / f"t{suffix}").write_text("\n".join(lines))
+    settings = TextSettings(source=str(tmp_path / f"t{suffix}"), context=8, minimum_characters=1)
+    with pytest.raises(CorpusError, match=told) as caught:
+        tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [
+    '[{"text": "one"},\n {"text": "two"}]', '{"text": "one"}\n\n{"text": "two"}\n',
+    '[{"text": "one"}, {"text": "two"}]', '\ufeff{"text": "one"}\r\n{"text": "two"}',
+])
+def test_json_of_every_layout_is_read(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    found, _ = read_documents(TextSettings(source=str(tmp_path / "t.json")))
+    assert [document for document, _ in found] == ["one", "two"]
+
+
+def test_a_corpus_is_on_the_disk_before_it_has_its_name(tmp_path, tokenizer, monkeypatch):
+    synced, renamed = set(), []
+    fsync, rename = os.fsync, Path.rename
+
+    def note(descriptor):
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def record(path, target):
+        renamed.append({str(each) for each in [path, *path.rglob("*")]} - synced)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(Path, "rename", record)
+    settings = TextSettings(source=jsonl(tmp_path / "t.jsonl", documents(40)), context=16)
+    tokenise(settings, tokenizer, "identity", str(tmp_path / "new" / "below" / "c"))
+    assert renamed == [set()]
+    assert {str(tmp_path), str(tmp_path / "new"), str(tmp_path / "new" / "below")} <= synced
