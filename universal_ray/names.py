@@ -21,7 +21,7 @@ _NAMES = (
     rf"calibration/{_ID}\.(safetensors|json)",
     rf"moments/{_ITEM}/(unit|block)-\d{{6,}}-{_KEY}/{_LAYER}",
     rf"reduce/{_ITEM}-{_KEY}/(model\.(safetensors|json)|{_LAYER})",
-    rf"profile/topics-{_ID}\.json",
+    rf"profile/topics-{_ID}(\.json|/(done|topics)\.json)",
     rf"profile/weights/{_ID}-(folded|raw)\.(safetensors|json)",
     rf"profile/{_ID}/labels/shard-\d{{2,}}\.(safetensors|json)",
     rf"profile/{_ID}/{_ID}/shift\.(safetensors|json)",
@@ -29,8 +29,8 @@ _NAMES = (
     rf"roles/scores-{_ID}/{_ID}\.(safetensors|json)",
     rf"roles/responses-{_ID}/{_ID}/{_LAYER}",
     rf"roles/effects-{_ID}/{_ID}/shard-\d{{3,}}/(done\.json|sums\.safetensors)",
-    r"tables/(done|profile|roles|summary)\.json",
-    r"tables/(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads)"
+    r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(done|profile|roles|summary)\.json",
+    r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads)"
     r"\.parquet",
 )
 _OURS = re.compile("|".join(_NAMES))

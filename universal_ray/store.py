@@ -6,7 +6,6 @@ torch, safetensors and pyarrow are imported where they are used, so that reading
 does not wait for them.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -24,9 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
-from xxhash import xxh3_128
 
-from universal_ray.disk import make_folder, sync
+from universal_ray.disk import checksum, make_folder, seal, sync
 from universal_ray.errors import (
     ConfigurationError,
     DamagedError,
@@ -246,7 +244,7 @@ class Store:
             self._ask(lambda: self._files.rm_file(target))
 
     def sweep(self, older_than: float = 3600.0) -> int:
-        """Removes what dead writers of ours left half done, by its age in seconds; returns how many.
+        """Removes what dead writers of ours left half done, by age in seconds; returns how many.
 
         With older_than=0, for when no writer can be alive, all of it goes.
         """
@@ -294,7 +292,7 @@ class Store:
         target = self._full(path)
         with self._failing_as("written", target, size), self._scratch(target) as name:
             write(name)
-            length, digest = _seal(name)
+            length, digest = seal(name)
             if self._local:
                 os.replace(name, target)
                 sync(os.path.dirname(target))
@@ -306,7 +304,7 @@ class Store:
         """Makes a local file of `data` at one blow, unless the name is taken."""
         with self._scratch(target) as name:
             Path(name).write_bytes(data)
-            _seal(name)
+            seal(name)
             with suppress(FileExistsError):
                 try:
                     os.link(name, target)  # unlike a rename, fails where the name is taken
@@ -384,19 +382,4 @@ class Store:
 
 
 def _matches(name: str, receipt: Receipt) -> bool:
-    return os.path.getsize(name) == receipt.bytes and _checksum(name) == receipt.checksum
-
-
-def _seal(name: str) -> tuple[int, str]:
-    """Length and checksum of a temporary file, once it is on the disk and others may read it."""
-    # safetensors writes for the owner's eyes alone; the grandparent is where the file will lie.
-    grandparent = os.path.dirname(os.path.dirname(name))
-    os.chmod(name, 0o600 | os.stat(grandparent).st_mode & 0o664)
-    digest = _checksum(name)
-    sync(name)
-    return os.path.getsize(name), digest
-
-
-def _checksum(name: str) -> str:
-    with open(name, "rb") as file:
-        return hashlib.file_digest(file, xxh3_128).hexdigest()  # any constructor of hashlib's kind
+    return os.path.getsize(name) == receipt.bytes and checksum(name) == receipt.checksum

@@ -28,6 +28,7 @@ from universal_ray.corpus import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_cor
 from universal_ray.disk import make_folder, sync, sync_all
 from universal_ray.documents import JOINS, TextSettings, documents
 from universal_ray.errors import ConfigurationError, CorpusError, StorageError
+from universal_ray.wellformed import MalformedError, parse
 
 log = logging.getLogger(__name__)
 
@@ -260,10 +261,10 @@ def _discard_half_done(target: Path) -> None:
 def _refuse_other(target: Path, wanted: dict[str, Any]) -> None:
     """Raise ConfigurationError unless the target is a finished corpus of the wanted settings."""
     try:
-        manifest = json.loads((target / MANIFEST).read_text())
+        manifest = parse((target / MANIFEST).read_bytes(), {"tokenizer": str, "settings": dict})
         # Before there was a choice, EOS joined documents.
         there = {"tokenizer": manifest["tokenizer"], "join": "eos", **manifest["settings"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, MalformedError) as error:
         raise ConfigurationError(
             f"{target} exists and was not tokenised by this project: name another directory, "
             f"or use it as it is with corpus.path={target}"

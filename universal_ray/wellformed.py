@@ -75,5 +75,5 @@ def _of(value: Any, kind: type) -> bool:
 
 
 def _called(shape: Any) -> str:
-    names = {str: "text", int: "whole number", float: "number", bool: "truth value", dict: "mapping"}
+    names = {str: "text", int: "whole number", float: "number", dict: "mapping"}
     return names.get(shape, shape.__name__)

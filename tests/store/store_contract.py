@@ -14,7 +14,15 @@ import pyarrow as pa
 import pytest
 import torch
 import xxhash
-from store_processes import CONTEXT, OURS, come_and_go, create_many, inherit, run_all, write_for_ever
+from store_processes import (
+    CONTEXT,
+    OURS,
+    come_and_go,
+    create_many,
+    inherit,
+    run_all,
+    write_for_ever,
+)
 
 from universal_ray import lock as locks
 from universal_ray.errors import (

@@ -24,8 +24,8 @@ ONLY_IN = {
 """Packages that one seam alone touches: files, or folders by a slash at the end."""
 
 PURE = [
-    "capacity", "changes", "disk", "errors", "gelu", "items", "moments", "names", "plan",
-    "profile/plan", "progress", "rotation", "study", "summary", "sums",
+    "capacity", "changes", "errors", "gelu", "items", "moments", "names", "plan", "profile/plan",
+    "progress", "rotation", "study", "summary", "sums", "wellformed",
 ]
 PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 """Pure modules import these, the standard library and each other."""
@@ -35,6 +35,7 @@ OWN = {
     "disk": [],
     "failures": [],
     "names": [],
+    "wellformed": [],
     "gelu": [],
     "moments": ["errors"],
     "rotation": [],

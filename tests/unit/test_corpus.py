@@ -173,7 +173,8 @@ def test_rows_that_changed_since_are_told_wherever_they_are_read(tmp_path, rows_
 
 
 def test_the_same_tokens_in_other_files_are_the_same(tmp_path, rows_BP):
-    corpus = open_corpus(save(tmp_path / "c", {"tokens": list_column(rows_BP, pa.list_(pa.int64()))}))
+    columns = {"tokens": list_column(rows_BP, pa.list_(pa.int64()))}
+    corpus = open_corpus(save(tmp_path / "c", columns))
     save(tmp_path / "c", {"tokens": list_column(rows_BP, pa.list_(pa.uint16(), 7))})
     np.testing.assert_array_equal(corpus.read(0, 53), rows_BP)
 
