@@ -1,7 +1,7 @@
 """Stages without a cluster, for tests of what they make and not of who makes it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
@@ -54,14 +54,17 @@ class Here(Scheduler):
         self._add(self.stage.finished(task, result))
 
 
-def run_here(stages: Sequence[Stage], study: Study, store: Store) -> None:
+def run_here(
+    stages: Sequence[Stage] | Callable[[], Sequence[Stage]], study: Study, store: Store
+) -> None:
     """What `driver.run` does, without Ray."""
+    prepare = stages if callable(stages) else lambda: stages
     threads = torch.get_num_threads()
     try:
         with (
             patch.object(driver, "Scheduler", Here),
             patch.object(driver, "cluster", lambda study: nullcontext()),
         ):
-            driver.run(stages, study, store, lambda *_: None)
+            driver.run(prepare, study, store, lambda *_: None)
     finally:
         torch.set_num_threads(threads)

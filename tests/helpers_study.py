@@ -95,17 +95,21 @@ def command(study: Study, *more: str) -> list[str]:
     ]
 
 
+def prepared(study: Study, store: Store) -> list[CorrelationStage]:
+    return [CorrelationStage(prepare(study, store), store)]
+
+
 def run(study: Study) -> Store:
     """The correlation stage, on Ray."""
     store = Store(study.run.dir)
-    driver.run([CorrelationStage(prepare(study, store), store)], study, store, lambda *_: None)
+    driver.run(lambda: prepared(study, store), study, store, lambda *_: None)
     return store
 
 
 def make(study: Study) -> Store:
     """The correlation stage, without a cluster."""
     store = Store(study.run.dir)
-    run_here([CorrelationStage(prepare(study, store), store)], study, store)
+    run_here(lambda: prepared(study, store), study, store)
     return store
 
 

@@ -18,6 +18,7 @@ from universal_ray.errors import ConfigurationError, UniversalRayError
 from universal_ray.study import Study
 
 if TYPE_CHECKING:
+    from universal_ray.scheduler import Stage
     from universal_ray.store import Store
 
 
@@ -75,51 +76,55 @@ CORRELATIONS, PROFILE, ROLES = "correlations", "profile", "roles"
 
 def run(study: Study, wanted: tuple[str, ...]) -> None:
     """Plan, show the plan, and unless it is a dry run make the tables of some stages; show them."""
-    from universal_ray.plan import describe
-    from universal_ray.preflight import prepare
-    from universal_ray.report.screen import Watcher, console, show_plan, show_results
+    from universal_ray.report.screen import Watcher, console, show_results
     from universal_ray.store import Store
 
-    out = console()
-    store = Store(study.run.dir)
+    out, store = console(), Store(study.run.dir)
+    if study.dry_run:
+        _stages(study, store, wanted, out)
+        return
+    from universal_ray import driver
+
+    with Watcher(out) as watch:
+        driver.run(lambda: _stages(study, store, wanted, out), study, store, watch)
+    show_results(out, store)
+
+
+def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> list["Stage"]:
+    """The stages, prepared, and their plan shown."""
+    from universal_ray.correlation_stage import CorrelationStage
+    from universal_ray.plan import describe
+    from universal_ray.preflight import prepare
+    from universal_ray.report.screen import show_plan
+
     prepared = prepare(study, store)
+    stages: list[Stage] = []
     rows = []
     if CORRELATIONS in wanted:
+        stages.append(CorrelationStage(prepared, store))
         rows += describe(prepared.plan, study.cluster.workers, _speed(study, store))
     if PROFILE in wanted or ROLES in wanted:
         from universal_ray.profile.stage import ProfileStage, prepare_profile
 
         profile = prepare_profile(prepared, store)
-        rows += profile.describe() if PROFILE in wanted else []
+        if PROFILE in wanted:
+            stages.append(ProfileStage(profile, store))
+            rows += profile.describe()
     if ROLES in wanted:
         from universal_ray.roles.stage import RolesStage, prepare_roles
 
         roles = prepare_roles(profile, store)
+        stages.append(RolesStage(roles, store))
         rows += roles.describe()
     show_plan(out, rows, f"plan of {store.url}")
-    if study.dry_run:
-        return
-    from universal_ray import driver
-    from universal_ray.correlation_stage import CorrelationStage
-    from universal_ray.scheduler import Stage
-
-    stages: list[Stage] = []
-    if CORRELATIONS in wanted:
-        stages.append(CorrelationStage(prepared, store))
-    if PROFILE in wanted:
-        stages.append(ProfileStage(profile, store))
-    if ROLES in wanted:
-        stages.append(RolesStage(roles, store))
-    with Watcher(out) as watch:
-        driver.run(stages, study, store, watch)
-    show_results(out, store)
+    return stages
 
 
 def _speed(study: Study, store: "Store") -> Any:
     """How fast a worker multiplies: as given, as the run has measured, or as this machine does."""
     from universal_ray.capacity import Speed
     from universal_ray.measure import measured_speed, probed_speed
-    from universal_ray.scheduler import read_metrics
+    from universal_ray.record import read_metrics
     from universal_ray.study import Device
 
     given = study.cluster.tflops

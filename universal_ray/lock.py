@@ -24,6 +24,7 @@ from typing import Any
 from universal_ray.errors import ConfigurationError, LockedError, MissingError, StorageError
 from universal_ray.names import STUDY_FILE, before_a_study
 from universal_ray.store import Store
+from universal_ray.wellformed import ABSENT, MalformedError, moment, parse
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,13 @@ class Owner:
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
         return f"process {self.pid} on host {self.host} since {since}"
+
+
+SHAPE = {
+    "owner": str, "host": str, "boot": str, "namespace": str, "pid": int, "started": int,
+    "since": moment, "heartbeat": moment, "released": (bool, ABSENT),
+}  # fmt: skip
+"""Of its file; what a later version adds is not looked at."""
 
 
 class RunLock:
@@ -189,10 +197,11 @@ def _last(store: Store) -> tuple[int, Owner | None]:
     """The highest number in the chain and its owner; (0, None) before the first."""
     while numbers := _numbers(store):
         try:
-            return numbers[-1], Owner(**json.loads(store.get(_path(numbers[-1]))))
+            told = parse(store.get(_path(numbers[-1])), SHAPE)
+            return numbers[-1], Owner(**{name: told[name] for name in SHAPE if name in told})
         except MissingError:
             continue  # overtaken and tidied away since it was listed
-        except (ValueError, TypeError):
+        except MalformedError:
             logger.warning("%s/%s is unreadable, binds nobody", store.url, _path(numbers[-1]))
             return numbers[-1], None
     return 0, None

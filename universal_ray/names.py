@@ -15,7 +15,7 @@ _KEY = "[0-9a-f]{8}"
 _ITEM = f"(model-{_ID}|pair-{_ID}-{_ID})"
 _LAYER = r"(done\.json|layer-\d{2,}\.(safetensors|json))"
 _NAMES = (
-    r"study\.yaml|progress\.json|metrics\.jsonl",
+    r"study\.yaml|hardware\.json|progress\.json|metrics\.jsonl",
     r"lock/\d{6,}\.json",
     r"\.nonce/[0-9a-f]{32}",
     rf"calibration/{_ID}\.(safetensors|json)",

@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from universal_ray import models
 from universal_ray.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
 from universal_ray.changes import bits
@@ -27,6 +25,7 @@ from universal_ray.lock import refuse_foreign
 from universal_ray.measure import machine_bytes
 from universal_ray.names import STUDY_FILE
 from universal_ray.plan import Plan
+from universal_ray.record import read_record
 from universal_ray.store import Store
 from universal_ray.study import (
     Device,
@@ -201,9 +200,9 @@ def _rows(study: Study, corpus: TokenCorpus) -> int:
 
 def _compare(store: Store, record: dict[str, Any]) -> None:
     """Refuse to go on in a run directory whose sums were made otherwise."""
-    if not store.exists(STUDY_FILE):
+    old = read_record(store)
+    if old is None:
         return
-    old = yaml.safe_load(store.get(STUDY_FILE))
     differing = [
         f"{key} (was {old['bits'].get(key)}, now {value})"
         for key, value in record["bits"].items()
@@ -281,7 +280,8 @@ def _check_revisions(study: Study, groups: list[list[Model]]) -> None:
 
 def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Study:
     """The study with what it leaves open: as the run has it already, else chosen now."""
-    kept = yaml.safe_load(store.get(STUDY_FILE))["bits"] if store.exists(STUDY_FILE) else {}
+    record = read_record(store)
+    kept = record["bits"] if record else {}
     given = study.units
     units = replace(
         given,

@@ -27,6 +27,7 @@ from universal_ray.errors import (
 )
 from universal_ray.lock import RunLock
 from universal_ray.progress import PROGRESS_FILE, Advance, Progress
+from universal_ray.record import METRICS_FILE, read_metrics
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, Device
 
@@ -40,7 +41,6 @@ START_TIMEOUT = 300.0
 """Seconds to wait for a worker before saying what the cluster lacks."""
 POLL = 5.0
 """Seconds without news after which the lock is looked at all the same."""
-METRICS_FILE = "metrics.jsonl"
 NODE_DIED = "node has died", "node died", "node is dead", "node was terminated"
 """What Ray says of a worker that was lost with its node, in one of its messages."""
 
@@ -103,13 +103,6 @@ class Stage(Protocol):
 
     def end(self) -> None:
         """Everything is made: say so in the directory, and drop what nothing needs any more."""
-
-
-def read_metrics(store: Store) -> list[dict[str, Any]]:
-    """One entry per finished task that counts, in the order they finished."""
-    if not store.exists(METRICS_FILE):
-        return []
-    return [json.loads(line) for line in store.get(METRICS_FILE).decode().splitlines()]
 
 
 class Host:

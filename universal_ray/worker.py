@@ -20,6 +20,7 @@ from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
 from universal_ray.folding import fold
+from universal_ray.hardware import check_same, named
 from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
 from universal_ray.measure import Clock, machine_bytes, peak_bytes
 from universal_ray.models import Capture, ModelSource, Take
@@ -82,6 +83,8 @@ class Worker:
         self.told = assignment
         self.store = Store(assignment.store_url)
         self.store.check_nonce(assignment.nonce)
+        check_same(self.store, assignment.device)
+        self.hardware = named(assignment.device)
         self._captures: dict[str, Capture] = {}
         self._lock = threading.Lock()
 
@@ -242,6 +245,7 @@ class MomentsWorker(Worker):
             "flops": sum(item.flops(tokens) for item in work.items),
             "bytes": sum(receipt.bytes for written in receipts.values() for receipt in written),
             "peak_bytes": peak_bytes(told.device),
+            "hardware": self.hardware,
             "finished": time.time(),
             "seconds": {name: round(value, 4) for name, value in spent.items()},
         }
@@ -293,5 +297,6 @@ class MomentsWorker(Worker):
                 n = float(tensors["n"])
                 written.append(self.store.put_tensors(path, tensors))
             if part.stop == part.item.layers:
-                content = {"unit": unit.name, "n": n, "files": [vars(each) for each in written]}
+                content = {"unit": unit.name, "n": n, "hardware": self.hardware}
+                content["files"] = [vars(each) for each in written]
                 self.store.finish(marker(part.item.unit_folder(unit)), content)

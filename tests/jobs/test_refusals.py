@@ -198,4 +198,4 @@ def test_entry_point_prints_one_sentence_and_exits(study, tmp_path):
     )
     assert found.returncode == 1
     assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]

@@ -153,7 +153,7 @@ def profiled(study: Study) -> Store:
 
 def profiled_on_ray(study: Study) -> Store:
     store = Store(study.run.dir)
-    driver.run([stage_of(study, store)], study, store, lambda *_: None)
+    driver.run(lambda: [stage_of(study, store)], study, store, lambda *_: None)
     return store
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from copy import deepcopy
 
+import helpers_study
 import numpy as np
 import psutil
 import pytest
@@ -37,7 +38,7 @@ from universal_ray.errors import (
     UnitError,
 )
 from universal_ray.items import layer_file, marker
-from universal_ray.lock import RunLock
+from universal_ray.lock import RunLock, read_lock
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
 from universal_ray.study import CorpusConfig, Pairs, Rotation, TextConfig
@@ -287,6 +288,17 @@ def test_second_driver_is_refused_while_the_first_lives(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
     with RunLock(Store(study.run.dir)), pytest.raises(LockedError, match="in use by process"):
         make(study)
+
+
+def test_a_study_is_prepared_under_the_lock(inputs, tmp_path, monkeypatch):
+    """Or a driver that came second would go by what it saw before the first one finished."""
+    study, held = make_study(tmp_path, *inputs), []
+    monkeypatch.setattr(
+        helpers_study, "prepare",
+        lambda study, store: held.append(read_lock(store)["alive"]) or prepare(study, store),
+    )
+    make(study)
+    assert held == [True]
 
 
 def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp_path):

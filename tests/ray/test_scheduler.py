@@ -96,7 +96,7 @@ def play(nodes, workers, folder, *stages):
         models=ModelsConfig(reference="a", compared=["b"]),
         cluster=ClusterConfig(workers=workers, address=nodes.address),
     )
-    driver.run(stages, study, Store(study.run.dir), lambda _: None)
+    driver.run(lambda: stages, study, Store(study.run.dir), lambda _: None)
 
 
 def test_a_node_that_never_comes_back_does_not_hold_up_the_stage_after(nodes, tmp_path):

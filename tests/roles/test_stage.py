@@ -109,7 +109,7 @@ def run_all(study: Study, chosen: slice = slice(None)) -> Store:
 
 def run_roles_on_ray(study: Study) -> Store:
     store = Store(study.run.dir)
-    driver.run(stages(study, store)[2:], study, store, lambda *_: None)
+    driver.run(lambda: stages(study, store)[2:], study, store, lambda *_: None)
     return store
 
 

@@ -119,12 +119,25 @@ def test_status_of_an_unlocked_directory_changes_nothing(store):
     assert not os.path.exists(store.url)
 
 
-@pytest.mark.parametrize("data", [b"", b'{"owner": "x"}', b"[1]", b"\xff"])
-def test_an_unreadable_lock_binds_nobody(store, data):
+JUNK = [b"", b'{"owner": "x"}', b"[1]", b"\xff", b"[" * 100_000]
+JUNK += [{"heartbeat": "now"}, {"heartbeat": 1e300}, {"since": -1e300}, {"pid": None}, {"host": 3}]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_an_unreadable_lock_binds_nobody(store, junk):
+    sound = dataclasses.asdict(locks._this_process())
+    data = junk if isinstance(junk, bytes) else json.dumps({**sound, **junk}).encode()
     store.put("lock/000001.json", data)
     assert read_lock(store) is None
     with RunLock(store) as lock:
         lock.check()
+
+
+def test_the_lock_of_a_later_version_binds(store):
+    sound = {**dataclasses.asdict(locks._this_process()), "mood": "good"}
+    store.put("lock/000001.json", json.dumps(sound).encode())
+    with pytest.raises(LockedError, match="in use by process"):
+        RunLock(store).__enter__()
 
 
 def test_foreign_files_in_the_folder_are_left_alone(store):

@@ -181,7 +181,7 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
     from universal_ray import driver
     from universal_ray.correlation_stage import CorrelationStage
     from universal_ray.preflight import prepare
-    from universal_ray.scheduler import read_metrics
+    from universal_ray.record import read_metrics
     from universal_ray.store import Store
 
     rows = []
@@ -191,7 +191,7 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
             study = make_study(Path(folder), shape, own, workers=count)
             store = Store(study.run.dir)
             stage = CorrelationStage(prepare(study, store), store)
-            driver.run([stage], study, store, lambda *_: None)
+            driver.run(lambda stage=stage: [stage], study, store, lambda *_: None)
             metrics = read_metrics(store)
         starts = [m["finished"] - sum(m["seconds"].values()) for m in metrics]
         seconds = max(m["finished"] for m in metrics) - min(starts)

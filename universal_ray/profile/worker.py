@@ -118,6 +118,7 @@ class ProfileWorker(Worker):
             "tokens": (shard.stop - shard.start) * told.plan.context,
             "bytes": sum(receipt.bytes for receipt in receipts),
             "peak_bytes": peak_bytes(told.device),
+            "hardware": self.hardware,
             "finished": time.time(),
             "seconds": {name: round(value, 4) for name, value in spent.items()},
         }

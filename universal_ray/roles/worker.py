@@ -185,6 +185,7 @@ class RolesWorker(Worker):
             "tokens": (shard.stop - shard.start) * context,
             "bytes": receipt.bytes,
             "peak_bytes": peak_bytes(told.device),
+            "hardware": self.hardware,
             "finished": time.time(),
             "seconds": {name: round(value, 4) for name, value in spent.items()},
         }
