@@ -20,6 +20,8 @@ class Model:
     identity: str
     layers: int
     width: int
+    gated: bool = False
+    """whether its activations, act(gate)·up, are of either sign"""
 
     @property
     def neurons(self) -> int:

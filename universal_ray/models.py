@@ -52,6 +52,7 @@ class ModelSource:
     width: int  # D, neurons per layer
     vocabulary: int  # V, rows of the embedding; a padded vocabulary exceeds the tokenizer's
     context: int  # positions of the longest row
+    gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)
 
     @property
     def neurons(self) -> int:
@@ -78,8 +79,8 @@ def resolve(name: str) -> ModelSource:
     else:
         commit = directory.name  # the hub's cache names a snapshot by its commit
         identity = hashlib.sha256(f"{location}@{commit}".encode()).hexdigest()
-    layers, width, vocabulary, context = _shapes(name, directory)
-    return ModelSource(name, location, commit, identity, layers, width, vocabulary, context)
+    shapes = _shapes(name, directory)
+    return ModelSource(name, location, commit, identity, *shapes)
 
 
 def prefetch(source: ModelSource) -> str:
@@ -196,6 +197,13 @@ class Capture:
                 f"Model {source.name!r} has MLP layers of {widths} neurons where its configuration "
                 f"says {source.layers} of {source.width}: choose a model whose layers are alike."
             )
+        gates = [getattr(block.mlp, "W_gate", None) is not None for block in bridge.blocks]
+        if gates != [source.gated] * source.layers:
+            raise ModelError(
+                f"Model {source.name!r} has gates in {sum(gates)} of {source.layers} MLP layers, "
+                f"where its architecture has them in {'all' if source.gated else 'none'}: choose a "
+                "model whose layers are alike."
+            )
         _unwrap(bridge)
         for layer, block in enumerate(bridge.blocks):
             for activation in activations:
@@ -297,8 +305,8 @@ def _content(directory: Path) -> str:
     return total.hexdigest()
 
 
-def _shapes(name: str, directory: Path) -> tuple[int, int, int, int]:
-    """(L, D, V, context) as transformer_lens reads them off the configuration."""
+def _shapes(name: str, directory: Path) -> tuple[int, int, int, int, bool]:
+    """(L, D, V, context, gated) as transformer_lens reads them off the configuration."""
     from transformer_lens.factories.architecture_adapter_factory import (
         SUPPORTED_ARCHITECTURES,
         ArchitectureAdapterFactory,
@@ -332,7 +340,7 @@ def _shapes(name: str, directory: Path) -> tuple[int, int, int, int]:
             f"Model {name!r} has no MLP layers in its config.json: choose a decoder whose every "
             "layer has a plain or gated MLP."
         )
-    return shapes.n_layers, width, shapes.d_vocab, shapes.n_ctx
+    return shapes.n_layers, width, shapes.d_vocab, shapes.n_ctx, bool(shapes.gated_mlp)
 
 
 def _widths(name: str, bridge: TransformerBridge) -> list[int]:

@@ -95,7 +95,9 @@ def prepare(study: Study, store: Store) -> Prepared:
     fixed = bits(study, corpus.context, excluded)
     ranges = unit_rows(rows, corpus.context, units.tokens)
     hashes = [corpus.rows_hash(start, stop) for start, stop in ranges]
-    planned = [[Model(s.name, s.identity, s.layers, s.width) for s in group] for group in groups]
+    planned = [
+        [Model(s.name, s.identity, s.layers, s.width, s.gated) for s in group] for group in groups
+    ]
     everyone = tuple(model for group in planned for model in group)
     items = make_items(planned, study.models.pairs)
     _check_revisions(study, planned)

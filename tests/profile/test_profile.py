@@ -23,6 +23,7 @@ from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, DamagedError, MissingError
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.profile.tables import LOWER_END, UNGATED
 from universal_ray.store import Store
 from universal_ray.study import (
     BaselineConfig,
@@ -262,6 +263,14 @@ def test_statistics_are_numpys(run, inputs, truth):
             row[name] for row in (rows if name != "family" else of_model(
                 store, "taxonomy", inputs[0][0]))
         ]
+
+
+def test_activations_with_a_floor_have_no_lower_end_and_say_so(run):
+    _, store = run
+    table = store.get_table("tables/statistics.parquet")
+    for name in LOWER_END:
+        assert table[name].null_count == len(table), name
+    assert set(table["low_null_reason"].to_pylist()) == {UNGATED}
 
 
 def test_what_begins_a_row_is_not_counted_as_predicted(run, inputs):

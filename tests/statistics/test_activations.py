@@ -28,7 +28,7 @@ from universal_ray.statistics.activations import (
 )
 
 ROWS, CONTEXT, WIDTH, VOCABULARY, SUBSETS, EXAMPLES = 60, 20, 7, 11, 3, 5
-EXACT = ("histogram", "fired", "count", "maximum", "examples", "shift")
+EXACT = ("histogram", "fired", "count", "maximum", "examples", "minimum", "lowest", "shift")
 """Sums that have the same bits in whatever order they are added."""
 
 
@@ -71,8 +71,10 @@ class Tokens:
         return x_TD[self.kept_T].double().numpy()
 
 
-def empty(shift: float = -0.4) -> LayerSums:
-    return LayerSums.zeros(torch.full((WIDTH,), shift), VOCABULARY, CONTEXT, SUBSETS, EXAMPLES)
+def empty(shift: float = -0.4, both_ends: bool = True) -> LayerSums:
+    return LayerSums.zeros(
+        torch.full((WIDTH,), shift), VOCABULARY, CONTEXT, SUBSETS, EXAMPLES, both_ends
+    )
 
 
 @cache
@@ -86,13 +88,15 @@ def study() -> Tokens:
     noise_TD = torch.randn(ROWS * CONTEXT, WIDTH, generator=generator)
     pre_TD = noise_TD**3 * torch.logspace(-1, 1, WIDTH) + torch.linspace(-1, 12, WIDTH)
     pre_TD[:, -1] = 0.1
+    up_TD = torch.randn(ROWS * CONTEXT, WIDTH, generator=torch.Generator().manual_seed(1))
     return Tokens(
         # The last id is never seen, nor the last subset.
         tokens_BP=draw(VOCABULARY - 1, ROWS, CONTEXT),
         kept_T=draw(10, ROWS * CONTEXT) > 0,
         subset_B=draw(SUBSETS, ROWS) - 1,
         pre_TD=pre_TD,
-        post_TD=torch.nn.functional.gelu(pre_TD),
+        # As in a gated MLP; the first neuron's gate alone, which leaves it below zero.
+        post_TD=torch.nn.functional.silu(pre_TD) * (1 + torch.linspace(0, 2, WIDTH) * up_TD),
     )
 
 
@@ -240,6 +244,41 @@ def test_examples_are_the_largest_of_all_tokens():
     assert torch.equal(row_DK * CONTEXT + position_DK, order_DT) and int(position_DK.max()) < 20
 
 
+def test_minima_by_token():
+    parts = by_group("current", study().kept(study().post_TD), VOCABULARY)
+    expected_VD = [part.min(0, initial=np.inf) for part in parts]
+    assert whole().minimum_VD is not None
+    np.testing.assert_array_equal(whole().minimum_VD.numpy(), np.stack(expected_VD))
+    assert (whole().minimum_VD[:-1] < -1).any()
+
+
+def test_the_lower_end_has_the_smallest_of_all_tokens():
+    post_TD = study().post_TD.clone()
+    post_TD[~study().kept_T] = torch.inf
+    order_DT = torch.sort(post_TD.T, dim=1, stable=True).indices[:, :EXAMPLES]
+    assert whole().lowest is not None
+    assert torch.equal(whole().lowest.token_DK, order_DT)
+    assert torch.equal(-whole().lowest.value_DK, post_TD.T.gather(1, order_DT))
+
+
+def test_a_layer_without_a_lower_end_is_the_same_but_for_it():
+    one = empty(both_ends=False)
+    where = places(study().tokens_BP, study().kept_T, 0, study().subset_B)
+    one.update_(study().pre_TD, study().post_TD, where)
+    again = LayerSums.of(merge_layers([one]).tensors())
+    assert again.minimum_VD is None and again.lowest is None
+    both = study().sums(batch=ROWS).tensors()
+    assert both.keys() - again.tensors().keys() == {
+        "minimum_VD", "lowest.value_DK", "lowest.token_DK",
+    }  # fmt: skip
+    assert all(torch.equal(value, both[name]) for name, value in again.tensors().items())
+
+
+def test_parts_with_one_end_and_with_two_are_no_parts_of_one_layer():
+    with pytest.raises(NumericalError, match=r"some parts .* both ends"):
+        merge_layers([empty(), empty(both_ends=False)])
+
+
 def test_parts_of_disjoint_tokens_make_the_whole():
     parts = [study().sums(first, first + 20) for first in (0, 20, 40)]
     before = [{key: value.clone() for key, value in part.tensors().items()} for part in parts]
@@ -260,7 +299,7 @@ def test_parts_of_disjoint_tokens_make_the_whole():
 
 
 def test_bits_do_not_depend_on_the_neurons_held_together():
-    alone = LayerSums.zeros(torch.full((2,), -0.4), VOCABULARY, CONTEXT, SUBSETS, EXAMPLES)
+    alone = LayerSums.zeros(torch.full((2,), -0.4), VOCABULARY, CONTEXT, SUBSETS, EXAMPLES, True)
     where = places(study().tokens_BP, study().kept_T, 0, study().subset_B)
     alone.update_(study().pre_TD[:, 3:5], study().post_TD[:, 3:5], where)
     together = study().sums(batch=ROWS)
@@ -273,7 +312,7 @@ def test_stored_and_read_again():
     again = LayerSums.of(whole().tensors())
     assert again.tensors().keys() == whole().tensors().keys()
     assert all(torch.equal(v, again.tensors()[k]) for k, v in whole().tensors().items())
-    assert len(whole().tensors()) == 16
+    assert len(whole().tensors()) == 19
 
 
 def test_no_tokens_add_nothing():

@@ -11,12 +11,14 @@ from universal_ray.capacity import GIB, USABLE, Footprint, weight_bytes
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import Model
 
+VERSION = 2
+"""Of labels and sums: raised when they mean something else, so that no older ones are taken."""
 SHARDS = 4
 """As many at most: the sums by token id are large, and workers share models as well as shards."""
 PAPER_TOKENS = 10_000_000
 """Tokens that the paper explains neurons on (arXiv 2401.12181, section 4.3)."""
-SUM_BYTES = 20
-"""Bytes of sums by token id of one neuron: two sums in float64 and a maximum in float32."""
+SUM_BYTES, EXTREME_BYTES = 16, 4
+"""Bytes by token id of one neuron: two sums in float64, and each extreme in float32."""
 
 BATCH_BYTES = 64
 """Bytes that a batch takes for one token and neuron of a layer, in a forward pass or in sums."""
@@ -51,7 +53,8 @@ class Layers:
 
 def layer_bytes(model: Model, vocabulary: int) -> int:
     """Bytes of the sums of one layer."""
-    return SUM_BYTES * vocabulary * model.width
+    extremes = 2 if model.gated else 1
+    return (SUM_BYTES + extremes * EXTREME_BYTES) * vocabulary * model.width
 
 
 def layer_groups(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from universal_ray.errors import NumericalError
 from universal_ray.folding import read_sums
 from universal_ray.items import Model
 from universal_ray.models import ModelSource
@@ -102,12 +103,7 @@ def reduce_layer(order: ProfileOrder, model: Model, layer: int) -> None:
     found["mean_by_subset"] = group_means(neurons, "subset").T.contiguous()
     rare_V = neurons.count["current"] < SEEN
     mean_DV = group_means(neurons, "current").masked_fill(rare_V[:, None], torch.nan).T
-    for name, value_DV in (("mean", mean_DV), ("max", neurons.maximum_VD.T.double())):
-        filled_DV = value_DV.nan_to_num(nan=-torch.inf)
-        found[f"token_{name}"], found[f"token_{name}_id"] = largest(filled_DV, None, LISTED)
-    found["example_value"] = neurons.examples.value_DK
-    row_DK, position_DK = neurons.examples.place(plan.context)
-    found["example_row"], found["example_position"] = row_DK, position_DK
+    found |= _ends(neurons, mean_DV, model.gated, plan.context)
     parts = [id_sums(neurons, order.bank.membership_VF, token) for token in (CURRENT, PREVIOUS)]
     scores = score_layer(neurons, [*parts, features], order.minimum_support)
     found["reduction"] = torch.cat([scores.variance_reduction_FN, between_D[None]])
@@ -116,6 +112,35 @@ def reduce_layer(order: ProfileOrder, model: Model, layer: int) -> None:
     )
     found["support"] = torch.cat([scores.support_F, neurons.powers_5D[0, :1]])
     store.put_tensors(order.layer_path(model, layer), {k: v.contiguous() for k, v in found.items()})
+
+
+def _ends(
+    neurons: LayerSums, mean_DV: torch.Tensor, both: bool, context: int
+) -> dict[str, torch.Tensor]:
+    """Tokens and examples of the largest activations, and of the smallest where both ends are kept;
+    `reach` [D], how far activations go from zero: upwards alone where the lower end is a floor.
+
+    `mean_DV`: mean activation by token id, NaN for one that is not to be listed.
+    """
+    high_VD, low_VD, lowest = neurons.maximum_VD, neurons.minimum_VD, neurons.lowest
+    ends = [(1, neurons.examples, {"token_mean": mean_DV, "token_max": high_VD.T.double()}, "")]
+    reach_D = high_VD.amax(0)
+    if both:
+        if low_VD is None or lowest is None:
+            raise NumericalError("sums of a gated layer lack their lower end: sum them anew")
+        by_token = {"token_mean_low": mean_DV, "token_min": low_VD.T.double()}
+        ends.append((-1, lowest, by_token, "_low"))
+        reach_D = torch.maximum(reach_D, -low_VD.amin(0))
+    found = {"reach": reach_D}
+    for sign, examples, by_token, end in ends:
+        for name, value_DV in by_token.items():
+            ordered_DV = (sign * value_DV).masked_fill(value_DV.isnan(), -torch.inf)
+            value_DK, found[f"{name}_id"] = largest(ordered_DV, None, LISTED)
+            found[name] = sign * value_DK
+        found[f"example{end}_value"] = sign * examples.value_DK
+        row_DK, position_DK = examples.place(context)
+        found[f"example{end}_row"], found[f"example{end}_position"] = row_DK, position_DK
+    return found
 
 
 def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> None:

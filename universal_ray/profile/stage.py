@@ -14,7 +14,13 @@ from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
 from universal_ray.profile.assemble import PATHS, Texts, assemble_profile
-from universal_ray.profile.plan import PAPER_TOKENS, ProfilePlan, layer_groups, make_shards
+from universal_ray.profile.plan import (
+    PAPER_TOKENS,
+    VERSION,
+    ProfilePlan,
+    layer_groups,
+    make_shards,
+)
 from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_layer, reduce_weights
 from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
 from universal_ray.scheduler import Batch, Task, call
@@ -102,7 +108,7 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     )
     settings = study.cluster
     decided = [
-        prepared.plan.bits, content, rows, plain(options.exclude), options.examples,
+        VERSION, prepared.plan.bits, content, rows, plain(options.exclude), options.examples,
         [column.name for column in bank.row_columns()], topics_path, options.syntax,
     ]  # fmt: skip
     plan = ProfilePlan(

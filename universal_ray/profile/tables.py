@@ -33,25 +33,32 @@ WHO = [
     field("layer", pa.int16(), "index from 0", "layer of the neuron"),
     field("neuron", pa.int32(), "index from 0", "neuron within its layer"),
 ]
+PRE = "pre-activation, what enters the activation function (of a gated MLP the gate's)"
+POST = "activation, what enters W_out: act(pre), or act(gate)·up in a gated MLP"
+UNGATED = (
+    "its MLP has no gate, so that the lower end of its activations is the floor of the activation "
+    "function and no response"
+)
+"""Why a neuron has no lower end."""
 NUMBERS = {
     "w_in_norm": ("1", "length of what it reads, a column of W_in"),
     "input_bias": ("1", "its bias"),
     "w_out_norm": ("1", "length of what it writes, a row of W_out"),
     "in_out_sim": ("cosine", "of what it reads and what it writes"),
     "l2_penalty": ("1", "w_in_norm² + w_out_norm²"),
-    "mean": ("pre-activation", "mean over tokens"),
-    "var": ("pre-activation²", "population variance over tokens"),
-    "skew": ("1", "population skewness over tokens"),
-    "kurt": ("1", "population kurtosis over tokens, Gaussian = 3"),
+    "mean": ("pre-activation", f"mean over tokens of the {PRE}"),
+    "var": ("pre-activation²", f"population variance over tokens of the {PRE}"),
+    "skew": ("1", f"population skewness over tokens of the {PRE}"),
+    "kurt": ("1", f"population kurtosis over tokens of the {PRE}, Gaussian = 3"),
     "vocab_mean": ("cosine", "mean over the vocabulary of cos(w_out, W_U[:, v])"),
     "vocab_var": ("cosine²", "population variance over the vocabulary"),
     "vocab_skew": ("1", "population skewness over the vocabulary"),
     "vocab_kurt": ("1", "population kurtosis over the vocabulary, Gaussian = 3"),
-    "sparsity": ("share", "tokens whose pre-activation is above zero"),
-    "post_mean": ("activation", "mean over tokens of what enters W_out"),
-    "post_var": ("activation²", "its population variance"),
+    "sparsity": ("share", f"tokens on which it fires: the {PRE}, is above zero"),
+    "post_mean": ("activation", f"mean over tokens of the {POST}"),
+    "post_var": ("activation²", f"population variance over tokens of the {POST}"),
     "position_information": ("nats", "mutual information of position and firing"),
-    "position_variance_explained": ("share", "variance that lies between positions"),
+    "position_variance_explained": ("share", "variance of activations that lies between positions"),
     "in_sim": ("cosine", "largest of w_in with another neuron's of the model"),
     "out_sim": ("cosine", "largest of w_out with another neuron's of the model"),
     "both_sim": ("cosine", "largest over other neurons of the smaller of both cosines"),
@@ -63,7 +70,7 @@ NUMBERS = {
     "o_composition": ("share", "largest of what a head writes with w_in"),
 }
 LISTS = {
-    "histogram": (pa.int32(), "tokens", "257 bins of pre-activations between (25·i − 2550)/255"),
+    "histogram": (pa.int32(), "tokens", f"of the {PRE}: 257 bins between (25·i − 2550)/255"),
     "mean_by_position": (pa.float32(), "activation", "mean post-activation by position"),
     "mean_by_subset": (pa.float32(), "activation", "the same by subset, in summary.json's order"),
 }
@@ -73,12 +80,25 @@ TOKENS = {
     "token_mean": "largest mean activations by token, of tokens seen 50 times or more",
     "token_max": "largest activations by token",
 }
-EXAMPLES = [
-    field("example_value", list_of(pa.float32()), "activation", "largest activations"),
-    field("example_row", list_of(pa.int32()), "index from 0", "their rows of the corpus"),
-    field("example_position", list_of(pa.int32()), "index from 0", "their positions"),
-    field("example_text", list_of(pa.string()), "", "up to eight tokens before, and the token"),
-]
+LOW_TOKENS = {
+    "token_mean_low": "smallest mean activations by token, of tokens seen 50 times or more",
+    "token_min": "smallest activations by token",
+}
+
+
+def _examples(end: str, what: str) -> list[pa.Field]:
+    return [
+        field(f"example{end}_value", list_of(pa.float32()), "activation", f"{what} activations"),
+        field(f"example{end}_row", list_of(pa.int32()), "index from 0", "their rows of the corpus"),
+        field(f"example{end}_position", list_of(pa.int32()), "index from 0", "their positions"),
+        field(f"example{end}_text", list_of(pa.string()), "", "up to eight tokens, then theirs"),
+    ]
+
+
+EXAMPLES, LOW_EXAMPLES = _examples("", "largest"), _examples("_low", "smallest")
+LOWER_END = [*(f"{name}{of}" for name in LOW_TOKENS for of in ("", "_token"))]
+LOWER_END += [column.name for column in LOW_EXAMPLES]
+"""Columns of neurons whose activations are of either sign."""
 STATISTICS = pa.schema(
     [
         *WHO,
@@ -91,13 +111,15 @@ STATISTICS = pa.schema(
         *(field(name, list_of(kind), *told) for name, (kind, *told) in LISTS.items()),
         *(
             entry
-            for name, told in TOKENS.items()
+            for name, told in (TOKENS | LOW_TOKENS).items()
             for entry in (
                 field(name, list_of(pa.float32()), "", told),
                 field(f"{name}_token", list_of(pa.string()), "", "the tokens of these"),
             )
         ),
         *EXAMPLES,
+        *LOW_EXAMPLES,
+        field("low_null_reason", pa.string(), "", "why smallest activations are not told"),
     ]
 )
 FEATURES = pa.schema(
@@ -188,16 +210,19 @@ def statistics_table(
     for name, (kind, *_) in LISTS.items():
         values = every[name].numpy()
         columns[name] = _rows(values.astype(np.int32 if kind == pa.int32() else np.float32))
-    for name in TOKENS:
+    for name in TOKENS | LOW_TOKENS if model.gated else TOKENS:
         columns[name] = _rows(every[name].float().numpy())
         columns[f"{name}_token"] = _texts(every[f"{name}_id"], vocabulary)
-    columns["example_value"] = _rows(every["example_value"].float().numpy())
-    rows_NK, positions_NK = every["example_row"].int(), every["example_position"].int()
-    columns["example_row"], columns["example_position"] = (
-        _rows(rows_NK.numpy()),
-        _rows(positions_NK.numpy()),
-    )
-    columns["example_text"] = _contexts(rows_NK, positions_NK, corpus, vocabulary)
+    for end in ("", "_low") if model.gated else ("",):
+        columns[f"example{end}_value"] = _rows(every[f"example{end}_value"].float().numpy())
+        rows_NK, positions_NK = (every[f"example{end}_{x}"].int() for x in ("row", "position"))
+        columns[f"example{end}_row"] = _rows(rows_NK.numpy())
+        columns[f"example{end}_position"] = _rows(positions_NK.numpy())
+        columns[f"example{end}_text"] = _contexts(rows_NK, positions_NK, corpus, vocabulary)
+    if not model.gated:
+        columns |= {name: empty.cast(STATISTICS.field(name).type) for name in LOWER_END}
+    reason = None if model.gated else UNGATED
+    columns["low_null_reason"] = pa.array([reason] * model.neurons, pa.string())
     return pa.table([columns[name] for name in STATISTICS.names], schema=STATISTICS)
 
 

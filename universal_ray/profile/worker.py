@@ -137,6 +137,7 @@ class ProfileWorker(Worker):
                     plan.context,
                     len(plan.subsets),
                     plan.examples,
+                    both_ends=model.gated,
                 ),
                 FeatureSums.zeros(label_TE.shape[1], model.width, told.device),
             )

@@ -57,14 +57,14 @@ def universal(store: Store, model: Model) -> Tensor:
 
 
 def statistics(store: Store, order: RolesOrder, model: Model) -> Tensors:
-    """Of weights, and of activations [N]: the mean and the largest post-activation."""
+    """Of weights, and of activations [N]: the mean, and how far they go from zero."""
     layers = [
         store.get_tensors(order.profile.layer_path(model, layer)) for layer in range(model.layers)
     ]
     return {
         **store.get_tensors(order.profile.weights_path(model)),
         "post_mean": torch.cat([layer["post_mean"] for layer in layers]),
-        "largest": torch.cat([layer["token_max"][:, 0] for layer in layers]),
+        "largest": torch.cat([layer["reach"] for layer in layers]),
     }
 
 

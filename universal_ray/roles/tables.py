@@ -33,7 +33,8 @@ Tensors = dict[str, Tensor]
 
 
 def has_role(scores: Tensors, responses: Tensors, largest_N: Tensor) -> dict[str, Tensor]:
-    """Bool [N] by role; `largest_N`: the largest activation of each neuron."""
+    """Bool [N] by role; `largest_N`: the largest activation of each neuron, of gated ones, where
+    it is of either sign, in absolute value."""
     count = len(scores["class"])
 
     def listed(index_R: Tensor) -> Tensor:

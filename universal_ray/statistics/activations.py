@@ -30,6 +30,7 @@ DEAD = 1e-12
 """Share of Σd² below which Σ(d − mean)² is rounding."""
 
 GROUPS = ("current", "previous", "position", "subset")
+ENDS = ("examples", "lowest")
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def rows_at(x_TX: Tensor, place_U: Int[Tensor, "U"]) -> Tensor:
 class LayerSums:
     """Sums over the tokens that count, for the neurons of one layer.
 
-    `pre`: what enters the activation function; `post`: what enters W_out. A neuron fires on a
-    token when its pre-activation is above zero.
+    `pre`: what enters the activation function, in a gated MLP the gate's; `post`: what enters
+    W_out, act(pre) or, in a gated MLP, act(gate)·up. A neuron fires on a token when `pre` is above
+    zero. Both ends of `post` are kept where it is of either sign, as in a gated MLP: the lower end
+    of act(pre) alone is the floor of the function, and no response.
     """
 
     shift_D: Tensor
@@ -102,16 +105,29 @@ class LayerSums:
     maximum_VD: Tensor
     """largest post by current token id, float32; -inf for an id not seen"""
     examples: Examples
+    minimum_VD: Tensor | None
+    """smallest post by current token id, inf for an id not seen; None for one end alone"""
+    lowest: Examples | None
+    """examples of -post; None for one end alone"""
 
     @classmethod
     def zeros(
-        cls, shift_D: Float[Tensor, "D"], vocabulary: int, context: int, subsets: int, examples: int
+        cls,
+        shift_D: Float[Tensor, "D"],
+        vocabulary: int,
+        context: int,
+        subsets: int,
+        examples: int,
+        both_ends: bool = False,
     ) -> "LayerSums":
         """No tokens yet, on the device of `shift_D` (a mean of some pre-activations)."""
         width, device = len(shift_D), shift_D.device
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        def by_id(value: float) -> Tensor:
+            return torch.full((vocabulary, width), value, device=device)
 
         sizes = dict(zip(GROUPS, (vocabulary, vocabulary, context, subsets), strict=True))
         return cls(
@@ -122,8 +138,10 @@ class LayerSums:
             count={name: zeros(size) for name, size in sizes.items()},
             total={name: zeros(size, width) for name, size in sizes.items()},
             fired_PD=zeros(context, width),
-            maximum_VD=torch.full((vocabulary, width), -torch.inf, device=device),
+            maximum_VD=by_id(-torch.inf),
             examples=Examples.none(width, examples, str(device)),
+            minimum_VD=by_id(torch.inf) if both_ends else None,
+            lowest=Examples.none(width, examples, str(device)) if both_ends else None,
         )
 
     def update_(
@@ -149,7 +167,10 @@ class LayerSums:
             self._add_pre(pre_PD, groups["position"], work)
             self._add_post(post_PD, groups, whole, work)
         if len(where.place_T):
-            self.examples.update_(rows_at(post_TD, where.place_T), where.token_T)
+            kept_TD = rows_at(post_TD, where.place_T)
+            self.examples.update_(kept_TD, where.token_T)
+            if self.lowest is not None:
+                self.lowest.update_(-kept_TD, where.token_T)
         self.histogram_DH.add_(work.count_DH)
         self.fired_PD.add_(work.fired_PD)
 
@@ -188,11 +209,15 @@ class LayerSums:
         with warnings.catch_warnings():  # its interface may change, says torch
             warnings.filterwarnings("ignore", message="index_reduce")
             self.maximum_VD.index_reduce_(0, groups["current"], post_TD.float(), "amax")
+            if self.minimum_VD is not None:
+                self.minimum_VD.index_reduce_(0, groups["current"], post_TD.float(), "amin")
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by a name of its own, as they are stored."""
         found: dict[str, Tensor] = {}
         for name, value in vars(self).items():
+            if value is None:
+                continue
             inner = value if isinstance(value, dict) else {"": value}
             inner = vars(value) if isinstance(value, Examples) else inner
             found |= {f"{name}.{key}".rstrip("."): tensor for key, tensor in inner.items()}
@@ -205,9 +230,9 @@ class LayerSums:
         for path, tensor in tensors.items():
             name, _, key = path.partition(".")
             inner.setdefault(name, {})[key] = tensor
-        examples = Examples(**inner.pop("examples"))
+        ends = {name: Examples(**inner.pop(name)) for name in ENDS if name in inner}
         kinds: dict = {name: found.get("", found) for name, found in inner.items()}
-        return cls(examples=examples, **kinds)
+        return cls(**{"minimum_VD": None, "lowest": None, **ends, **kinds})
 
 
 @dataclass(frozen=True)
@@ -277,6 +302,13 @@ def merge_layers(parts: list[LayerSums]) -> LayerSums:
     def add_kinds(kinds: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: add([kind[name] for kind in kinds]) for name in kinds[0]}
 
+    lowest = [part.lowest for part in parts if part.lowest is not None]
+    minima = [part.minimum_VD for part in parts if part.minimum_VD is not None]
+    if len(lowest) not in (0, len(parts)):
+        raise NumericalError(
+            "some parts of a layer's sums have both ends of its activations and some have one: sum "
+            "them all of one model"
+        )
     return LayerSums(
         shift_D=first.shift_D,
         powers_5D=add([part.powers_5D for part in parts]),
@@ -287,6 +319,8 @@ def merge_layers(parts: list[LayerSums]) -> LayerSums:
         fired_PD=add([part.fired_PD for part in parts]),
         maximum_VD=torch.stack([part.maximum_VD for part in parts]).amax(0),
         examples=merge_examples([part.examples for part in parts]),
+        minimum_VD=torch.stack(minima).amin(0) if minima else None,
+        lowest=merge_examples(lowest) if lowest else None,
     )
 
 
@@ -294,7 +328,8 @@ def neuron_statistics(sums: LayerSums) -> dict[str, Float[Tensor, "D"]]:
     """Population moments of pre and post over all tokens, float64.
 
     mean, var, skew, kurt (Gaussian: 3; both NaN where pre does not vary) and sparsity, the share of
-    tokens on which a neuron fires, of pre-activations; post_mean and post_var.
+    tokens on which a neuron fires, of pre-activations (in a gated MLP the gate's); post_mean and
+    post_var.
     """
     n = sums.powers_5D[0, 0]
     found = distribution_moments(sums.powers_5D.T)

@@ -1,4 +1,5 @@
-"""The tokens on which each neuron is largest, kept while tokens stream by.
+"""The tokens on which each neuron is largest, kept while tokens stream by; of negated activations
+those on which it is smallest.
 
 Shapes: T tokens of a batch, D neurons, K examples of a neuron, C candidates,
 U neurons that have one.
