@@ -78,10 +78,7 @@ class FeatureBank:
     @cached_property
     def identity(self) -> str:
         """sha256 of what the bank says of its features, and of the members of those of the id."""
-        told = [
-            [feature.name, feature.family, feature.description, *feature.looks_at]
-            for feature in (*self.id_features, *self.row_features)
-        ]
+        told = [vars(column) for column in (*self.id_columns(CURRENT), *self.row_columns())]
         members = np.packbits(self.membership_VF.numpy()).tobytes()
         return hashlib.sha256(json.dumps(told).encode() + b"\0" + members).hexdigest()
 
