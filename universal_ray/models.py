@@ -79,8 +79,7 @@ def resolve(name: str) -> ModelSource:
     else:
         commit = directory.name  # the hub's cache names a snapshot by its commit
         identity = hashlib.sha256(f"{location}@{commit}".encode()).hexdigest()
-    shapes = _shapes(name, directory)
-    return ModelSource(name, location, commit, identity, *shapes)
+    return ModelSource(name, location, commit, identity, *_shapes(name, directory))
 
 
 def prefetch(source: ModelSource) -> str:
@@ -197,13 +196,8 @@ class Capture:
                 f"Model {source.name!r} has MLP layers of {widths} neurons where its configuration "
                 f"says {source.layers} of {source.width}: choose a model whose layers are alike."
             )
-        gates = [getattr(block.mlp, "W_gate", None) is not None for block in bridge.blocks]
-        if gates != [source.gated] * source.layers:
-            raise ModelError(
-                f"Model {source.name!r} has gates in {sum(gates)} of {source.layers} MLP layers, "
-                f"where its architecture has them in {'all' if source.gated else 'none'}: choose a "
-                "model whose layers are alike."
-            )
+        if any((getattr(b.mlp, "W_gate", None) is not None) != source.gated for b in bridge.blocks):
+            raise ModelError(f"Model {source.name!r} mixes kinds of MLPs: choose one that does not.")
         _unwrap(bridge)
         for layer, block in enumerate(bridge.blocks):
             for activation in activations:

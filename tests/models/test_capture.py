@@ -3,12 +3,14 @@
 import json
 import statistics
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from helpers_models import make_gpt2, save_model, values
 
+from universal_ray.errors import ModelError
 from universal_ray.models import Capture, resolve
 
 STANFORD = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
@@ -260,3 +262,10 @@ def test_takes_at_most_1_4_times_plain_hooks(tmp_path, shape):
         return statistics.median(seconds[0]) / statistics.median(seconds[1])
 
     assert ratio(9) <= 1.4 or ratio(30) <= 1.4
+
+
+def test_a_model_whose_gates_are_not_what_its_architecture_says_is_refused(tmp_path):
+    source = resolve(str(make_gpt2(tmp_path, seed=1)))
+    assert not source.gated
+    with pytest.raises(ModelError, match="mixes kinds of MLPs: choose one that does not"):
+        Capture(replace(source, gated=True))
