@@ -197,7 +197,7 @@ class Capture:
                 f"says {source.layers} of {source.width}: choose a model whose layers are alike."
             )
         if any((getattr(b.mlp, "W_gate", None) is not None) != source.gated for b in bridge.blocks):
-            raise ModelError(f"Model {source.name!r} mixes kinds of MLPs: choose one that does not.")
+            raise ModelError(f"Model {source.name!r} mixes kinds of MLPs: choose one of one kind.")
         _unwrap(bridge)
         for layer, block in enumerate(bridge.blocks):
             for activation in activations:
