@@ -2,14 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-
-from universal_ray.job import guarded
-from universal_ray.study import Device, ForwardType, Policy
+from universal_ray.options import entry
+from universal_ray.study import Device, ForwardType, Policy, check_positive
 
 
 @dataclass(kw_only=True)
@@ -50,25 +45,22 @@ class Benchmark:
         layers=0, width=0, tokens=0, seeds=0, text=0, rotations=0))
 
 
-ConfigStore.instance().store(name="benchmark_schema", node=Benchmark)
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
-def main(config: DictConfig) -> None:
+@entry("benchmark", Benchmark)
+def main(job: Benchmark) -> None:
     from universal_ray.benchmark.exactness import Extent
     from universal_ray.benchmark.loop import Means, Shape
     from universal_ray.benchmark.report import run, show
     from universal_ray.capacity import POLICY
 
-    job = cast(Benchmark, OmegaConf.to_object(config))
-    with guarded():
-        means = Means(job.device, job.threads, job.policy or POLICY[job.device], job.forward)
-        extent = Extent(**vars(job.exactness))
-        for found in run(
-            job.sections, Shape(**vars(job.shape)), means, job.naive_tokens, extent
-        ):
-            show(found, Path(job.output))
-        print(f"results.json, table.md and the picture are in {job.output}")
+    counts = {"threads": job.threads, "naive_tokens": job.naive_tokens}
+    counts |= {f"shape.{name}": value for name, value in vars(job.shape).items()}
+    counts |= {f"exactness.{name}": value for name, value in vars(job.exactness).items()}
+    check_positive(counts)
+    means = Means(job.device, job.threads, job.policy or POLICY[job.device], job.forward)
+    extent = Extent(**vars(job.exactness))
+    for found in run(job.sections, Shape(**vars(job.shape)), means, job.naive_tokens, extent):
+        show(found, Path(job.output))
+    print(f"results.json, table.md and the picture are in {job.output}")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-import hydra
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-
-from universal_ray.job import guarded
+from universal_ray.options import entry
 from universal_ray.study import RunConfig
 
 
 @dataclass(kw_only=True)
 class Compare:
-    published: str = MISSING
+    published: str = "???"
     """CSV with the columns of the authors' `universal.csv`."""
     model: str | None = None
     """Which reference model; null where the run has one."""
@@ -23,28 +18,23 @@ class Compare:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-ConfigStore.instance().store(name="compare_schema", node=Compare)
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
-def main(config: DictConfig) -> None:
+@entry("compare", Compare)
+def main(job: Compare) -> None:
     from universal_ray.compare import compared, draw, rows
     from universal_ray.report.screen import console, show_rows
     from universal_ray.store import Store
 
-    job = cast(Compare, OmegaConf.to_object(config))
-    with guarded():
-        found, flipped, own, published = compared(
-            Store(job.run.dir), job.published, job.model, job.threshold
-        )
-        out = console()
-        heads = ("column", "neurons", "r", "median apart", "most apart", "where")
-        show_rows(out, f"{job.run.dir} beside {job.published}", heads, rows(found))
-        for what, neurons in (("lost", flipped.lost), ("gained", flipped.gained)):
-            some = ", ".join(f"{layer}.{neuron}" for layer, neuron in list(neurons)[:10])
-            out.print(f"{len(neurons)} neurons {what} at the threshold{': ' if some else ''}{some}")
-        draw(found, own, published, Path(job.picture))
-        out.print(job.picture)
+    found, flipped, own, published = compared(
+        Store(job.run.dir), job.published, job.model, job.threshold
+    )
+    out = console()
+    heads = ("column", "neurons", "r", "median apart", "most apart", "where")
+    show_rows(out, f"{job.run.dir} beside {job.published}", heads, rows(found))
+    for what, neurons in (("lost", flipped.lost), ("gained", flipped.gained)):
+        some = ", ".join(f"{layer}.{neuron}" for layer, neuron in list(neurons)[:10])
+        out.print(f"{len(neurons)} neurons {what} at the threshold{': ' if some else ''}{some}")
+    draw(found, own, published, Path(job.picture))
+    out.print(job.picture)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,14 @@
 """Correlate every neuron of a reference model with those of other seeds, no more."""
 
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from universal_ray.job import CORRELATIONS, check_arguments, guarded, parse, register, run
-
-register()
+from universal_ray.job import CORRELATIONS, run
+from universal_ray.options import entry
+from universal_ray.study import Study
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(config: DictConfig) -> None:
-    with guarded():
-        run(parse(config), (CORRELATIONS,))
+@entry("config", Study)
+def main(study: Study) -> None:
+    run(study, (CORRELATIONS,))
 
 
 if __name__ == "__main__":
-    check_arguments(Path(__file__).resolve().parents[1] / "conf")
     main()

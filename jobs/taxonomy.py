@@ -1,21 +1,14 @@
 """Statistics and families of every neuron of a run whose correlations are there, no more."""
 
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig
-
-from universal_ray.job import PROFILE, check_arguments, guarded, parse, register, run
-
-register()
+from universal_ray.job import PROFILE, run
+from universal_ray.options import entry
+from universal_ray.study import Study
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
-def main(config: DictConfig) -> None:
-    with guarded():
-        run(parse(config), (PROFILE,))
+@entry("config", Study)
+def main(study: Study) -> None:
+    run(study, (PROFILE,))
 
 
 if __name__ == "__main__":
-    check_arguments(Path(__file__).resolve().parents[1] / "conf")
     main()

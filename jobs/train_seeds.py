@@ -3,17 +3,15 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import hydra
 import ray
 import torch
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
 
-from universal_ray.errors import ConfigurationError, ResourceError
-from universal_ray.job import guarded
-from universal_ray.study import ClusterConfig, Device
+from universal_ray.cluster import cluster, results
+from universal_ray.errors import ConfigurationError
+from universal_ray.options import entry
+from universal_ray.study import ClusterConfig, Device, check_cluster
 from universal_ray.testbed import text
 from universal_ray.testbed.training import Settings, export, prepare, train_seed
 
@@ -30,11 +28,6 @@ class TrainSeeds:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-schema = OmegaConf.structured(TrainSeeds)
-OmegaConf.set_readonly(schema.training, False)  # as the dataclass is frozen
-ConfigStore.instance().store(name="train_seeds_schema", node=schema)
-
-
 @ray.remote
 def train(settings: Settings, name: str, output: Path, device: str, threads: int) -> dict[str, Any]:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -42,24 +35,13 @@ def train(settings: Settings, name: str, output: Path, device: str, threads: int
     return train_seed(settings, name, output, device)
 
 
-def connect(cluster: ClusterConfig) -> None:
-    local = {"num_cpus": cluster.workers * cluster.threads, "include_dashboard": False}
-    ray.init(**({"address": cluster.address} if cluster.address else local))
-    gpus = int(cluster.device is Device.cuda)
-    has = ray.cluster_resources()
-    if has.get("CPU", 0) < cluster.threads or has.get("GPU", 0) < gpus:
-        asked = f"{cluster.threads} CPUs and {gpus} GPUs"
-        raise ResourceError(f"a seed asks for {asked}, more than the cluster has: {has}")
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train_seeds")
-def main(config: DictConfig) -> None:
-    job = cast(TrainSeeds, OmegaConf.to_object(config))
+@entry("train_seeds", TrainSeeds)
+def main(job: TrainSeeds) -> None:
     output, device, threads = Path(job.output).resolve(), job.cluster.device, job.cluster.threads
-    with guarded():
-        if len(set(job.seeds)) < len(job.seeds) or not all(name.isalnum() for name in job.seeds):
-            raise ConfigurationError(f"seeds={job.seeds} must be distinct, of letters and digits")
-        connect(job.cluster)
+    if len(set(job.seeds)) < len(job.seeds) or not all(name.isalnum() for name in job.seeds):
+        raise ConfigurationError(f"seeds={job.seeds} must be distinct, of letters and digits")
+    check_cluster(job.cluster)
+    with cluster(job.cluster):
         prepare(job.training, output, text.gather())
         task = train.options(num_cpus=threads, num_gpus=int(device is Device.cuda))
         waiting, running = list(job.seeds), list[ray.ObjectRef]()
@@ -68,11 +50,11 @@ def main(config: DictConfig) -> None:
                 name = waiting.pop(0)
                 running.append(task.remote(job.training, name, output, device.value, threads))
             done, running = ray.wait(running)
-            record = ray.get(done[0])
+            (record,) = results(done)
             print(f"seed {record['name']}: {record['tokens_seen']:,} tokens, held-out loss "
                   f"{record['held_out_loss']:.3f} nats, {record['seconds']} s, in {output}")
-        if job.export:
-            export(output, job.seeds, Path(job.export))
+    if job.export:
+        export(output, job.seeds, Path(job.export))
 
 
 if __name__ == "__main__":

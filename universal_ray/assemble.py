@@ -66,6 +66,11 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if values.size else None
 
 
+def _share(flags: pa.ChunkedArray) -> float | None:
+    """Of true among those that are not null."""
+    return pc.mean(flags.cast(pa.float64())).as_py()
+
+
 def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
     """What the paper prints about a reference model, with the published figures where it has them.
 
@@ -122,8 +127,8 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
         },
         "spread": _mean(spread),
         "spread_universal": _mean(spread[universal]),
-        "mutual_share": float(
-            np.mean([pc.mean(table["mutual"].cast(pa.float64())).as_py() or 0 for table in pairs])
+        "mutual_share": _mean(
+            np.array([share for table in pairs if (share := _share(table["mutual"])) is not None])
         ),
         "partner_layers": partner_layers(pairs, layers).tolist(),
         "statistics": statistics,

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.errors import ConfigurationError, MissingError, StorageError
+from universal_ray.failures import reason
+from universal_ray.report.screen import UNDEFINED, figure
 from universal_ray.statistics.compare import Agreement, Flips, Table, agreement, flips
 from universal_ray.store import Store
 
@@ -24,8 +26,9 @@ def compared(
 
     Raises MissingError where a table is not there, ConfigurationError where they do not fit.
     """
-    if not Path(published).is_file():
-        raise MissingError(f"there is no table {published}: give the path of a CSV file")
+    if not -1 <= threshold <= 2:
+        raise ConfigurationError(f"threshold is {threshold}: give a correlation")
+    theirs = read_published(published)
     if not store.exists(CHECKED):
         raise MissingError(
             f"{store.url} holds no finished study: run jobs/run.py with the same run.dir first"
@@ -39,51 +42,88 @@ def compared(
             f"model={model} is no reference of the run in {store.url}: name one of "
             f"{', '.join(names)}"
         )
+    own = _columns(neurons.filter(pc.equal(neurons["model"], model)))
+    for name in own:
+        if name in theirs and not np.issubdtype(theirs[name].dtype, np.number):
+            raise ConfigurationError(
+                f"column {name} of {published} has {theirs[name][0]!r} where numbers belong: give "
+                "a table as the paper's authors publish it"
+            )
+    return agreement(own, theirs), flips(own, theirs, threshold), own, theirs
+
+
+def read_published(path: str) -> dict[str, np.ndarray]:
+    """Columns of a published table: numbers, NaN for null, or objects where it has others.
+
+    Raises MissingError where there is no such file, ConfigurationError where it is no table of
+    neurons: rows with a whole `layer` and `neuron` and a finite `excess_corr`.
+    """
+    advice = "give a table as the paper's authors publish it"
+    if not Path(path).is_file():
+        raise MissingError(f"there is no table {path}: give the path of a CSV file")
     try:
-        given = pyarrow.csv.read_csv(published)
-    except pa.ArrowInvalid as error:
-        line = str(error).splitlines()[0]
-        raise ConfigurationError(f"{published} is no table of commas and lines: {line}") from error
+        given = pyarrow.csv.read_csv(path)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        line = str(error).splitlines()[0].rstrip(".")
+        raise ConfigurationError(
+            f"{path} is no table of commas and lines ({line}): {advice}"
+        ) from error
+    twice = [name for name in given.column_names if given.column_names.count(name) > 1]
+    if twice:
+        raise ConfigurationError(f"{path} has two columns {twice[0]}: {advice}")
     for name in ("layer", "neuron", "excess_corr"):
         if name not in given.column_names:
+            raise ConfigurationError(f"{path} has no column {name}: {advice}")
+    if not given.num_rows:
+        raise ConfigurationError(f"{path} has no rows: {advice}")
+    found = {name: _numbers(given[name]) for name in given.column_names}
+    for name, what in (("layer", "whole"), ("neuron", "whole"), ("excess_corr", "finite")):
+        values = found[name]
+        good = np.issubdtype(values.dtype, np.number) and bool(np.isfinite(values).all())
+        if not good or (what == "whole" and bool((values != values.round()).any())):
             raise ConfigurationError(
-                f"{published} has no column {name}: give a table as the paper's authors publish it"
+                f"column {name} of {path} has other values than {what} numbers: {advice}"
             )
-    own = _columns(neurons.filter(pc.equal(neurons["model"], model)))
-    theirs = _columns(given)
-    return agreement(own, theirs), flips(own, theirs, threshold), own, theirs
+    return {**found, **{name: found[name].astype(np.int64) for name in ("layer", "neuron")}}
 
 
 def _columns(table: pa.Table) -> dict[str, np.ndarray]:
     """Numbers by name, NaN for null."""
-    found = {}
-    for name in table.column_names:
-        column = table[name]
-        if name in ("layer", "neuron"):
-            found[name] = column.to_numpy().astype(np.int64)
-        elif pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-            found[name] = column.cast(pa.float64()).fill_null(float("nan")).to_numpy()
-    return found
+    found = {name: _numbers(table[name]) for name in table.column_names}
+    found = {name: each for name, each in found.items() if np.issubdtype(each.dtype, np.number)}
+    return {**found, **{name: found[name].astype(np.int64) for name in ("layer", "neuron")}}
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Float64, NaN for null; objects where it is no column of numbers."""
+    kind = column.type
+    if pa.types.is_null(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        return column.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy()
+    return np.array(column.to_pylist(), dtype=object)
 
 
 def rows(found: dict[str, Agreement]) -> list[tuple[str, ...]]:
-    """Of a table on screen, the columns that agree least first."""
-    ordered = sorted(found.items(), key=lambda entry: entry[1].pearson)
+    """Of a table on screen, the columns that agree least first, those without r last."""
+    ordered = sorted(found.items(), key=lambda entry: (entry[1].pearson != entry[1].pearson,
+                                                       entry[1].pearson))
     return [
         (
             name,
             f"{each.neurons:,}",
-            f"{each.pearson:.4f}",
-            f"{each.median_difference:.2g}",
-            f"{each.max_difference:.2g}",
-            "-" if each.worst is None else "{}.{}".format(*each.worst),
+            figure(each.pearson, ".4f"),
+            figure(each.median_difference, ".2g"),
+            figure(each.max_difference, ".2g"),
+            UNDEFINED if each.worst is None else "{}.{}".format(*each.worst),
         )
         for name, each in ordered
     ]
 
 
 def draw(found: dict[str, Agreement], own: Table, published: Table, path: Path) -> None:
-    """A scatter plot of every column, the published value across and ours up."""
+    """A scatter plot of every column that has values in both tables, the published ones across.
+
+    Raises StorageError where `path` takes no picture.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,8 +135,9 @@ def draw(found: dict[str, Agreement], own: Table, published: Table, path: Path) 
         for index, key in enumerate(zip(own["layer"], own["neuron"], strict=True))
     }
     rows_K = [place[key] for key in zip(published["layer"], published["neuron"], strict=True)]
-    lines = -(-len(found) // PANELS)
-    figure, axes = pyplot.subplots(
+    found = {name: each for name, each in found.items() if each.neurons}
+    lines = max(-(-len(found) // PANELS), 1)
+    page, axes = pyplot.subplots(
         lines, PANELS, figsize=(3 * PANELS, 2.8 * lines), squeeze=False, layout="constrained"
     )
     for panel in axes.flat[len(found) :]:
@@ -106,7 +147,14 @@ def draw(found: dict[str, Agreement], own: Table, published: Table, path: Path) 
         panel.axline((float(np.nanmedian(published[name])),) * 2, slope=1, linewidth=0.5, color="k")
         panel.set_title(f"{name}, r = {each.pearson:.3f}", fontsize=8)
         panel.tick_params(labelsize=6)
-    figure.supxlabel("published", fontsize=8)
-    figure.supylabel("this run", fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    page.supxlabel("published", fontsize=8)
+    page.supylabel("this run", fontsize=8)
+    try:
+        page.savefig(path, format="svg", metadata={"Date": None})
+    except OSError as error:
+        raise StorageError(
+            f"the picture {path} cannot be written ({reason(error)}): give picture=FILE.svg in a "
+            "folder of yours"
+        ) from error
+    finally:
+        pyplot.close(page)

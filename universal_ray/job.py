@@ -1,74 +1,12 @@
-"""What the entry points share: Hydra's configuration to a study, and errors to one sentence."""
+"""What the entry points of a study share: its stages, planned, shown and run."""
 
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from universal_ray import testbed
-from universal_ray.errors import ConfigurationError, UniversalRayError
 from universal_ray.study import Study
 
 if TYPE_CHECKING:
     from universal_ray.scheduler import Stage
     from universal_ray.store import Store
-
-
-def register() -> None:
-    """Name the schema and the resolver (`${testbed:a}`) that `conf/` builds on."""
-    ConfigStore.instance().store(name="study_schema", node=Study)
-    OmegaConf.register_new_resolver("testbed", testbed.resolve, replace=True)
-
-
-def check_arguments(folder: Path) -> None:
-    """Compose `folder`'s configuration with the command line's options, before Hydra does.
-
-    Hydra would answer a misspelt or ill-typed option in several lines; this exits with one.
-    """
-    options = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    if len(options) < len(sys.argv) - 1:
-        return  # Hydra's own flags (--help, --multirun) are Hydra's own affair
-    try:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            compose("config", overrides=options)
-    except HydraException as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        what = str(error).splitlines()[0].rstrip(".")
-        print(f"error: {what}: {reason}; README.md lists the options", file=sys.stderr)
-        sys.exit(1)
-
-
-def parse(config: DictConfig) -> Study:
-    """A typed study. Raises ConfigurationError for what the schema does not allow."""
-    try:
-        study = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigurationError(str(error).splitlines()[0]) from error
-    assert isinstance(study, Study)
-    return study
-
-
-@contextmanager
-def guarded() -> Iterator[None]:
-    """Print an error made on purpose as its one sentence and exit with 1."""
-    try:
-        yield
-    except UniversalRayError as error:
-        logging.getLogger(__name__).debug("the error in full", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
 
 CORRELATIONS, PROFILE, ROLES = "correlations", "profile", "roles"
 """The stages of a run; each builds on the one before."""

@@ -6,6 +6,7 @@ Every field here is a key a user may set; `conf/` holds the values. Checks acros
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -257,12 +258,12 @@ class Study:
 
 def check(study: Study) -> None:
     """Every check across fields that needs no file. Raises ConfigurationError."""
-    positive = {
+    check_cluster(study.cluster)
+    _check_numbers(plain(study))
+    check_positive({
         "units.tokens": study.units.tokens,
         "units.batch": study.units.batch,
         "units.fold": study.units.fold,
-        "cluster.workers": study.cluster.workers,
-        "cluster.threads": study.cluster.threads,
         "baseline.rotations": study.baseline.rotations,
         "taxonomy.tokens": study.taxonomy.tokens,
         "taxonomy.topics": study.taxonomy.topics,
@@ -276,16 +277,12 @@ def check(study: Study) -> None:
         "roles.paths": study.roles.paths,
         "corpus.tokens": study.corpus.tokens,
         "corpus.context": study.corpus.context,
-    }
-    for key, value in positive.items():
-        if value is not None and value < 1:
-            raise ConfigurationError(f"{key} is {value}: give a number of at least 1")
+        "corpus.text.documents": study.corpus.text and study.corpus.text.documents,
+    })
+    if study.corpus.seed < 0:
+        raise ConfigurationError(f"corpus.seed is {study.corpus.seed}: give a number of at least 0")
     if not study.run.dir.strip():
         raise ConfigurationError("run.dir is empty: name a directory")
-    for key in ("cluster.memory", "cluster.tflops"):
-        value = value_of(study, key)
-        if value is not None and value <= 0:
-            raise ConfigurationError(f"{key} is {value}: give a number above 0")
     if len(set(study.roles.sweep)) < max(1, len(study.roles.sweep)):
         raise ConfigurationError(
             f"roles.sweep is {study.roles.sweep}: give activations, each once"
@@ -311,6 +308,42 @@ def check(study: Study) -> None:
         raise ConfigurationError(
             f"universal.threshold is {study.universal.threshold}: give a correlation"
         )
+
+
+def check_cluster(cluster: ClusterConfig) -> None:
+    """Raises ConfigurationError for a cluster that cannot be."""
+    check_positive({"cluster.workers": cluster.workers, "cluster.threads": cluster.threads})
+    _check_numbers(plain(cluster), "cluster.")
+    for key in ("memory", "tflops"):
+        value = getattr(cluster, key)
+        if value is not None and value <= 0:
+            raise ConfigurationError(f"cluster.{key} is {value}: give a number above 0")
+    if (cluster.address or "").startswith("ray://"):
+        raise ConfigurationError(
+            f"cluster.address={cluster.address} is Ray Client's, whose driver is outside the "
+            "cluster: submit the job to it (deploy/job_submit.sh), with cluster.address=auto"
+        )
+
+
+def check_positive(values: dict[str, int | None]) -> None:
+    """Raises ConfigurationError for a count that is below 1; None is no count yet."""
+    for key, value in values.items():
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{key} is {value}: give a number of at least 1")
+
+
+def _check_numbers(value: Any, key: str = "") -> None:
+    """Finite, and integers within 64 bits, however deep."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_numbers(each, f"{key}{name}.")
+    elif isinstance(value, list):
+        for each in value:
+            _check_numbers(each, key)
+    elif (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, int) and not -(2**63) <= value < 2**63
+    ):
+        raise ConfigurationError(f"{key.rstrip('.')} is {value}: give a number that is finite")
 
 
 def model_groups(models: ModelsConfig) -> list[list[str]]:

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 from helpers_models import make_gpt2
 from helpers_study import CONTEXT, VOCABULARY, make_models, make_study, make_tokens, run
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from ray.cluster_utils import Cluster
 
-from universal_ray import job
 from universal_ray.cluster import cluster
 from universal_ray.errors import (
     ConfigurationError,
@@ -22,7 +19,6 @@ from universal_ray.errors import (
     ModelError,
     ResourceError,
     StorageError,
-    UniversalRayError,
 )
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
@@ -120,38 +116,6 @@ def test_batch_shorter_than_a_row(study):
     refused(study, ConfigurationError, r"units\.batch")
 
 
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("baseline.rotation=3", "rotation"),
-        ("baseline.rotations=many", "rotations"),
-        ("cluster.workers=1.5", "workers"),
-        ("models.pairs=some", "pairs"),
-        ("units.token=5", "token"),
-    ],
-)
-def test_misspelt_or_ill_typed_option(override, named):
-    job.register()
-    with (
-        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
-        pytest.raises((HydraException, UniversalRayError), match=named),
-    ):
-        job.parse(compose("config", overrides=[override]))
-
-
-@pytest.mark.parametrize("name", [
-        "gpt2_small", "gpt2_medium", "pythia_160m", "gpt2_medium_all", "pythia_410m",
-    ])
-def test_experiments_compose_and_check(name):
-    from universal_ray.study import check
-
-    job.register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        study = job.parse(compose("config", overrides=[f"experiment={name}"]))
-    check(study)
-    assert all("@" in model for model in [study.models.reference, *study.models.compared])
-
-
 def test_run_directory_that_cannot_be_written(study, tmp_path):
     (tmp_path / "file").write_text("")
     study.run.dir = str(tmp_path / "file" / "run")
@@ -175,19 +139,6 @@ def test_joined_cluster_that_has_too_little(study, device, lacking):
             pass
     finally:
         joined.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("option", "named"), [("baseline.rotation=3", "rotation"), ("baseline.rotations=many", "many")]
-)
-def test_misspelt_option_is_one_sentence_at_the_entry_point(option, named, tmp_path):
-    found = subprocess.run(
-        [sys.executable, ROOT / "jobs" / "run.py", option],
-        capture_output=True, text=True, cwd=tmp_path,
-    )
-    assert found.returncode == 1
-    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
-    assert named in found.stderr
 
 
 def test_entry_point_prints_one_sentence_and_exits(study, tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from helpers_study import make
-from hydra import compose, initialize_config_dir
 
-from universal_ray import job
+from universal_ray.options import composed
 from universal_ray.report.screen import console, show_results
 from universal_ray.store import Store
+from universal_ray.study import Study
 from universal_ray.testbed import text, training
 
 ROOT = Path(__file__).parents[2]
@@ -42,10 +42,9 @@ def home(tmp_path_factory) -> Path:
 
 def made(home: Path, directory: str, *options: str) -> Store:
     """The experiment without a cluster."""
-    job.register()
     given = ["experiment=persistence", f"run.dir={directory}", "universal.threshold=0.02", *options]
-    with contextlib.chdir(home), initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        make(job.parse(compose("config", overrides=given)))
+    with contextlib.chdir(home):
+        make(composed(given, "config", Study))
     return Store(str(home / directory))
 
 

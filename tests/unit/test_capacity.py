@@ -8,9 +8,8 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 
-from universal_ray import capacity, job
+from universal_ray import capacity
 from universal_ray.capacity import (
     ADDITIONS,
     GIB,
@@ -27,8 +26,9 @@ from universal_ray.capacity import (
 )
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import Layout, Model, make_items, make_units, unit_rows
+from universal_ray.options import composed
 from universal_ray.plan import Plan, describe
-from universal_ray.study import Device, Pairs, Policy, UnitsConfig
+from universal_ray.study import Device, Pairs, Policy, Study, UnitsConfig
 from universal_ray.sums import Sums
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -40,9 +40,7 @@ quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, der
 
 def planned(name: str, *options: str) -> tuple[Plan, int]:
     """The plan of an experiment and its workers, from its configuration and its models' shapes."""
-    job.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        study = job.parse(compose("config", overrides=[f"experiment={name}", *options]))
+    study = composed([f"experiment={name}", *options], "config", Study)
     names = [study.models.reference, *study.models.compared]
     models = [Model(each, f"{place:012x}", *SHAPES[name]) for place, each in enumerate(names, 1)]
     context, tokens, device = study.corpus.context, study.corpus.tokens, study.cluster.device

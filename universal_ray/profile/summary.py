@@ -99,7 +99,9 @@ def beside_peers(
         "gain": float(gain_U.mean()) if len(gain_U) else math.nan,
         "gain_low": low,
         "gain_high": high,
-        "share_of_others": float(member_N[~universal_N].mean()),
+        "share_of_others": float(member_N[~universal_N].mean())
+        if not universal_N.all()
+        else math.nan,
     }
 
 

@@ -97,8 +97,17 @@ class Watcher:
             self._out.print(f"{batch.name}: {done:,} of {total:,}, {note}")
 
 
-def _figure(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form)
+UNDEFINED, UNMEASURED = "-", "not measured"
+
+
+def figure(value: float | None, form: str = ".3f", missing: str = UNDEFINED) -> str:
+    """A number as people read it; null and NaN are no number."""
+    return missing if value is None or value != value else format(value, form)
+
+
+def count(value: int | None) -> str:
+    """How many; null is not none."""
+    return figure(value, ",", UNMEASURED)
 
 
 def show_results(out: Console, store: Store) -> None:
@@ -126,12 +135,11 @@ def _show_references(out: Console, store: Store, summary: dict[str, Any]) -> Non
     for reference in summary["references"]:
         out.print(_layers(reference, summary))
         if reference["published"]:
-            published = reference["published"]
-            out.print(
-                f"published: {published['universal']} universal, "
-                f"{published['universal_share']:.2%}; here: {reference['universal']}, "
-                f"{reference['universal_share']:.2%}"
-            )
+            told = [
+                f"{count(where['universal'])} universal, {figure(where['universal_share'], '.2%')}"
+                for where in (reference["published"], reference)
+            ]
+            out.print(f"published: {told[0]}; here: {told[1]}")
         out.print(_strongest(reference, neurons, partners))
         if "profile" in reference:
             _show_families(out, reference)
@@ -149,10 +157,9 @@ def _show_families(out: Console, reference: dict[str, Any]) -> None:
         ("family", "universal", "share", "others", "gain", "95 % interval"),
         [
             (
-                name, f"{row['members']} of {row['neurons']}",
-                "-" if row["share"] is None else f"{row['share']:.1%}",
-                f"{row['share_of_others']:.1%}", _figure(row["gain"], "+.1%"),
-                f"{_figure(row['gain_low'], '+.1%')} to {_figure(row['gain_high'], '+.1%')}",
+                name, _part(row), figure(row["share"], ".1%"),
+                figure(row["share_of_others"], ".1%"), figure(row["gain"], "+.1%"),
+                f"{figure(row['gain_low'], '+.1%')} to {figure(row['gain_high'], '+.1%')}",
             )
             for name, row in rows
         ],
@@ -160,9 +167,16 @@ def _show_families(out: Console, reference: dict[str, Any]) -> None:
     agreement = reference["profile"]["agreement"]
     for who, told in (("universal", agreement["universal"]), ("other", agreement["others"])):
         out.print(
-            f"{who} neurons with a family: in {told['pairs']} pairs with their partners "
-            f"{_figure(told['same'], '.1%')} share it, {_figure(told['chance'], '.1%')} by chance"
+            f"{who} neurons with a family: in {count(told['pairs'])} pairs with their partners "
+            f"{figure(told['same'], '.1%')} share it, {figure(told['chance'], '.1%')} by chance"
         )
+
+
+def _part(row: dict[str, Any]) -> str:
+    """Members of a set of neurons."""
+    if row["members"] is None:
+        return UNMEASURED
+    return f"{count(row['members'])} of {count(row['neurons'])}"
 
 
 def _show_roles(out: Console, roles: dict[str, Any]) -> None:
@@ -175,11 +189,13 @@ def _show_roles(out: Console, roles: dict[str, Any]) -> None:
         rows = []
         for role, overlap in reference["overlap"].items():
             every = [told["roles"][role]["neurons"] for told in roles["models"]]
+            known = [each for each in every if each is not None]
+            by_layer = counts[role]["by_layer"]
             rows.append((
-                role, f"{counts[role]['neurons']:,}",
-                ", ".join(f"{count:,}" for count in counts[role]["by_layer"]),
-                f"{min(every):,} to {max(every):,}",
-                f"{overlap['members']} of {overlap['neurons']}", _figure(overlap["gain"], "+.1%"),
+                role, count(counts[role]["neurons"]),
+                UNDEFINED if by_layer is None else ", ".join(count(each) for each in by_layer),
+                f"{count(min(known))} to {count(max(known))}" if known else UNMEASURED,
+                _part(overlap), figure(overlap["gain"], "+.1%"),
             ))
         show_rows(
             out,
@@ -190,11 +206,17 @@ def _show_roles(out: Console, roles: dict[str, Any]) -> None:
         for told in reference.get("sets", []):
             if told["layer"] is None and told["at"] == "mean":
                 loss = told["loss_difference"]
+                ours, random, apart, low, high = (
+                    figure(value, "+.4f")
+                    for value in (
+                        told["loss_universal"]["mean"], told["loss_random"]["mean"],
+                        loss["mean"], loss["low"], loss["high"],
+                    )
+                )
                 out.print(
-                    f"loss with the {told['neurons']} universal neurons at their means: "
-                    f"{told['loss_universal']['mean']:+.4f} nats, random ones of the same layers "
-                    f"{told['loss_random']['mean']:+.4f}, difference {loss['mean']:+.4f} "
-                    f"(95 %: {loss['low']:+.4f} to {loss['high']:+.4f})"
+                    f"loss with the {count(told['neurons'])} universal neurons at their means: "
+                    f"{ours} nats, random ones of the same layers {random}, difference {apart} "
+                    f"(95 %: {low} to {high})"
                 )
 
 
@@ -211,11 +233,9 @@ def _persistence(followed: dict[str, Any]) -> Table:
     for head in [*heads, *(f"at {revision}" for revision in revisions)]:
         table.add_column(head, justify="right")
     for place, revision in enumerate(revisions):
-        shares = [
-            "-" if share is None else f"{share:.0%}" for share in followed["persistence"][place]
-        ]
-        counts = [str(row["universal"][place]) for row in layers]
-        table.add_row(revision, str(followed["universal"][place]), *counts, *shares)
+        shares = [figure(share, ".0%") for share in followed["persistence"][place]]
+        counts = [count(row["universal"][place]) for row in [followed, *layers]]
+        table.add_row(revision, *counts, *shares)
     return table
 
 
@@ -229,18 +249,14 @@ def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:
     heads = ("layer", "neurons", "universal", "share", "best r", "rotated", "excess")
     for head in heads:
         table.add_column(head, justify="right")
-    for row in reference["layers"]:
+    for row in [*reference["layers"], {**reference, "layer": "all"}]:
+        if row["layer"] == "all":
+            table.add_section()
         table.add_row(
-            str(row["layer"]), f"{row['neurons']:,}", f"{row['universal']:,}",
-            f"{row['universal_share']:.2%}", _figure(row["mean_corr"]),
-            _figure(row["mean_baseline"]), _figure(row["mean_excess"]),
+            str(row["layer"]), count(row["neurons"]), count(row["universal"]),
+            figure(row["universal_share"], ".2%"), figure(row["mean_corr"]),
+            figure(row["mean_baseline"]), figure(row["mean_excess"]),
         )
-    table.add_section()
-    table.add_row(
-        "all", f"{reference['neurons']:,}", f"{reference['universal']:,}",
-        f"{reference['universal_share']:.2%}", _figure(reference["mean_corr"]),
-        _figure(reference["mean_baseline"]), _figure(reference["mean_excess"]),
-    )
     if reference["neurons_without_correlation"]:
         table.caption = f"{reference['neurons_without_correlation']} neurons never vary"
     return table
@@ -265,12 +281,13 @@ def _strongest(reference: dict[str, Any], neurons: Any, partners: Any) -> Table:
         )
         by_other = {entry["other"]: entry for entry in here.to_pylist()}
         cells = [
-            f"{by_other[name]['max_layer']}.{by_other[name]['max_neuron']} "
-            f"({by_other[name]['max_corr']:.2f})"
+            UNDEFINED
+            if (best_one := by_other[name])["max_corr"] is None
+            else f"{best_one['max_layer']}.{best_one['max_neuron']} ({best_one['max_corr']:.2f})"
             for name in reference["others"]
         ]
         table.add_row(
-            f"{row['layer']}.{row['neuron']}", _figure(row["excess_corr"]),
-            _figure(row["mean_corr"]), _figure(row["mean_baseline"]), *cells,
+            f"{row['layer']}.{row['neuron']}", figure(row["excess_corr"]),
+            figure(row["mean_corr"]), figure(row["mean_baseline"]), *cells,
         )
     return table

@@ -1,0 +1,168 @@
+"""What is refused at the doors: options that are none, choices that are not there, wrong kinds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from universal_ray.errors import ConfigurationError
+from universal_ray.options import check_arguments, composed, keys_of
+from universal_ray.study import Study, check
+
+ROOT = Path(__file__).parents[2]
+JOBS = {
+    "run": "config", "correlate": "config", "taxonomy": "config", "roles": "config",
+    "status": "config", "compare": "compare", "benchmark": "benchmark",
+    "train_seeds": "train_seeds",
+}
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def refused(*options: str, match: str) -> None:
+    with pytest.raises(ConfigurationError, match=match) as caught:
+        check(composed(list(options), "config", Study))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(params=JOBS)
+def door(request, monkeypatch, capsys):
+    """Any entry point with options, in this process: its exit status and what it prints."""
+    sys.path.insert(0, str(ROOT / "jobs"))
+    module = __import__(request.param)
+    sys.path.pop(0)
+
+    def enter(*options: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [f"jobs/{request.param}.py", *options])
+        with pytest.raises(SystemExit) as caught:
+            module.main()
+        return int(str(caught.value.code)), capsys.readouterr().err
+
+    return enter
+
+
+@pytest.mark.parametrize(
+    "option", ["experiment=gpt2-small", "+run.dirs=x", "++run._target_=x", "~run.dir"]
+)
+def test_every_door_refuses_it_in_one_sentence(door, option):
+    status, told = door(option)
+    assert status == 1
+    assert told.startswith(f"error: {option} ") and told.count("\n") == 1
+
+
+def test_hydras_flags_open_no_door(door):
+    for flags in (["--cfg", "job", "+run.dirs=x"], ["--config-name", "other"]):
+        status, told = door(*flags)
+        assert status == 1 and told.startswith("error: ") and told.count("\n") == 1
+
+
+def test_a_real_process_says_one_sentence(tmp_path):
+    found = subprocess.run(
+        [sys.executable, ROOT / "jobs" / "run.py", "baseline.rotation=3"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr == (
+        "error: baseline.rotation=3 names no option (baseline.rotation): "
+        "did you mean baseline.rotations?\n"
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_compose_and_check(name):
+    study = composed([f"experiment={name}"], "config", Study)
+    check(study)
+    models = [study.models.reference, *study.models.compared]
+    assert name == "persistence" or all("@" in model for model in models)
+
+
+def test_a_misspelt_choice_is_told_with_the_nearest():
+    refused("experiment=gpt2-small", match=r"did you mean gpt2_small \(of gpt2_medium, .*160m")
+    refused("models=gpt2", match="gpt2_small")
+    refused("corpus=openwebtexts", match="did you mean openwebtext")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "experiment=../../x", "corpus=../models/tiny", "corpus=/etc/passwd", "experiment=.",
+        "experiment=", "experiment=gpt2_small.yaml", "experiment=[gpt2_small,pythia_160m]",
+        "corpus={path: x}", "corpus=null", "+experiment=nope",
+    ],
+)
+def test_no_choice_leaves_the_folder_of_its_group(option):
+    refused(option, match="is no choice of (corpus|experiment)")
+
+
+def test_groups_are_neither_added_nor_taken_away():
+    refused("+experiment=gpt2_small", match="write experiment=gpt2_small")
+    refused("~corpus", match="takes a group away")
+    refused("+models@other=tiny", match="names no option")
+    refused("corpus=tokens,text", match="several values")
+
+
+@pytest.mark.parametrize("sign", ["", "+", "++", "~"])
+def test_a_key_beyond_the_schema_is_refused_with_the_nearest(sign):
+    refused(f"{sign}baseline.rotation=3", match=r"did you mean baseline\.rotations\?")
+    refused(f"{sign}rotations=3", match=r"did you mean baseline\.rotations\?")
+    refused(f"{sign}corpus.text.sources=x", match=r"did you mean corpus\.text\.source\?")
+    refused(f"{sign}expriment=gpt2_small", match="did you mean experiment")
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("+models._target_=os.system", "Hydra's machinery"),
+        ("hydra.launcher._target_=os.system", "Hydra's machinery"),
+        ("models.reference={_target_: x}", "dict"),
+        ("cluster={worker: 3}", "worker"),
+        ("+baseline.rotations=3", r"write baseline\.rotations=3"),
+        ("~baseline.rotations", "takes an option away"),
+        ("corpus.text.source=x", "choose a corpus that has it"),
+        ("corpus.text={source: x}", "choose a corpus that has it"),
+        ("baseline.rotations=many", "many"),
+        ("baseline.rotations=[1]", "Integer"),
+        ("cluster.workers=1.5", "workers"),
+        ("cluster.workers=null", "Optional"),
+        ("models.pairs=some", "pairs"),
+        ("roles.sweep=3", "sweep"),
+        ("run.dir=a=b", "cannot be read"),
+        ("experiment", "cannot be read"),
+        ("run.dir=${nowhere}", "nowhere"),
+        ("models.reference=${testbed:z}", "no embedded model"),
+        ("cluster.address=ray://head:10001", "deploy/job_submit.sh"),
+        ("cluster.memory=nan", r"cluster\.memory"),
+        ("roles.kurtosis=inf", r"roles\.kurtosis"),
+        ("roles.sweep=[nan]", r"roles\.sweep"),
+        ("baseline.seed=10000000000000000000", r"baseline\.seed"),
+        ("corpus.seed=-1", r"corpus\.seed"),
+        ("cluster.threads=0", r"cluster\.threads"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(option, named):
+    refused(option, match=named)
+
+
+def test_an_experiment_of_ones_own_is_held_to_the_schema(tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    own = tmp_path / "conf" / "experiment" / "mine.yaml"
+    own.write_text("# @package _global_\nbaseline:\n  rotation: 3\n")
+    for name in ("config.yaml", "models", "corpus"):
+        (tmp_path / "conf" / name).symlink_to(ROOT / "conf" / name)
+    with pytest.raises(ConfigurationError, match="'rotation' not in 'BaselineConfig'"):
+        check_arguments(["experiment=mine"], "config", Study, tmp_path / "conf")
+    own.write_text("# @package _global_\ndefaults:\n  - override /models: gpt2-small\n")
+    with pytest.raises(ConfigurationError, match="did you mean gpt2_small"):
+        check_arguments(["experiment=mine"], "config", Study, tmp_path / "conf")
+    own.write_text("# @package _global_\nbaseline:\n  rotations: 3\n")
+    check_arguments(
+        ["--config-dir", str(tmp_path / "conf"), "experiment=mine"], "config", Study, ROOT / "conf"
+    )
+
+
+def test_every_key_of_the_readme_is_one_of_the_schema():
+    keys = keys_of(Study)
+    assert {"corpus.text.source", "corpus.text", "dry_run", "roles.sweep"} <= set(keys)
+    table = (ROOT / "README.md").read_text().split("| key | default")[1].split("\n\n")[0]
+    told = [word for line in table.splitlines()[2:] for word in line.split("|")[1].split("`")[1::2]]
+    assert {each for each in told if "." in each} <= set(keys)
