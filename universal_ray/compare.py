@@ -28,11 +28,11 @@ def compared(
     """
     if not -1 <= threshold <= 2:
         raise ConfigurationError(f"threshold is {threshold}: give a correlation")
-    theirs = read_published(published)
     if not store.exists(CHECKED):
         raise MissingError(
             f"{store.url} holds no finished study: run jobs/run.py with the same run.dir first"
         )
+    theirs = read_published(published)
     neurons = store.get_table(NEURONS_PATH)
     names = pc.unique(neurons["model"]).to_pylist()
     if model is None and len(names) == 1:
@@ -63,20 +63,21 @@ def read_published(path: str) -> dict[str, np.ndarray]:
         raise MissingError(f"there is no table {path}: give the path of a CSV file")
     try:
         given = pyarrow.csv.read_csv(path)
+        names = given.column_names
     except (pa.ArrowException, OSError, UnicodeError) as error:
         line = str(error).splitlines()[0].rstrip(".")
         raise ConfigurationError(
             f"{path} is no table of commas and lines ({line}): {advice}"
         ) from error
-    twice = [name for name in given.column_names if given.column_names.count(name) > 1]
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigurationError(f"{path} has two columns {twice[0]}: {advice}")
     for name in ("layer", "neuron", "excess_corr"):
-        if name not in given.column_names:
+        if name not in names:
             raise ConfigurationError(f"{path} has no column {name}: {advice}")
     if not given.num_rows:
         raise ConfigurationError(f"{path} has no rows: {advice}")
-    found = {name: _numbers(given[name]) for name in given.column_names}
+    found = {name: _numbers(given[name]) for name in names}
     for name, what in (("layer", "whole"), ("neuron", "whole"), ("excess_corr", "finite")):
         values = found[name]
         good = np.issubdtype(values.dtype, np.number) and bool(np.isfinite(values).all())

@@ -125,7 +125,7 @@ def parse(config: DictConfig, schema: type[Job]) -> Job:
 
 
 def keys_of(schema: type, above: str = "") -> dict[str, bool]:
-    """Dotted names of everything that a schema has, and whether it is a section that may be null."""
+    """Dotted names of all that a schema has, and whether each is a section that may be null."""
     found = {}
     for name, kind in get_type_hints(schema).items():
         optional = get_origin(kind) in (Union, UnionType)

@@ -184,7 +184,10 @@ class Store:
     def get_json(self, path: str) -> dict[str, Any]:
         """The object that a JSON file holds."""
         try:
-            return json.loads(self.get(path))
+            found = json.loads(self.get(path))
+            if not isinstance(found, dict):
+                raise ValueError("it holds no object")
+            return found
         except ValueError as error:
             raise self._damaged(path, "JSON", error) from error
 

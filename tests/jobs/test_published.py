@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from universal_ray.compare import compared
-from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.compare import compared, draw, rows
+from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +81,46 @@ def test_tables_that_do_not_fit_are_refused(finished, tmp_path):
         compared(store, str(path), None, 0.5)
     with pytest.raises(MissingError, match="holds no finished study"):
         compared(Store(str(tmp_path / "none")), str(path), None, 0.5)
+
+
+HEAD = "layer,neuron,excess_corr,kurt\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "no table of commas"),
+        (b"\xff\xfe\x00\x81,a\n1,2\n", "published.csv"),
+        (HEAD, "has no rows"),
+        ("layer,neuron,excess_corr,kurt,kurt\n1,1,0.6,3,3\n", "two columns kurt"),
+        (HEAD + "1,one,0.6,3\n", "column neuron .* whole numbers"),
+        (HEAD + "1.5,1,0.6,3\n", "column layer .* whole numbers"),
+        (HEAD + ",1,0.6,3\n", "column layer .* whole numbers"),
+        (HEAD + "1,1,nan,3\n", "column excess_corr .* finite numbers"),
+        (HEAD + "1,1,,3\n", "column excess_corr .* finite numbers"),
+        (HEAD + "1,1,high,3\n", "column excess_corr .* finite numbers"),
+        (HEAD + "1,1,0.6,high\n", "column kurt .* 'high' where numbers belong"),
+        (HEAD + "1,1,0.6\n", "no table of commas"),
+        (HEAD + "1,1,0.9,3\n1,1,0.9,3\n", "twice"),
+        (HEAD + "7,1,0.9,3\n", "lacks 1 of the 1 published neurons"),
+    ],
+)
+def test_a_file_that_is_no_published_table_is_refused(finished, content, told):
+    store, path, _ = finished
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        compared(store, str(path), None, 0.5)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_without_values_is_told_as_such_and_not_drawn(finished, tmp_path):
+    store, path, _ = finished
+    path.write_text(HEAD + "1,1,0.9,\n1,2,0.9,nan\n")
+    found, _, own, theirs = compared(store, str(path), None, 0.5)
+    shown = {row[0]: row[1:] for row in rows(found)}
+    assert shown["kurt"] == ("0", "-", "-", "-", "-")
+    draw(found, own, theirs, tmp_path / "some.svg")
+    assert "kurt" not in (tmp_path / "some.svg").read_text()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="picture="):
+        draw(found, own, theirs, tmp_path / "file" / "some.svg")

@@ -1,19 +1,27 @@
 """The entry points as a user meets them: plan, results, status."""
 
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
-from helpers_study import make, make_models, make_study, make_tokens
+from helpers_stages import run_here
+from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
-from universal_ray.errors import MissingError
+from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.errors import MissingError, StorageError
 from universal_ray.lock import RunLock
+from universal_ray.preflight import prepare
+from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.progress import Advance, Progress
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
+from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.store import Store
+from universal_ray.study import RolesConfig, TaxonomyConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +42,71 @@ def test_results_name_partners_and_files(finished, capsys):
     first = best.to_pylist()[0]
     assert f"{first['layer']}.{first['neuron']}" in shown
     assert str(Path(finished.url) / "tables" / "neurons.parquet") in shown
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study of all three stages, and the same asked with other thresholds."""
+    folder = tmp_path_factory.mktemp("whole")
+    study = make_study(
+        folder / "run", make_models(folder, "ab"), make_tokens(folder / "tokens", rows=24)
+    )
+    study.taxonomy = TaxonomyConfig(
+        topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=5, syntax=None
+    )
+    study.roles = RolesConfig(tokens=4 * CONTEXT, candidates=1, controls=1, sets=1, paths=1)
+
+    def at(threshold: float) -> Store:
+        study.universal.threshold = threshold
+        store = Store(study.run.dir)
+        prepared = prepare(study, store)
+        profile = prepare_profile(prepared, store)
+        stages = [
+            CorrelationStage(prepared, store), ProfileStage(profile, store),
+            RolesStage(prepare_roles(profile, store), store),
+        ]
+        run_here(stages, study, store)
+        return store
+
+    return at
+
+
+def test_all_or_none_or_one_universal_neuron_can_be_shown(whole, capsys):
+    excess = pc.drop_null(whole(-1.0).get_table("tables/neurons.parquet")["excess_corr"])
+    first, second = sorted(excess.to_pylist(), reverse=True)[:2]
+    many = len(excess)
+    for threshold, universal in ((-1.0, many), (2.0, 0), ((first + second) / 2, 1)):
+        store = whole(threshold)
+        told = store.get_json("tables/summary.json")["references"][0]
+        assert told["universal"] == universal
+        capsys.readouterr()
+        show_results(console(), store)
+        shown = capsys.readouterr().out
+        assert f" of {universal} " in shown
+        assert "nan" not in shown and "None" not in shown
+
+
+def nulls(value):
+    """Every number that is no name of a layer is null."""
+    if isinstance(value, dict):
+        return {key: each if key == "layer" else nulls(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [nulls(each) for each in value]
+    return None if isinstance(value, int | float) else value
+
+
+def test_null_is_not_measured_and_never_a_zero(whole, capsys, monkeypatch):
+    store = whole(2.0)
+    summary = store.get_json("tables/summary.json")
+    kept = {key: summary[key] for key in ("tokens_kept", "tokens", "threshold")}
+    reference = {**summary["references"][0], "published": {"universal": 3, "universal_share": 0.5}}
+    empty = {**nulls({**summary, "references": [reference]}), **kept}
+    monkeypatch.setattr(store, "get_json", lambda path: empty)
+    show_results(console(), store)
+    shown = capsys.readouterr().out
+    roles = shown.split("neurons by role")[1].split("tokens counted")[0]
+    assert roles.count("not measured") >= 3 * len(summary["roles"]["references"][0]["overlap"])
+    assert not any(character.isdigit() for character in roles.split("└")[0].split("┡")[1])
 
 
 def test_status_without_ray(finished):
@@ -64,6 +137,28 @@ def test_status_while_a_run_is_on(tmp_path):
     assert 40 <= float(rows["remaining"].removesuffix(" s of sums")) <= 55
     assert rows["running"].startswith("unit 3 for ")
     assert "s of sums" in found.stdout and "unit 3 for" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [], {}, {"stage": 3}, {"error": 1.5}, {"batches": {}}, {"batches": [[]]},
+        {"batches": [{"name": "sums"}]}, {"running": []}, {"running": {"unit 3": "now"}},
+        {"failures": [{"task": "unit 3", "at": None, "reason": ""}]}, {"failures": 0},
+    ],
+)
+def test_a_progress_file_of_wrong_kinds_is_one_sentence(tmp_path, written):
+    store = Store(str(tmp_path))
+    store.put("study.yaml", b"")
+    progress = Progress()
+    progress.begin(Advance("sums", 10, 2, 8000))
+    whole = progress.state()
+    store.put_json("progress.json", whole)
+    describe_run(store)
+    broken = {**whole, **written} if written else written
+    store.put("progress.json", json.dumps(broken).encode())
+    with pytest.raises(StorageError, match=r"progress\.json"):
+        describe_run(store)
 
 
 def test_status_of_no_run(tmp_path):

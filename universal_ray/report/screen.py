@@ -100,7 +100,7 @@ class Watcher:
 UNDEFINED, UNMEASURED = "-", "not measured"
 
 
-def figure(value: float | None, form: str = ".3f", missing: str = UNDEFINED) -> str:
+def figure(value: float | int | None, form: str = ".3f", missing: str = UNDEFINED) -> str:
     """A number as people read it; null and NaN are no number."""
     return missing if value is None or value != value else format(value, form)
 
