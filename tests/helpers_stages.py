@@ -63,7 +63,7 @@ def run_here(
     try:
         with (
             patch.object(driver, "Scheduler", Here),
-            patch.object(driver, "cluster", lambda study: nullcontext()),
+            patch.object(driver, "cluster", lambda settings: nullcontext()),
         ):
             driver.run(prepare, study, store, lambda *_: None)
     finally:

@@ -1,41 +1,58 @@
 """A Ray cluster with what a study asks for, and the errors that come back from it."""
 
 import logging
+import mmap
 import os
+import resource
+import secrets
+import shutil
+import signal
 import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config
+from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 
+from universal_ray.capacity import GIB
+from universal_ray.ending import SIGNALS, Stopped
 from universal_ray.errors import ResourceError, UniversalRayError
-from universal_ray.study import Device, Study
+from universal_ray.failures import reason
+from universal_ray.measure import machine_bytes
+from universal_ray.study import ClusterConfig, Device
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+AUTHENTICATION = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+OBJECT_SHARE = 0.3
+"""Of the machine's memory, that Ray maps as one file for its objects."""
+PROCESS_BYTES = 4 * GIB
+"""Address space that one of Ray's processes needs beside that."""
+SCRATCH_BYTES = 2**26
+"""What Ray's sockets and logs need in the temporary folder at the least."""
 
 
 @contextmanager
-def cluster(study: Study) -> Iterator[None]:
-    """A Ray cluster with what the study asks for: joined and checked, or started here."""
-    settings = study.cluster
+def cluster(settings: ClusterConfig) -> Iterator[None]:
+    """A Ray cluster with what is asked for: joined and checked, or started here.
+
+    Raises ResourceError where none answers, none can be started, or it has too little.
+    """
     need = {"CPU": float(settings.workers * settings.threads)}
     if settings.device is Device.cuda:
         need["GPU"] = float(settings.workers)
     # Ray's own changes of defaults, announced by warnings that no user of this tool can act on.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if settings.address is None:
-        ray.init("local", num_cpus=int(need["CPU"]), include_dashboard=False, **quiet)
-    else:
-        try:
-            _knock(settings.address)
-            ray.init(address=settings.address, **quiet)
-        except OSError as error:
-            raise ResourceError(
-                f"no Ray cluster answers at cluster.address={settings.address}: start one with "
-                "`ray start --head`, or leave cluster.address out"
-            ) from error
-    try:
+    with ExitStack() as opened:
+        if settings.address is None:
+            opened.enter_context(_started(int(need["CPU"])))
+        else:
+            opened.enter_context(_joined(settings.address))
         have = ray.cluster_resources()
         for kind, amount in need.items():
             if have.get(kind, 0) < amount:
@@ -45,15 +62,192 @@ def cluster(study: Study) -> Iterator[None]:
                     "lower cluster.workers or add nodes"
                 )
         yield
+
+
+@contextmanager
+def _joined(address: str) -> Iterator[None]:
+    """The cluster at an address, as whoever started it has set it up."""
+    try:
+        try:
+            _knock(address)
+            with _own_signals():
+                ray.init(address=address, **QUIET)
+        except AuthenticationError as error:
+            raise ResourceError(
+                f"the Ray cluster at cluster.address={address} asks for a token: set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that has the cluster's"
+            ) from error
+        except OSError as error:
+            raise ResourceError(
+                f"no Ray cluster answers at cluster.address={address}: start one with "
+                "`ray start --head`, or leave cluster.address out"
+            ) from error
+        yield
     finally:
         ray.shutdown()
 
 
 def _knock(address: str) -> None:
     """Raise OSError where nothing listens; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.rpartition(":")
     if colon:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+@contextmanager
+def _started(cpus: int) -> Iterator[None]:
+    """A cluster of this machine that this process alone reaches, and that does not outlive it."""
+    check_limits()
+    with _token():
+        before = _descendants(os.getpid())
+        try:
+            with _own_signals(), _loopback():
+                ray.init("local", num_cpus=cpus, include_dashboard=False, **QUIET)
+        except Exception as error:
+            ray.shutdown()
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise ResourceError(
+                f"Ray could not start on this machine ({first}): its logs are in "
+                f"{scratch()}/ray/session_latest/logs, see which limit or disk they name"
+            ) from error
+        with _watched(_descendants(os.getpid()) - before):
+            try:
+                yield
+            finally:
+                ray.shutdown()
+
+
+def scratch() -> str:
+    """Where Ray has its sockets and logs."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def check_limits() -> None:
+    """Raise ResourceError for limits on this process under which Ray would end after minutes."""
+    objects = round(OBJECT_SHARE * machine_bytes())
+    files = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if files != resource.RLIM_INFINITY and files < objects:
+        raise ResourceError(
+            f"the limit on the size of files (ulimit -f) is {files / GIB:.1f} GiB and Ray keeps "
+            f"its objects in one of up to {objects / GIB:.1f} GiB: raise it to that"
+        )
+    memory = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if memory != resource.RLIM_INFINITY:
+        try:
+            mmap.mmap(-1, objects + PROCESS_BYTES, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+        except OSError as error:
+            raise ResourceError(
+                f"the limit on the address space of a process (ulimit -v) is {memory / GIB:.1f} "
+                f"GiB, which leaves no room for the {(objects + PROCESS_BYTES) / GIB:.1f} GiB that "
+                "Ray's processes map: raise it, or limit memory by a control group"
+            ) from error
+
+
+@contextmanager
+def _token() -> Iterator[None]:
+    """Ray asks every caller for a token, of this run alone, that this user alone can read."""
+    before = {name: os.environ.pop(name, None) for name in AUTHENTICATION}
+    try:
+        folder = tempfile.mkdtemp(prefix="universal_ray-", dir=scratch())  # readable by its owner
+        try:
+            free = shutil.disk_usage(folder).free
+            if free < SCRATCH_BYTES:
+                raise OSError(f"{free / 2**20:.0f} MiB are free")
+            path = Path(folder, "token")
+            path.write_text(secrets.token_hex(32))
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+            _read_authentication()
+        except OSError:
+            shutil.rmtree(folder)
+            raise
+    except OSError as error:
+        _restore(before)
+        raise ResourceError(
+            f"Ray needs {SCRATCH_BYTES / 2**20:.0f} MiB in {scratch()} and cannot write there "
+            f"({reason(error)}): free some space, or set RAY_TMPDIR to another folder of a short "
+            "name"
+        ) from error
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _restore(before)
+        _read_authentication()
+
+
+def _restore(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def _read_authentication() -> None:
+    """Ray remembers what it has read of the environment."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Everything that Ray starts binds to the loopback, as where it knows no clusters of hosts.
+
+    An address of the loopback that it is given it would replace by the host's.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray's start takes SIGTERM away, and ends the process by an exit status of its own."""
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    try:
+        yield
+    except SystemExit as error:
+        raise Stopped(signal.SIGTERM) from error
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def _watched(processes: set[int]) -> Iterator[None]:
+    """Processes of Ray's end with this one, even if it is killed.
+
+    Most of them see it by themselves; the two agents of a node would stay for a minute and more.
+    """
+    numbers = " ".join(str(each) for each in sorted(processes))
+    watch = subprocess.Popen(
+        ["/bin/sh", "-c", f"read -r _; kill -KILL {numbers}"],  # reads until this process ends
+        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.communicate()
+
+
+def _descendants(ancestor: int) -> set[int]:
+    """Numbers of the processes that descend from one, as Linux tells."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # ended since
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found, left = set[int](), [ancestor]
+    while left:
+        below = children.get(left.pop(), [])
+        found |= set(below)
+        left += below
+    return found
 
 
 def results(references: list) -> list:

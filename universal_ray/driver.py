@@ -28,7 +28,7 @@ def run(
                 log.info("nothing is left to do for the %s", stage.name)
                 continue
             if scheduler is None:
-                opened.enter_context(cluster(study))
+                opened.enter_context(cluster(study.cluster))
                 scheduler = opened.enter_context(
                     Scheduler(study.cluster, store, lock, watch)
                 )

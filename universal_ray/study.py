@@ -7,6 +7,7 @@ Every field here is a key a user may set; `conf/` holds the values. Checks acros
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -322,6 +323,10 @@ def check_cluster(cluster: ClusterConfig) -> None:
         raise ConfigurationError(
             f"cluster.address={cluster.address} is Ray Client's, whose driver is outside the "
             "cluster: submit the job to it (deploy/job_submit.sh), with cluster.address=auto"
+        )
+    if cluster.address is not None and not re.fullmatch(r"auto|.+:\d{1,5}", cluster.address):
+        raise ConfigurationError(
+            f"cluster.address={cluster.address} is no address: give auto or HOST:PORT"
         )
 
 

@@ -125,7 +125,7 @@ def test_run_directory_that_cannot_be_written(study, tmp_path):
 
 def test_cluster_that_does_not_answer(study):
     study.cluster.address = "127.0.0.1:1"
-    with pytest.raises(ResourceError, match=r"cluster\.address"), cluster(study):
+    with pytest.raises(ResourceError, match=r"cluster\.address"), cluster(study.cluster):
         pass
 
 
@@ -135,7 +135,7 @@ def test_joined_cluster_that_has_too_little(study, device, lacking):
     study.cluster.address, study.cluster.device = joined.address, Device(device)
     study.cluster.workers, study.cluster.threads = (2, 2) if device == "cpu" else (1, 1)
     try:
-        with pytest.raises(ResourceError, match=lacking), cluster(study):
+        with pytest.raises(ResourceError, match=lacking), cluster(study.cluster):
             pass
     finally:
         joined.shutdown()

@@ -1,0 +1,159 @@
+"""The cluster that a run starts for itself: who reaches it, what ends it, what forbids it."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from universal_ray import cluster
+from universal_ray.errors import ResourceError
+
+DRIVER = """
+    import os, pathlib, sys, time
+    from universal_ray.cluster import cluster
+    from universal_ray.study import ClusterConfig
+
+    with cluster(ClusterConfig(workers=1)):
+        import ray
+        ray.get(ray.remote(lambda: None).remote())
+        path = os.environ["RAY_AUTH_TOKEN_PATH"]
+        print(path, ray.get_runtime_context().gcs_address, flush=True)
+        time.sleep(600)
+"""
+STRANGER = """
+    import logging, os, sys
+    from ray._raylet import GcsClient
+    try:
+        GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None)
+    except Exception as error:
+        sys.exit(f"refused: {type(error).__name__} {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def local():
+    """A driver with its own cluster, the processes of that, its token and its address."""
+    environment = {**os.environ, "HOME": "/proc/no/home", "RAY_AUTH_MODE": "disabled"}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(DRIVER)],
+        stdout=subprocess.PIPE, text=True, env=environment,
+    )
+    assert driver.stdout is not None
+    try:
+        path, address = driver.stdout.readline().split()
+        this = psutil.Process(driver.pid)
+        yield driver, [this, *this.children(recursive=True)], Path(path), address
+    finally:
+        driver.kill()
+        driver.communicate()
+
+
+def test_everything_listens_on_the_loopback_alone(local):
+    _, processes, _, _ = local
+    listening = [
+        (process.name(), connection.laddr.ip.removeprefix("::ffff:"))
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert {name for name, _ in listening} >= {"gcs_server", "raylet"}
+    assert {address for _, address in listening} == {"127.0.0.1"}
+
+
+def test_the_token_is_the_runs_own_and_its_owners_alone(local):
+    _, _, path, _ = local
+    assert len(path.read_text()) == 64
+    assert path.parent.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("token", [None, "f" * 64, "the run's"])
+def test_a_stranger_is_refused_without_the_token_and_with_another(local, token):
+    _, _, path, address = local
+    given = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    if token is None:
+        given["RAY_AUTH_MODE"] = "disabled"
+    else:
+        own = path.read_text() if token == "the run's" else token
+        given |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": own}
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(STRANGER), address],
+        capture_output=True, text=True, env=given, check=False, timeout=120,
+    )
+    if token == "the run's":
+        assert found.returncode == 0, found.stderr
+    else:
+        assert found.returncode == 1 and "refused" in found.stderr
+        assert "auth" in found.stderr.lower() or "token" in found.stderr.lower()
+
+
+def test_nothing_of_a_killed_driver_stays(local):
+    driver, processes, _, _ = local
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    left = []
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process.name())
+    assert left == []
+
+
+@contextmanager
+def limited(kind: int, most: int):
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+def test_limits_that_leave_ray_no_room_are_told_at_once():
+    with (
+        limited(resource.RLIMIT_FSIZE, 2**20),
+        pytest.raises(ResourceError, match="ulimit -f"),
+        cluster._started(1),
+    ):
+        pass
+    with (
+        limited(resource.RLIMIT_AS, psutil.Process().memory_info().vms + 2**30),
+        pytest.raises(ResourceError, match="ulimit -v"),
+        cluster._started(1),
+    ):
+        pass
+
+
+def test_a_temporary_folder_that_takes_nothing_is_told_at_once(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    before = dict(os.environ)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(ResourceError, match=r"RAY_TMPDIR to another"), cluster._started(1):
+        pass
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(cluster, "SCRATCH_BYTES", 2**80)
+    with pytest.raises(ResourceError, match="MiB are free"), cluster._started(1):
+        pass
+    assert os.listdir(tmp_path) == ["file"]
+    assert {key for key in os.environ if key not in before} == {"RAY_TMPDIR"}
+
+
+def test_whatever_ray_says_as_it_fails_to_start_is_one_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("the raylet is gone.\nMore.")
+
+    monkeypatch.setattr(cluster.ray, "init", fail)
+    with (
+        pytest.raises(ResourceError, match=r"\(the raylet is gone\): its logs") as caught,
+        cluster._started(1),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+    assert not os.environ.get("RAY_AUTH_TOKEN_PATH")
