@@ -218,7 +218,8 @@ def _check_sections(name: str, given: list[Override], schema: type, folder: Path
         inside = [each for each in given if f"{_key(each)}.".startswith(f"{section}.")]
         if not inside:
             continue
-        chosen = [each.input_line for each in given if (folder / each.key_or_group).is_dir()]
+        groups = [each for each in given if (folder / each.key_or_group).is_dir()]
+        chosen = [str(each.input_line) for each in groups]
         if OmegaConf.select(compose(name, overrides=chosen), section) is None:
             group = section.split(".")[0]
             raise ConfigurationError(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -330,7 +331,7 @@ def check_cluster(cluster: ClusterConfig) -> None:
         )
 
 
-def check_positive(values: dict[str, int | None]) -> None:
+def check_positive(values: Mapping[str, int | None]) -> None:
     """Raises ConfigurationError for a count that is below 1; None is no count yet."""
     for key, value in values.items():
         if value is not None and value < 1:

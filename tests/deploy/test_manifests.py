@@ -12,13 +12,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from universal_ray.capacity import GIB, GPU_GIB, Footprint, choose
 from universal_ray.items import Layout, Model, make_items, make_units, unit_rows
-from universal_ray.job import parse, register
+from universal_ray.options import composed as compose
 from universal_ray.plan import Plan
 from universal_ray.study import Policy, Study, UnitsConfig, check
 
@@ -114,9 +113,7 @@ def test_kustomize_builds_the_same(size):
 
 def composed(options: list[str]) -> Study:
     """The study of a command line."""
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        study = parse(compose("config", overrides=options))
+    study = compose(options, "config", Study)
     check(study)
     return study
 

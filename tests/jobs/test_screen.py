@@ -20,6 +20,7 @@ from universal_ray.progress import Advance, Progress
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
 from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.scheduler import Stage
 from universal_ray.store import Store
 from universal_ray.study import RolesConfig, TaxonomyConfig
 
@@ -61,7 +62,7 @@ def whole(tmp_path_factory):
         store = Store(study.run.dir)
         prepared = prepare(study, store)
         profile = prepare_profile(prepared, store)
-        stages = [
+        stages: list[Stage] = [
             CorrelationStage(prepared, store), ProfileStage(profile, store),
             RolesStage(prepare_roles(profile, store), store),
         ]
