@@ -56,7 +56,7 @@ def fold(store: Store, item: Item, block: Block) -> None:
         if not store.verify(receipts[-1]):
             receipts[-1] = store.put_tensors(layer_file(folder, layer), sums)
         n = float(sums["n"])
-    content = {"units": [unit.name for unit in block.units], "n": n}
+    content = {"units": [unit.name for unit in block.units], "n": n, "of": item.of(block.units)}
     store.finish(marker(folder), {**content, "files": [vars(receipt) for receipt in receipts]})
     drop(store, units)
 

@@ -7,6 +7,7 @@ Gram of each layer) or a pair of models (Σu vᵀ by layer of the first). Work i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from universal_ray.errors import ConfigurationError
 from universal_ray.study import Pairs, fingerprint
@@ -22,6 +23,8 @@ class Model:
     width: int
     gated: bool = False
     """whether its activations, act(gate)·up, are of either sign"""
+    calibrated: str = ""
+    """fingerprint of what its calibration is made from: the first rows, and all that fixes bits"""
 
     @property
     def neurons(self) -> int:
@@ -42,6 +45,10 @@ class Unit:
     stop: int
     full: bool
     name: str
+    content: str
+    """hash of its rows"""
+    bits: str
+    """fingerprint of everything but models and tokens that decides its sums"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,15 @@ class Item:
 
     def block_folder(self, block: "Block") -> str:
         return f"moments/{self.key}/block-{block.name}"
+
+    def of(self, units: Sequence[Unit]) -> dict[str, Any]:
+        """What its sums over some units are of, in full, as they say it themselves."""
+        return {
+            "models": [model.identity for model in self.models],
+            "calibrated": [model.calibrated for model in self.models],
+            "bits": units[0].bits,
+            "rows": [unit.content for unit in units],
+        }
 
     @property
     def sums_bytes(self) -> int:
@@ -103,6 +119,11 @@ def marker(folder: str) -> str:
 
 
 def calibration_file(model: Model) -> str:
+    return f"calibration/{model.short}-{model.calibrated[:12]}.safetensors"
+
+
+def old_calibration_file(model: Model) -> str:
+    """Where version 0.1.0 of this project put it, whatever rows it was made from."""
     return f"calibration/{model.short}.safetensors"
 
 
@@ -129,6 +150,8 @@ def make_units(
             stop,
             stop - start == step,
             f"{index:06d}-{fingerprint([content, bits_fingerprint])[:8]}",
+            content,
+            bits_fingerprint,
         )
         for index, ((start, stop), content) in enumerate(zip(ranges, hashes, strict=True))
     )

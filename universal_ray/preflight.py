@@ -3,9 +3,11 @@
 import logging
 import os
 import platform
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from universal_ray.corpus import (
     open_corpus,
 )
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError
-from universal_ray.items import Item, Layout, Model, make_items, make_units, marker, unit_rows
+from universal_ray.items import Item, Layout, Model, Unit, make_items, make_units, marker, unit_rows
 from universal_ray.lock import refuse_foreign
 from universal_ray.measure import machine_bytes
 from universal_ray.names import STUDY_FILE
@@ -95,8 +97,11 @@ def prepare(study: Study, store: Store) -> Prepared:
     fixed = bits(study, corpus.context, excluded)
     ranges = unit_rows(rows, corpus.context, units.tokens)
     hashes = [corpus.rows_hash(start, stop) for start, stop in ranges]
+    made_by = fingerprint(fixed)
+    calibrated = fingerprint([made_by, corpus.rows_hash(0, calibration_rows)])
     planned = [
-        [Model(s.name, s.identity, s.layers, s.width, s.gated) for s in group] for group in groups
+        [Model(s.name, s.identity, s.layers, s.width, s.gated, calibrated) for s in group]
+        for group in groups
     ]
     everyone = tuple(model for group in planned for model in group)
     items = make_items(planned, study.models.pairs)
@@ -120,7 +125,7 @@ def prepare(study: Study, store: Store) -> Prepared:
     }
     _compare(store, record)
     step = units.tokens // corpus.context
-    layout = Layout(make_units(ranges, hashes, fingerprint(fixed), step), units.fold)
+    layout = Layout(make_units(ranges, hashes, made_by, step), units.fold)
     done, damaged = find_done(store, items, layout)
     plan = Plan(
         models=everyone,
@@ -244,16 +249,22 @@ def find_done(
     stored = store.sizes("moments")
     dropped: list[str] = []
 
-    def whole(folder: str) -> bool:
+    def whole(folder: str, item: Item, units: Sequence[Unit]) -> bool:
         if marker(folder) not in stored:
             return False
         try:
-            receipts = store.get_json(marker(folder))["files"]
+            told = store.get_json(marker(folder))
         except MissingError:  # folded by a live driver since the listing
             return False
+        receipts, of = told["files"], item.of(units)
         damaged = [each["path"] for each in receipts if stored.get(each["path"]) != each["bytes"]]
         if damaged:
             log.warning("%s was cut or altered: it is computed again", damaged[0])
+        # Version 0.1.0 of this project let the name of a folder alone say it.
+        elif told.get("of", of) != of:
+            damaged = [folder]
+            log.warning("%s holds sums of something else: they are computed again", folder)
+        if damaged:
             dropped.append(folder)
         return not damaged
 
@@ -261,10 +272,11 @@ def find_done(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for item in items:
             for block in layout.blocks:
-                if whole(item.block_folder(block)):
+                if whole(item.block_folder(block), item, block.units):
                     done |= {(unit.index, item.key) for unit in block.units}
             left = [unit for unit in layout.units if (unit.index, item.key) not in done]
-            verdicts = pool.map(whole, [item.unit_folder(unit) for unit in left])
+            folders = [item.unit_folder(unit) for unit in left]
+            verdicts = pool.map(whole, folders, repeat(item), [(unit,) for unit in left])
             done |= {(u.index, item.key) for u, good in zip(left, verdicts, strict=True) if good}
     return frozenset(done), tuple(dropped)
 

@@ -18,10 +18,24 @@ import torch
 from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
 from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
-from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
+from universal_ray.errors import (
+    ConfigurationError,
+    MemoryShortError,
+    NumericalError,
+    ResourceError,
+)
 from universal_ray.folding import fold
 from universal_ray.hardware import check_same, named
-from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
+from universal_ray.items import (
+    Block,
+    Item,
+    Model,
+    Unit,
+    calibration_file,
+    layer_file,
+    marker,
+    old_calibration_file,
+)
 from universal_ray.measure import Clock, machine_bytes, peak_bytes
 from universal_ray.models import Capture, ModelSource, Take
 from universal_ray.moments import Calibration, LayerSums, calibrate, normalise
@@ -178,7 +192,22 @@ class MomentsWorker(Worker):
         except NumericalError as error:
             raise NumericalError(f"model {model.name}: {error}") from error
         tensors = {"shift": found.shift_N.cpu(), "scale": found.scale_N.cpu()}
+        self._check_old(model, tensors)
         return self.store.put_tensors(calibration_file(model), tensors)
+
+    def _check_old(self, model: Model, tensors: dict[str, torch.Tensor]) -> None:
+        """Raise ConfigurationError where sums of an earlier version are of another calibration."""
+        path = old_calibration_file(model)
+        if not self.store.exists(path):
+            return
+        old = self.store.get_tensors(path)
+        if not all(name in old and torch.equal(old[name], made) for name, made in tensors.items()):
+            raise ConfigurationError(
+                f"the sums in {self.store.url} were begun by an earlier version of this project "
+                f"with another calibration of {model.name}, which changes their last bits: choose "
+                "another run.dir"
+            )
+        self.store.delete(path)
 
     def _calibration(self, model: Model) -> Calibration:
         if model.identity not in self._calibrations:
@@ -298,5 +327,6 @@ class MomentsWorker(Worker):
                 written.append(self.store.put_tensors(path, tensors))
             if part.stop == part.item.layers:
                 content = {"unit": unit.name, "n": n, "hardware": self.hardware}
+                content["of"] = part.item.of((unit,))
                 content["files"] = [vars(each) for each in written]
                 self.store.finish(marker(part.item.unit_folder(unit)), content)

@@ -70,7 +70,9 @@ class ProfileOrder:
         return f"{self.plan.folder}/{model.short}/scores-{key}/layer-{layer:02d}.safetensors"
 
     def weights_path(self, model: Model) -> str:
-        return f"{WEIGHTS_FOLDER}/{model.short}-{self.convention}.safetensors"
+        # Tokens beyond the vocabulary that all models share do not count.
+        told = f"{self.convention}-{self.plan.vocabulary}"
+        return f"{WEIGHTS_FOLDER}/{model.short}-{told}.safetensors"
 
 
 def _sums(

@@ -90,7 +90,9 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     # No token lies beyond the smallest of them, or it would not be every model's.
     vocabulary = read_vocabulary(prepared.tokenizer, min(source.vocabulary for source in sources))
     content = [unit.name for unit in prepared.plan.layout.units if unit.start < rows]
-    topics_path, topics = _topics(prepared, store, vocabulary, rows, content)
+    # What a token says and what a row is from: labels are made of them beside the ids.
+    said = [prepared.record["corpus"]["tokenizer"], len(vocabulary), corpus.subsets_hash(0, rows)]
+    topics_path, topics = _topics(prepared, store, vocabulary, rows, [content, said])
     subsets = tuple(sorted(set(corpus.subsets(0, rows) or ())))
     first_V, counts_V = _counts(corpus, rows, len(vocabulary))
     bank = feature_bank(
@@ -108,7 +110,7 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     )
     settings = study.cluster
     decided = [
-        VERSION, prepared.plan.bits, content, rows, plain(options.exclude), options.examples,
+        VERSION, prepared.plan.bits, content, said, rows, plain(options.exclude), options.examples,
         [column.name for column in bank.row_columns()], topics_path, options.syntax,
     ]  # fmt: skip
     plan = ProfilePlan(
@@ -131,7 +133,7 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
 
 
 def _topics(
-    prepared: Prepared, store: Store, vocabulary: Vocabulary, rows: int, content: list[str]
+    prepared: Prepared, store: Store, vocabulary: Vocabulary, rows: int, content: list
 ) -> tuple[str, Topics]:
     """Topics as the run has them already, else found now: another machine might differ in bits."""
     count, corpus = prepared.study.taxonomy.topics, prepared.corpus

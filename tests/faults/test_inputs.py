@@ -1,0 +1,154 @@
+"""Inputs that change under a run: what is read is what was planned, or nothing is made of it."""
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from helpers_stages import run_here
+from helpers_study import (
+    CONTEXT,
+    computed,
+    make,
+    make_models,
+    make_study,
+    make_tokens,
+    prepared,
+    table_bytes,
+)
+
+from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.items import calibration_file, old_calibration_file
+from universal_ray.preflight import prepare
+from universal_ray.store import Store
+from universal_ray.study import Activation
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    return make_models(folder, "ab"), make_tokens(folder / "tokens", rows=20)
+
+
+@pytest.fixture(scope="module")
+def expected(inputs, tmp_path_factory):
+    return table_bytes(make(make_study(tmp_path_factory.mktemp("plain"), *inputs)))
+
+
+@pytest.fixture
+def study(inputs, tmp_path):
+    """With tokens of its own, that can be replaced."""
+    tokens = shutil.copytree(inputs[1], tmp_path / "tokens")
+    return make_study(tmp_path / "run", inputs[0], str(tokens))
+
+
+@pytest.mark.parametrize("when", ["before the calibration", "before a unit"])
+def test_tokens_replaced_after_the_plan_make_nothing_and_put_back_go_on(
+    inputs, expected, study, when
+):
+    store, other = Store(study.run.dir), Path(study.corpus.path)
+
+    def replaced():
+        stages = prepared(study, store)
+        tokens_BP = np.array(datasets.load_from_disk(inputs[1])["tokens"])
+        tokens_BP[3 if when == "before the calibration" else 12, 5:] = 7
+        shutil.rmtree(other)
+        if when == "before the calibration":
+            tokens_BP[0, 5:] = 7
+        datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(str(other))
+        return stages
+
+    with pytest.raises(CorpusError, match=r"row \d+ of .* has other tokens than when this run"):
+        run_here(replaced, study, store)
+    with pytest.raises(ConfigurationError, match="are not the tokens of the run"):
+        make(study)
+    shutil.rmtree(other)
+    shutil.copytree(inputs[1], other)
+    assert table_bytes(make(study)) == expected
+
+
+def test_sums_that_say_they_are_of_something_else_are_made_anew(expected, study, caplog):
+    store = make(study)
+    before = len(computed(store))
+    folders = [path for path in store.list("moments") if path.endswith("done.json")]
+    for path, kind in zip(folders[:2], ("models", "rows"), strict=True):
+        told = store.get_json(path)
+        told["of"][kind] = ["0" * 64]
+        store.put_json(path, told)
+    for path in [*store.list("reduce"), "tables/done.json"]:
+        store.delete(path)
+    make(study)
+    assert len(computed(store)) > before and table_bytes(store) == expected
+
+
+def test_sums_say_in_full_what_they_are_of(study):
+    store = make(study)
+    plan = prepare(study, store).plan
+    for item in plan.items:
+        for block in plan.layout.blocks:
+            told = store.get_json(f"{item.block_folder(block)}/done.json")["of"]
+            assert told["models"] == [model.identity for model in item.models]
+            assert told["rows"] == [unit.content for unit in block.units]
+            assert all(len(each) == 64 for each in [*told["models"], *told["rows"], told["bits"]])
+
+
+def test_without_its_study_a_run_directory_is_taken_for_nothing(study):
+    store = make(study)
+    (Path(study.run.dir) / "study.yaml").unlink()
+    study.models.activation = Activation.pre
+    with pytest.raises(ConfigurationError, match=r"no study\.yaml"):
+        make(study)
+    assert store.exists("moments")
+
+
+def test_growing_from_fewer_rows_than_a_batch_has_the_same_bits(inputs, expected, tmp_path):
+    study = make_study(tmp_path, *inputs)
+    small = deepcopy(study)
+    small.corpus.tokens = 2 * CONTEXT
+    store = make(small)
+    assert len(store.list("calibration")) >= 2
+    make(study)
+    assert table_bytes(store) == expected
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_calibration_of_version_0_1_0_is_taken_over_where_it_is_the_same(
+    inputs, expected, tmp_path, same
+):
+    study = make_study(tmp_path, *inputs)
+    store = make(study)
+    for model in prepare(study, store).plan.models:
+        tensors = store.get_tensors(calibration_file(model))
+        tensors["shift"][3] += 0 if same else 1e-3
+        store.put_tensors(old_calibration_file(model), tensors)
+    for path in store.list():
+        if path.startswith(("calibration/", "reduce/", "tables/")) and "-" in path:
+            store.delete(path)
+    for path in store.list("moments"):
+        if path.endswith("done.json"):
+            told = store.get_json(path)
+            store.put_json(path, {k: told[k] for k in told.keys() - {"of", "calibrations"}})
+    store.delete("tables/done.json")
+    last = [path for path in store.list("moments") if "unit" in path]
+    for path in last:
+        store.delete(path)
+    if not same:
+        with pytest.raises(ConfigurationError, match="begun by an earlier version"):
+            make(study)
+        return
+    make(study)
+    assert table_bytes(store) == expected
+    assert not any(map(store.exists, map(old_calibration_file, prepare(study, store).plan.models)))
+
+
+def test_a_tokenizer_that_says_other_words_labels_anew(inputs, tmp_path):
+    from universal_ray.profile.stage import prepare_profile
+
+    study, store = make_study(tmp_path, *inputs), Store(str(tmp_path))
+    study.taxonomy.topics, study.taxonomy.syntax = 2, None
+    found = prepare(study, store)
+    before = prepare_profile(found, store).plan.sums_key
+    found.record["corpus"]["tokenizer"] = "0" * 64
+    assert prepare_profile(found, store).plan.sums_key != before
