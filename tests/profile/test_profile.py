@@ -35,6 +35,7 @@ from universal_ray.study import (
     TaxonomyConfig,
     UnitsConfig,
 )
+from universal_ray.taxonomy.assign import FAMILY_OF_FEATURES
 from universal_ray.taxonomy.features import CURRENT, PREVIOUS, TokenRows
 from universal_ray.taxonomy.vocabulary import read_vocabulary
 
@@ -333,6 +334,19 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
     fewer.taxonomy.features = 2
     profiled(fewer)
     assert len(Store(again.run.dir).get("metrics.jsonl").decode().splitlines()) == len(lines)
+
+
+def test_other_families_make_the_tables_anew_and_nothing_else(run, inputs, tmp_path, monkeypatch):
+    study, store = run
+    shutil.copytree(store.url, tmp_path / "run")
+    again = deepcopy(study)
+    again.run.dir = str(tmp_path / "run")
+    before = set(store.list("profile"))
+    monkeypatch.setitem(FAMILY_OF_FEATURES, "first letter", "alphabet")
+    found = profiled(again)
+    assert of_model(store, "taxonomy", inputs[0][0])[LETTER]["family"] == "first letter"
+    assert of_model(found, "taxonomy", inputs[0][0])[LETTER]["family"] == "alphabet"
+    assert set(found.list("profile")) == before
 
 
 def test_flipped_bit_in_the_sums_of_a_shard_is_found_and_mended(run, tmp_path):
