@@ -1,6 +1,6 @@
 """The last step of the correlations: reduced pairs to the published tables and their summary."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,9 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
         "others": [table["other"][0].as_py() for table in pairs],
         "neurons": neurons.num_rows,
         "neurons_without_correlation": neurons.num_rows - len(layer),
+        "reasons_without_correlation": dict(
+            sorted(Counter(filter(None, neurons["null_reason"].to_pylist())).items())
+        ),
         "universal": int(universal.sum()),
         "universal_share": float(universal.sum() / neurons.num_rows),
         "layers": [

@@ -70,9 +70,13 @@ known by their content.
 """
 
 
+SUMS = "universal_ray 2: shifts of few bits"
+"""What this project's own arithmetic makes of the sums; another text where their bits change."""
+
+
 def bits(study: Study, context: int, excluded: tuple[int, ...]) -> dict[str, Any]:
     """Everything but models and tokens that decides the bits of a unit's sums."""
     refused = [key for key, change in CHANGES.items() if change == REFUSED]
     skipped = {"corpus.text", "corpus.seed", "corpus.context", "corpus.exclude"}
     fixed = {key: value_of(study, key) for key in refused if key not in skipped}
-    return {**fixed, "corpus.context": context, "corpus.exclude": list(excluded)}
+    return {**fixed, "corpus.context": context, "corpus.exclude": list(excluded), "sums": SUMS}

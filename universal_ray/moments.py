@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from universal_ray.calibration import not_finite
 from universal_ray.errors import NumericalError
 
 LayerSums = dict[str, Tensor]
@@ -28,72 +29,29 @@ OVERSHOOT = {"fp32": 1e-5, "fp16": 2e-3, "split": 1e-5}
 LARGEST = {"fp32": 1e15, "fp16": 65504.0, "split": 65504.0}
 """Largest |u| per policy: halves end there, and float32 sums of squares must stay finite."""
 
+LEAST_VARIANCE = {"fp32": 2.0**-100, "fp16": 2.0**-30, "split": 2.0**-30}
+"""Least variance of u that a policy resolves. Halves are multiples of 2^-24, which errs by 1.7e-8
+and at a deviation of 2^-15 weakens r by 2e-7; products of float32 end at 2^-126.
+"""
+LEAST_SQUARES = {"fp32": 0.0, "fp16": 2.0**-4, "split": 2.0**-4}
+"""Least Σ(u - mean)², to whose root the error in r is as those 1.7e-8: 7e-8."""
+MOST_MOVED = 32
+"""Largest Σu² over Σ(u - mean)²: products are rounded as parts of the first, r is of the second."""
+
+CONSTANT, FAINT, MOVED = 1, 2, 3
+NULL_REASONS = {
+    CONSTANT: "constant over the kept tokens",
+    FAINT: "varies too little beside its layer for precision.moments={policy}",
+    MOVED: "its mean moved too far from that of calibration for precision.moments={policy}",
+}
+"""Why a neuron has no correlation."""
+
 CPU_ROWS = 1024
 """Rows of one product on a CPU, at most: a layer is cut into equal blocks."""
 GRAM_ROWS = {"cpu": 256, "cuda": 1024}
 """The same for a Gram matrix, of which only the upper triangle of blocks is multiplied."""
 SUMMED = 256
 """Tokens that add up in float32 before they go to a float64 sum."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Shift and power-of-two scale of every neuron: `u = (x - shift) / scale`, both float32 [N]."""
-
-    shift_N: Tensor
-    scale_N: Tensor
-
-    def of(self, columns: slice) -> "Calibration":
-        """Of some of the neurons."""
-        return Calibration(self.shift_N[columns], self.scale_N[columns])
-
-
-def calibrate(x_TN: Float[Tensor, "T N"], kept_T: Bool[Tensor, "T"], layers: int) -> Calibration:
-    """Choose shift and scale from one batch.
-
-    The scale is the power of two at or above the largest of the standard deviation, a thousandth
-    of the largest distance from the mean, and a hundredth of the layer's median deviation (so that
-    a neuron silent here which fires later does not overflow half precision). Raises
-    NumericalError where an activation is not finite or no token is kept.
-    """
-    if not bool(kept_T.any()):
-        raise NumericalError("calibration found no token to keep: exclude fewer tokens")
-    kept_K = torch.nonzero(kept_T).flatten().to(x_TN.device)
-    shifts, scales = [], []
-    for x_TD in x_TN.chunk(layers, dim=1):  # float64 copies of one layer at a time
-        x_KD = x_TD[kept_K].double()
-        if not bool(torch.isfinite(x_KD).all()):
-            raise NumericalError(
-                "calibration met an activation that is not finite: check the model"
-            )
-        shift_D = x_KD.mean(0)
-        deviation_D = x_KD.std(0, correction=0)
-        reach_D = (x_KD - shift_D).abs().amax(0)
-        floor_D = (deviation_D.median() / 100).expand_as(deviation_D)
-        shifts.append(shift_D.float())
-        scales.append(_power_of_two(torch.stack([deviation_D, reach_D / 1000, floor_D]).amax(0)))
-    return Calibration(torch.cat(shifts), torch.cat(scales))
-
-
-def _power_of_two(least_D: Tensor) -> Tensor:
-    """The power of two at or above each value, float32; one for zero."""
-    mantissa_D, exponent_D = torch.frexp(least_D)
-    exponent_D = torch.where(mantissa_D == 0.5, exponent_D - 1, exponent_D)
-    exponent_D = exponent_D.clamp_min(-126)  # the inverse of a smaller scale overflows float32
-    scale_D = torch.ldexp(torch.ones_like(least_D), exponent_D)
-    return torch.where(least_D > 0, scale_D, torch.ones_like(scale_D)).float()
-
-
-def normalise(
-    x_TN: Float[Tensor, "T N"], calibration: Calibration, out: Tensor | None = None
-) -> Float[Tensor, "T N"]:
-    """Raw activations as `u`, in one pass over memory; in `out` where it is given.
-
-    `x / scale - shift / scale` rounds once, as `(x - shift) / scale` does: dividing by a power of
-    two is exact.
-    """
-    inverse_N = 1 / calibration.scale_N
-    return torch.addcmul(-calibration.shift_N * inverse_N, x_TN, inverse_N, out=out)
 
 
 def operands(u_TN: Float[Tensor, "T N"], policy: str) -> tuple[Tensor, ...]:
@@ -181,6 +139,8 @@ class ModelMoments:
         self.sum_N = torch.zeros(neurons, dtype=torch.float64, device=device)
         self.minimum_N = torch.full((neurons,), torch.inf, device=device)
         self.maximum_N = torch.full((neurons,), -torch.inf, device=device)
+        self._excluded_N = torch.zeros(neurons, device=device)
+        """NaN where a neuron was not finite at a token that does not count, else 0"""
         self.gram_LDD = torch.zeros(layers if gram else 0, width, width, device=device)
         self._blocks = _blocks(width, GRAM_ROWS[self.gram_LDD.device.type])
 
@@ -194,6 +154,8 @@ class ModelMoments:
         excluded_X = torch.nonzero(~kept_T).flatten()
         if u_TN.is_cuda:
             excluded_X = excluded_X.pin_memory().to(u_TN.device, non_blocking=True)
+        for rows_X in excluded_X.split(SUMMED):
+            self._excluded_N += u_TN[rows_X].mul_(0).sum(0)
         if kept:
             # Excluded rows first repeat a kept one, so that the extremes are those of kept tokens.
             u_TN[excluded_X] = u_TN[int(kept_T.to(torch.uint8).argmax())].clone()
@@ -249,14 +211,16 @@ class ModelMoments:
         """Raise NumericalError for values not finite or too large for the policy's halves."""
         if self.n == 0:
             return
-        limit = LARGEST[policy]
-        wrong_N = ~((self.minimum_N >= -limit) & (self.maximum_N <= limit))
-        if bool(wrong_N.any()):
-            neuron = int(torch.nonzero(wrong_N)[0])
+        wrong_N = ~(self.minimum_N.isfinite() & self.maximum_N.isfinite())
+        if sentence := not_finite(wrong_N, self._excluded_N.isnan(), self.layers):
+            raise NumericalError(sentence)
+        beyond_N = torch.maximum(-self.minimum_N, self.maximum_N) > LARGEST[policy]
+        if bool(beyond_N.any()):
+            neuron = int(torch.nonzero(beyond_N)[0])
             raise NumericalError(
-                f"layer {neuron // self.width}, neuron {neuron % self.width} has an activation "
-                f"that is not finite or too large for precision.moments={policy}: "
-                f"check the model{'' if policy == 'fp32' else ', or use fp32'}"
+                f"layer {neuron // self.width}, neuron {neuron % self.width} has an activation too "
+                f"large for precision.moments={policy}: "
+                f"{'check the model' if policy == 'fp32' else 'use fp32'}"
             )
 
     def layer_sums(self, layer: int) -> LayerSums:
@@ -299,18 +263,27 @@ class NeuronMoments:
     sum_N: Tensor
     squares_N: Tensor
     """Σ(u − mean)²"""
-    dead_N: Tensor
-    """bool: constant over the kept tokens, so without a correlation"""
+    null_N: Tensor
+    """uint8: 0, or the key of NULL_REASONS by which a neuron has no correlation"""
 
 
-def neuron_moments(layers: list[LayerSums]) -> NeuronMoments:
-    """Moments of every neuron from the merged sums of all layers of a model."""
+def neuron_moments(layers: list[LayerSums], policy: str) -> NeuronMoments:
+    """Moments of every neuron from the merged sums of all layers of a model.
+
+    A neuron without a correlation is constant, or its sums say that what a policy rounds could
+    change r by more than the policy promises.
+    """
     n = float(layers[0]["n"])
     sum_N = torch.cat([part["sum"] for part in layers])
     raw_N = torch.cat([part["gram"].diagonal() for part in layers])
     squares_N = raw_N - sum_N * sum_N / n
     constant_N = torch.cat([part["minimum"] >= part["maximum"] for part in layers])
-    return NeuronMoments(n, sum_N, squares_N, constant_N | (squares_N <= 1e-12 * raw_N))
+    least = max(n * LEAST_VARIANCE[policy], LEAST_SQUARES[policy])
+    null_N = torch.zeros(len(sum_N), dtype=torch.uint8)
+    null_N[squares_N < least] = FAINT
+    null_N[(raw_N >= least) & (raw_N > MOST_MOVED * squares_N)] = MOVED
+    null_N[constant_N] = CONSTANT
+    return NeuronMoments(n, sum_N, squares_N, null_N)
 
 
 def centred_gram(part: LayerSums) -> Float[Tensor, "D D"]:
@@ -321,11 +294,11 @@ def centred_gram(part: LayerSums) -> Float[Tensor, "D D"]:
 def centred_cross(
     cross_RM: Float[Tensor, "R M"], rows: NeuronMoments, columns: NeuronMoments, first: int
 ) -> Float[Tensor, "R M"]:
-    """Σ(u − mean)(v − mean)ᵀ for the rows from `first` on; zero where a neuron is dead."""
+    """Σ(u − mean)(v − mean)ᵀ for the rows from `first` on; zero where one is constant."""
     block = slice(first, first + cross_RM.shape[0])
     centred_RM = cross_RM - torch.outer(rows.sum_N[block], columns.sum_N) / rows.n
-    centred_RM[rows.dead_N[block]] = 0
-    centred_RM[:, columns.dead_N] = 0
+    centred_RM[rows.null_N[block] == CONSTANT] = 0
+    centred_RM[:, columns.null_N == CONSTANT] = 0
     return centred_RM
 
 
@@ -336,7 +309,7 @@ def correlation(
     first: int,
     policy: str,
 ) -> Float[Tensor, "R M"]:
-    """Pearson's r in float64 for the rows from `first` on, NaN where a neuron is dead.
+    """Pearson's r in float64 for the rows from `first` on, NaN where a neuron has none.
 
     |r| is clipped to 1 within the policy's bound and a NumericalError beyond it.
     """
@@ -344,8 +317,8 @@ def correlation(
     deviation_R = rows.squares_N[block].clamp_min(0).sqrt()
     deviation_M = columns.squares_N.clamp_min(0).sqrt()
     r_RM = centred_RM / deviation_R[:, None] / deviation_M
-    r_RM[rows.dead_N[block]] = torch.nan
-    r_RM[:, columns.dead_N] = torch.nan
+    r_RM[rows.null_N[block] > 0] = torch.nan
+    r_RM[:, columns.null_N > 0] = torch.nan
     largest = float(r_RM.nan_to_num(0).abs().max())
     if largest > 1 + OVERSHOOT[policy]:
         raise NumericalError(

@@ -210,6 +210,11 @@ def _compare(store: Store, record: dict[str, Any]) -> None:
     old = read_record(store)
     if old is None:
         return
+    if old["bits"].get("sums") != record["bits"]["sums"]:
+        raise ConfigurationError(
+            f"the run in {store.url} was made by another version of universal_ray, whose sums "
+            "round otherwise: choose another run.dir"
+        )
     differing = [
         f"{key} (was {old['bits'].get(key)}, now {value})"
         for key, value in record["bits"].items()

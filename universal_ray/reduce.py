@@ -19,6 +19,7 @@ from universal_ray.items import (
     calibration_file,
 )
 from universal_ray.moments import (
+    CONSTANT,
     NeuronMoments,
     centred_cross,
     centred_gram,
@@ -77,9 +78,9 @@ def reduce_model(order: Reduction, item: Item) -> None:
             }
         )
         gram_DD = centred_gram(total)
-        dead_D = neuron_moments([total]).dead_N
-        gram_DD[dead_D] = 0
-        gram_DD[:, dead_D] = 0
+        constant_D = neuron_moments([total], order.policy).null_N == CONSTANT
+        gram_DD[constant_D] = 0
+        gram_DD[:, constant_D] = 0
         rotated_KN.append(
             torch.stack(
                 [
@@ -88,7 +89,7 @@ def reduce_model(order: Reduction, item: Item) -> None:
                 ]
             )
         )
-    moments = neuron_moments(merged)
+    moments = neuron_moments(merged, order.policy)
     tensors = {
         "n_G": parts[0]["n"],
         "sum_GN": torch.cat([part["sum"] for part in parts], 1),
@@ -97,7 +98,7 @@ def reduce_model(order: Reduction, item: Item) -> None:
         "n": torch.tensor(moments.n, dtype=torch.float64),
         "sum_N": moments.sum_N,
         "squares_N": moments.squares_N,
-        "dead_N": moments.dead_N,
+        "null_N": moments.null_N,
         "scale_N": scale_N,
     }
     _finish(store, order.folder(item), {"model": tensors})
@@ -130,7 +131,7 @@ def read_model(store: Store, order: Reduction, model: Model) -> dict[str, torch.
 
 def _moments(stored: dict[str, torch.Tensor]) -> NeuronMoments:
     return NeuronMoments(
-        float(stored["n"]), stored["sum_N"], stored["squares_N"], stored["dead_N"].bool()
+        float(stored["n"]), stored["sum_N"], stored["squares_N"], stored["null_N"]
     )
 
 
@@ -146,8 +147,8 @@ def reduce_rows(order: Reduction, pair: Item, layer: int) -> None:
     centred_DM = centred_cross(total["cross"], rows, columns, begin)
     del total
     r_DM = correlation(centred_DM, rows, columns, begin, order.policy)
-    row_summary = summarise(r_DM, ~columns.dead_N, 0, TOP)
-    column_summary = summarise(r_DM.T.contiguous(), ~rows.dead_N[block], begin, TOP)
+    row_summary = summarise(r_DM, columns.null_N == 0, 0, TOP)
+    column_summary = summarise(r_DM.T.contiguous(), rows.null_N[block] == 0, begin, TOP)
     diagonal_D = torch.full((first.width,), torch.nan, dtype=torch.float64)
     if (first.layers, first.width) == (second.layers, second.width):
         diagonal_D = r_DM[:, block].diagonal().clone()
@@ -251,8 +252,9 @@ class Direction:
     baseline_NK: torch.Tensor
     error_N: torch.Tensor
     diagonal_N: torch.Tensor
-    dead_N: torch.Tensor
+    null_N: torch.Tensor
     n: float
+    policy: str
 
 
 def read_pair(store: Store, order: Reduction, pair: Item) -> tuple[Direction, Direction]:
@@ -282,8 +284,9 @@ def read_pair(store: Store, order: Reduction, pair: Item) -> tuple[Direction, Di
             torch.cat([part["rows.baseline"] for part in parts]),
             torch.cat([part["rows.error"] for part in parts]),
             diagonal_N,
-            left["dead_N"].bool(),
+            left["null_N"],
             n,
+            order.policy,
         ),
         Direction(
             second,
@@ -292,7 +295,8 @@ def read_pair(store: Store, order: Reduction, pair: Item) -> tuple[Direction, Di
             torch.stack([part["columns.baseline"] for part in parts]).amax(0),
             errors_LM.gather(0, best_M[None])[0],
             diagonal_N if same else torch.full((second.neurons,), torch.nan).double(),
-            right["dead_N"].bool(),
+            right["null_N"],
             n,
+            order.policy,
         ),
     )

@@ -8,12 +8,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from universal_ray.moments import split_index
+from universal_ray.moments import NULL_REASONS, split_index
 from universal_ray.reduce import Direction
 from universal_ray.summary import distribution_moments
 
-DEAD = "constant over the kept tokens"
-NO_PARTNER = "every neuron of the other model is constant over the kept tokens"
+NO_PARTNER = "no neuron of the other model varies enough over the kept tokens"
 
 R, INDEX = "correlation", "index from 0"
 
@@ -105,7 +104,7 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
     model, other, summary = direction.model, direction.other, direction.summary
     neurons = model.neurons
     alone = summary.powers_R5[:, 0] == 0
-    null = direction.dead_N | alone
+    null = (direction.null_N > 0) | alone
     live = ~null[:, None]
     draws_NK = direction.baseline_NK
     count = draws_NK.shape[1]
@@ -113,6 +112,7 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
     if count > 1:
         error_N = draws_NK.std(1) / count**0.5
     layer, neuron = split_index(torch.arange(neurons), model.width)
+    reasons = {k: text.format(policy=direction.policy) for k, text in NULL_REASONS.items()}
     columns: dict[str, Any] = {
         "model": pa.array([model.name] * neurons),
         "other": pa.array([other.name] * neurons),
@@ -131,8 +131,8 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
         "n_excluded": pa.array([n_excluded] * neurons, pa.int64()),
         "null_reason": pa.array(
             [
-                DEAD if dead else NO_PARTNER if lonely else None
-                for dead, lonely in zip(direction.dead_N.tolist(), alone.tolist(), strict=True)
+                reasons[code] if code else NO_PARTNER if lonely else None
+                for code, lonely in zip(direction.null_N.tolist(), alone.tolist(), strict=True)
             ],
             pa.string(),
         ),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
+from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import (
@@ -38,7 +39,7 @@ from universal_ray.items import (
 )
 from universal_ray.measure import Clock, machine_bytes, peak_bytes
 from universal_ray.models import Capture, ModelSource, Take
-from universal_ray.moments import Calibration, LayerSums, calibrate, normalise
+from universal_ray.moments import LayerSums
 from universal_ray.plan import Work
 from universal_ray.store import Receipt, Store
 from universal_ray.sums import Sums, to_host

@@ -68,7 +68,7 @@ def test_every_correlation_of_every_pair(study):
             item = Item((model,))
             moments.append(
                 neuron_moments(
-                    [merge(groups(store, layout, item, k)) for k in range(LAYERS)]
+                    [merge(groups(store, layout, item, k)) for k in range(LAYERS)], "fp32"
                 )
             )
         cross = torch.cat(
@@ -200,3 +200,6 @@ def test_dead_neuron_is_null_with_its_reason_and_counted(study):
     assert (row["n"], row["n_excluded"]) == (truth.kept.sum(), (~truth.kept).sum())
     summary = Store(config.run.dir).get_json("tables/summary.json")["references"]
     assert [entry["neurons_without_correlation"] for entry in summary] == [1, 0, 0]
+    assert [entry["reasons_without_correlation"] for entry in summary] == [
+        {"constant over the kept tokens": 1}, {}, {}
+    ]

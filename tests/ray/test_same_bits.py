@@ -14,6 +14,7 @@ import helpers_study
 import numpy as np
 import psutil
 import pytest
+import yaml
 from helpers_study import (
     CONTEXT,
     WORKERS,
@@ -39,6 +40,7 @@ from universal_ray.errors import (
 )
 from universal_ray.items import layer_file, marker
 from universal_ray.lock import RunLock, read_lock
+from universal_ray.names import STUDY_FILE
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
 from universal_ray.study import CorpusConfig, Pairs, Rotation, TextConfig
@@ -281,6 +283,13 @@ def test_settings_that_decide_the_bits_may_not_change(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
     study.corpus.tokens = 32
     with pytest.raises(ConfigurationError, match="tokens may only be added"):
+        prepare(study, store)
+    study.corpus.tokens = None
+    prepare(study, store)
+    before = yaml.safe_load(store.get(STUDY_FILE))
+    del before["bits"]["sums"]  # as of the version whose shifts had all bits of the means
+    store.put(STUDY_FILE, yaml.safe_dump(before).encode())
+    with pytest.raises(ConfigurationError, match=r"made by another version .* another run.dir"):
         prepare(study, store)
 
 

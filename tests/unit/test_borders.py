@@ -24,8 +24,8 @@ ONLY_IN = {
 """Packages that one seam alone touches: files, or folders by a slash at the end."""
 
 PURE = [
-    "capacity", "changes", "errors", "gelu", "items", "moments", "names", "plan", "profile/plan",
-    "progress", "rotation", "study", "summary", "sums", "wellformed",
+    "calibration", "capacity", "changes", "errors", "gelu", "items", "moments", "names", "plan",
+    "profile/plan", "progress", "rotation", "study", "summary", "sums", "wellformed",
 ]
 PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 """Pure modules import these, the standard library and each other."""
@@ -37,7 +37,8 @@ OWN = {
     "names": [],
     "wellformed": [],
     "gelu": [],
-    "moments": ["errors"],
+    "calibration": ["errors"],
+    "moments": ["calibration", "errors"],
     "rotation": [],
     "summary": [],
     "items": ["errors", "study"],

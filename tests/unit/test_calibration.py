@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.errors import NumericalError
-from universal_ray.moments import Calibration, calibrate, normalise, operands
+from universal_ray.moments import operands
 
 
 @hypothesis.settings(max_examples=25, deadline=None, database=None, derandomize=True)
@@ -37,7 +38,27 @@ def test_scale_is_the_least_power_of_two_above_its_three_bounds(seed, layers):
     np.testing.assert_array_equal(np.frexp(scale_N)[0], 0.5)
     assert (scale_N >= least_N * (1 - 1e-12)).all()
     assert (scale_N < 2 * least_N * (1 + 1e-12))[least_N > 0].all()
-    np.testing.assert_allclose(fit.shift_N, kept_TN.mean(0), rtol=1e-6, atol=1e-6 * scale_N.max())
+    # The shift is the mean, within half an eighth of the deviation's power of two.
+    off_N = np.abs(fit.shift_N.double().numpy() - kept_TN.mean(0))
+    rounding_N = 1e-7 * np.abs(kept_TN.mean(0))
+    assert (off_N <= deviation_N / 8 * (1 + 1e-9) + rounding_N).all()
+    assert (off_N > deviation_N / 1000).any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.37, 1e-6, 3e4])
+def test_zeros_become_a_number_of_few_bits(scale):
+    """So float32 adds up their products exactly, in place of rounding each to the same side."""
+    x_TN = torch.relu(torch.randn(4_000, 8) - torch.linspace(-1, 2, 8)) * scale
+    zero_N = normalise(torch.zeros(1, 8), calibrate(x_TN, torch.ones(4_000).bool(), 1))[0]
+    assert torch.equal(zero_N * 2**10, (zero_N * 2**10).round()) and zero_N.abs().max() <= 4
+    assert zero_N.unique().numel() > 2
+
+
+@pytest.mark.parametrize("value", [0.0, -0.17, 1234.5678, 1e-30])
+def test_a_neuron_that_never_varies_is_zero(value):
+    x_TN = torch.full((70, 3), value)
+    fit = calibrate(x_TN, torch.ones(70).bool(), 1)
+    assert not normalise(x_TN, fit).any()
 
 
 def test_each_bound_of_the_scale_decides_where_it_is_largest():
@@ -68,10 +89,23 @@ def test_calibration_refuses_what_it_cannot_use():
         calibrate(x_TN, torch.zeros(4, dtype=torch.bool), 1)
     x_TN[2, 1] = torch.nan
     kept_T = torch.ones(4, dtype=torch.bool)
-    with pytest.raises(NumericalError, match="not finite"):
+    with pytest.raises(NumericalError, match=r"layer 0, neuron 1 .* not finite: check"):
         calibrate(x_TN, kept_T, 1)
     kept_T[2] = False
     assert calibrate(x_TN, kept_T, 1).shift_N.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_calibration_says_whether_what_is_not_finite_began_at_an_excluded_token(wrong):
+    kept_T = torch.arange(6) != 2
+    x_TN = torch.randn(6, 9)
+    x_TN[4, 5] = wrong
+    x_TN[2, 7] = wrong  # in a later layer: where it came from is not this
+    with pytest.raises(NumericalError, match=r"layer 1, neuron 2 .* not finite: check"):
+        calibrate(x_TN, kept_T, 3)
+    x_TN[2, 1] = wrong
+    with pytest.raises(NumericalError, match=r"layer 0, neuron 1 .* at an excluded token; tokens"):
+        calibrate(x_TN, kept_T, 3)
 
 
 def test_normalised_is_exact_and_where_it_is_wanted():

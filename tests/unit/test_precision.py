@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from universal_ray.benchmark.exactness import activations, correlations, exact_correlations
+from universal_ray.benchmark.exactness import (
+    activations,
+    correlations,
+    exact_correlations,
+    rectified,
+)
 from universal_ray.moments import accumulate_, operands
 
 BOUNDS = {"fp32": 1e-6, "split": 1e-6, "fp16": 1e-5}
@@ -18,16 +23,26 @@ def test_the_reference_is_numpys():
     np.testing.assert_allclose(exact_correlations(x_TN, y_TM[:, :5]), true_NM, atol=1e-12)
 
 
+@pytest.mark.parametrize("made", [activations, rectified])
 @pytest.mark.parametrize("chunk", [1_024, 4_096, 16_384, 65_536])
 @pytest.mark.parametrize("policy", BOUNDS)
-def test_every_policy_keeps_its_bound_at_every_chunk_and_r(policy, chunk):
-    x_TN, y_TM = activations(65_536, 2, 12, "cpu")
+def test_every_policy_keeps_its_bound_at_every_chunk_and_r(policy, chunk, made):
+    x_TN, y_TM = made(65_536, 2, 12, "cpu")
     exact_NM = exact_correlations(x_TN, y_TM)
     error_NM = (correlations(x_TN, y_TM, 2, policy, chunk) - exact_NM).abs()
     for low, high in [(0, 0.5), (0.5, 0.99), (0.99, 0.9999), (0.9999, 1.01)]:
         inside_NM = (exact_NM.abs() >= low) & (exact_NM.abs() < high)
         assert inside_NM.any()
         assert error_NM[inside_NM].max() < BOUNDS[policy]
+
+
+@pytest.mark.parametrize("tokens", [1_500, 16_384])
+@pytest.mark.parametrize("policy", ["fp32", "split"])
+def test_zeros_of_relus_cost_nothing(policy, tokens):
+    """Before their shifts were numbers of few bits they cost 3e-6."""
+    x_TN, y_TM = rectified(tokens, 2, 24, "cpu")
+    error_NM = correlations(x_TN, y_TM, 2, policy, 4_096) - exact_correlations(x_TN, y_TM)
+    assert error_NM.abs().max() < 5e-7
 
 
 @pytest.mark.parametrize("policy", ["fp32", "split"])
@@ -61,10 +76,11 @@ def truncating(left: torch.Tensor, right: torch.Tensor, out: None = None) -> tor
     return total
 
 
+@pytest.mark.parametrize("made", [activations, rectified])
 @pytest.mark.parametrize(("policy", "chunk"), [("fp16", 16_384), ("split", 4_096)])
-def test_what_tensor_cores_truncate_cancels_in_r(policy, chunk, monkeypatch):
+def test_what_tensor_cores_truncate_cancels_in_r(policy, chunk, made, monkeypatch):
     """Squares and products lose nearly the same share of themselves, whatever r is."""
-    x_TN, y_TM = activations(chunk, 1, 24, "cpu")
+    x_TN, y_TM = made(chunk, 1, 24, "cpu")
     u_TN = (x_TN - x_TN.mean(0)) / x_TN.std(0)
     lost_N = 1 - truncating(u_TN.T, u_TN).diagonal() / u_TN.double().square().sum(0)
     plain_NM = correlations(x_TN, y_TM, 1, policy, chunk)

@@ -14,25 +14,23 @@ from tempfile import TemporaryDirectory
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, relu
 
 from universal_ray import testbed
 from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.benchmark.loop import Means, run_reduction, run_sums
 from universal_ray.benchmark.sections import Row
+from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.capacity import ADDITIONS, BATCH, Part
 from universal_ray.folding import groups
 from universal_ray.items import Item, Model, make_items
 from universal_ray.moments import (
     POLICIES,
-    Calibration,
     LayerSums,
-    calibrate,
     centred_cross,
     correlation,
     merge,
     neuron_moments,
-    normalise,
 )
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
@@ -102,6 +100,32 @@ def activations(
     return x_TN, y_TN
 
 
+def rectified(
+    tokens: int, layers: int, width: int, device: str, seed: int = 0
+) -> tuple[Float[Tensor, "T N"], Float[Tensor, "T N"]]:
+    """The same of ReLUs: zero at 16 to 98 % of the tokens, with partners as those of `activations`.
+
+    Scales are spread over a factor of 100. Where r is near 1, a neuron is zero with its partner.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    neurons = layers * width
+
+    def normal() -> Tensor:
+        return torch.randn(tokens, neurons, device=device, generator=generator)
+
+    def scale() -> Tensor:
+        return 10 ** (2 * torch.rand(neurons, device=device, generator=generator) - 1)
+
+    order = torch.randperm(neurons, device=device, generator=generator)
+    threshold_N = torch.linspace(-1, 2, neurons, device=device)[order]
+    noise_N = 10 ** torch.linspace(1, -4.5, neurons, device=device)
+    x_TN = normal() - threshold_N
+    y_TN = relu(x_TN + noise_N * normal())
+    x_TN = relu(x_TN)
+    y_TN[:, -2], y_TN[:, -1] = x_TN[:, -2], -x_TN[:, -1]
+    return x_TN.mul_(scale()), y_TN.mul_(scale())
+
+
 def exact_correlations(
     x_TN: Float[Tensor, "T N"], y_TM: Float[Tensor, "T M"]
 ) -> Float[Tensor, "N M"]:
@@ -140,7 +164,7 @@ def _from_sums(
     rows: list[LayerSums], columns: list[LayerSums], cross: list[LayerSums], policy: str
 ) -> Float[Tensor, "N M"]:
     """Every correlation of a pair from the merged sums of all layers."""
-    left, right = neuron_moments(rows), neuron_moments(columns)
+    left, right = (neuron_moments(layers, policy) for layers in (rows, columns))
     cross_NM = torch.cat([part["cross"] for part in cross])
     return correlation(centred_cross(cross_NM, left, right, 0), left, right, 0, policy)
 
@@ -188,6 +212,8 @@ def policies(extent: Extent, means: Means) -> list[Row]:
          **largest(tokens, {policy: min(chunk, tokens) for policy, chunk in usual.items()})}
         for tokens in (extent.tokens // 64, extent.tokens // 8, extent.tokens)
     ]
+    of_relu = [_of_relu(extent, means, tokens, usual) for tokens in (extent.tokens // 64,
+                                                                     extent.tokens)]
     by_chunk = [
         {"table": f"largest error of r by chunk, {extent.tokens:,} tokens", "chunk": chunk,
          **largest(extent.tokens, dict.fromkeys(POLICIES, chunk))}
@@ -199,7 +225,18 @@ def policies(extent: Extent, means: Means) -> list[Row]:
             for policy in POLICIES}}
         for place, inside_NM in _bins(exact_NM(extent.tokens), NEAR_ONE)
     ]
-    return by_tokens + by_chunk + by_r
+    return by_tokens + of_relu + by_chunk + by_r
+
+
+def _of_relu(extent: Extent, means: Means, tokens: int, usual: dict[str, int]) -> Row:
+    """Largest error of r of ReLU-like neurons."""
+    x_TN, y_TM = rectified(tokens, extent.layers, extent.width, means.device.value)
+    exact_NM = exact_correlations(x_TN, y_TM)
+    row: Row = {"table": "largest error of r of ReLUs by tokens", "tokens": tokens}
+    for policy in POLICIES:
+        found_NM = correlations(x_TN, y_TM, extent.layers, policy, min(usual[policy], tokens))
+        row[policy] = float((found_NM - exact_NM).abs().max())
+    return row
 
 
 def _bins(r_NM: Tensor, begins: tuple[float, ...]) -> Iterator[tuple[Row, Tensor]]:

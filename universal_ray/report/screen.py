@@ -257,8 +257,10 @@ def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:
             figure(row["universal_share"], ".2%"), figure(row["mean_corr"]),
             figure(row["mean_baseline"]), figure(row["mean_excess"]),
         )
-    if reference["neurons_without_correlation"]:
-        table.caption = f"{reference['neurons_without_correlation']} neurons never vary"
+    reasons = reference["reasons_without_correlation"]
+    table.caption = "\n".join(
+        f"neurons without a correlation: {count(many)}, {why}" for why, many in reasons.items()
+    ) or None
     return table
 
 

@@ -1,0 +1,55 @@
+"""Why a row of the tables has no correlation, from the codes of the sums to what is counted."""
+
+import torch
+
+from universal_ray.assemble import summary
+from universal_ray.items import Model
+from universal_ray.moments import CONSTANT, FAINT, MOVED, POLICIES
+from universal_ray.reduce import Direction
+from universal_ray.summary import summarise
+from universal_ray.tables import NO_PARTNER, neuron_table, pair_table
+
+NULL_N = torch.tensor([0, CONSTANT, FAINT, 0, MOVED, FAINT])
+
+
+def pairs(policy: str, live_M: torch.Tensor, others: int = 2) -> list:
+    """Pair tables of one model of six neurons, some without a correlation, with others of five."""
+    found = []
+    for seed in range(others):
+        r_NM = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        r_NM[NULL_N > 0] = torch.nan
+        direction = Direction(
+            Model("m", "m", 2, 3), Model(f"o{seed}", f"o{seed}", 1, 5),
+            summarise(r_NM, live_M, 0, 3), torch.full((6, 2), 0.1).double(),
+            torch.full((6,), 0.01).double(), torch.full((6,), torch.nan).double(), NULL_N, 9.0,
+            policy,
+        )
+        found.append(pair_table(direction, torch.zeros(6, dtype=torch.bool), 0))
+    return found
+
+
+def test_every_reason_is_told_apart_in_both_tables_and_counted():
+    for policy in POLICIES:
+        tables = pairs(policy, torch.ones(5, dtype=torch.bool))
+        neurons = neuron_table(tables, 0.5)
+        constant, faint, moved = (
+            "constant over the kept tokens",
+            f"varies too little beside its layer for precision.moments={policy}",
+            f"its mean moved too far from that of calibration for precision.moments={policy}",
+        )
+        for table, column in ((tables[0], "max_corr"), (tables[1], "hist"),
+                              (neurons, "excess_corr")):
+            reasons = table["null_reason"].to_pylist()
+            assert reasons == [None, constant, faint, None, moved, faint]
+            nothing = [value is None for value in table[column].to_pylist()]
+            assert nothing == [reason is not None for reason in reasons]
+        counted = summary(neurons, tables, 2)
+        assert counted["neurons_without_correlation"] == 4
+        assert counted["reasons_without_correlation"] == {constant: 1, faint: 2, moved: 1}
+
+
+def test_a_neuron_without_any_partner_has_that_reason_and_others_their_own():
+    table = pairs("split", torch.zeros(5, dtype=torch.bool))[0]
+    reasons = table["null_reason"].to_pylist()
+    assert reasons[0] == reasons[3] == NO_PARTNER
+    assert len(set(reasons)) == 4 and table["max_corr"].null_count == 6
