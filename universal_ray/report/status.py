@@ -8,21 +8,21 @@ from universal_ray.lock import read_lock
 from universal_ray.names import STUDY_FILE
 from universal_ray.progress import PROGRESS_FILE
 from universal_ray.store import Store
+from universal_ray.wellformed import mistake, moment
 
-NUMBER = (int, float)
 WRITTEN = {
     "stage": str,
-    "error": (str, type(None)),
+    "error": (str, None),
     "batches": [
         {
             "name": str, "tasks_done": int, "tasks_total": int, "tokens_total": int,
-            "rate": NUMBER, "left": NUMBER, "updated": NUMBER,
+            "rate": float, "left": float, "updated": moment,
         }
     ],
-    "running": {str: NUMBER},
-    "failures": [{"task": str, "at": NUMBER, "reason": str}],
+    "running": {str: moment},
+    "failures": [{"task": str, "at": moment, "reason": str}],
 }
-"""What is read of a progress file, by kind; `[kind]` and `{str: kind}` are any number of them."""
+"""What is read of a progress file, and its shape."""
 
 
 def describe_run(store: Store) -> list[tuple[str, str]]:
@@ -35,10 +35,11 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
     if not store.exists(PROGRESS_FILE):
         return [*rows, ("stage", "starting" if alive else "stopped before the first unit")]
     state = store.get_json(PROGRESS_FILE)
-    if not _fits(state, WRITTEN):
+    wrong = mistake(state, WRITTEN)
+    if wrong is not None:
         raise StorageError(
-            f"{store.url}/{PROGRESS_FILE} is not as a driver writes it: the command of the run "
-            "writes it anew"
+            f"{store.url}/{PROGRESS_FILE} is not as a driver writes it ({wrong}): the command of "
+            "the run writes it anew"
         )
     stage = state["stage"]
     if not alive and stage not in ("finished", "stopped"):
@@ -59,18 +60,6 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
         ago = now - failure["at"]
         rows.append(("failed", f"{failure['task']} {ago:.0f} s ago: {failure['reason']}"))
     return rows
-
-
-def _fits(value: Any, written: Any) -> bool:
-    if isinstance(written, dict) and str in written:
-        return isinstance(value, dict) and all(_fits(each, written[str]) for each in value.values())
-    if isinstance(written, dict):
-        return isinstance(value, dict) and all(
-            name in value and _fits(value[name], kind) for name, kind in written.items()
-        )
-    if isinstance(written, list):
-        return isinstance(value, list) and all(_fits(each, written[0]) for each in value)
-    return isinstance(value, written)
 
 
 def _remaining(batch: dict[str, Any], now: float) -> str:
