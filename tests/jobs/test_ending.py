@@ -1,0 +1,109 @@
+"""How a job ends: signals as Ctrl-C does, output that nobody reads stops no work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers_study import command, make_models, make_study, make_tokens
+
+from universal_ray.ending import SIGNALS, Lasting, guarded, lasting_output, stoppable
+from universal_ray.errors import StorageError
+from universal_ray.lock import read_lock
+from universal_ray.store import Store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT])
+def test_a_signal_undoes_what_is_open_and_tells_its_number(number, capsys):
+    undone = []
+    with pytest.raises(SystemExit) as caught, stoppable(), guarded():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            if number in SIGNALS:
+                os.kill(os.getpid(), number)  # impatience changes nothing
+            undone.append(True)
+    assert caught.value.code == 128 + number
+    assert undone == [True]
+    told = capsys.readouterr().err
+    assert told.startswith("interrupted") and told.count("\n") == 1
+    assert number == signal.SIGINT or signal.Signals(number).name in told
+
+
+def test_handlers_are_given_back_and_what_is_ignored_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_error_made_on_purpose_is_one_sentence_and_status_1(capsys):
+    with pytest.raises(SystemExit) as caught, guarded():
+        raise StorageError("the disk is full: free some space")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: the disk is full: free some space\n"
+
+
+def test_a_stream_outlasts_its_reader():
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", buffering=1) as stream:
+        lasting = Lasting(stream)
+        print("read", file=lasting)
+        assert os.read(reader, 99) == b"read\n"
+        os.close(reader)
+        for _ in range(3):
+            print("to nobody", file=lasting, flush=True)
+
+
+def test_output_is_wrapped_for_a_job_alone():
+    before = sys.stdout, sys.stderr
+    with lasting_output():
+        assert isinstance(sys.stdout, Lasting) and isinstance(sys.stderr, Lasting)
+    assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_job_whose_output_nobody_reads_ends_well(tmp_path):
+    Store(str(tmp_path)).put("study.yaml", b"")
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        [sys.executable, ROOT / "jobs" / "status.py", f"run.dir={tmp_path}"],
+        stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path, check=False,
+    )
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_a_run_goes_on_unread_and_ends_by_a_signal_with_its_lock_given_back(tmp_path):
+    study = make_study(
+        tmp_path / "run", make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens")
+    )
+    store = Store(study.run.dir)
+    running = subprocess.Popen(
+        command(study), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert running.stdout is not None
+    running.stdout.readline()
+    running.stdout.close()
+    while running.poll() is None and not store.exists("metrics.jsonl"):
+        time.sleep(0.01)
+    started = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(signal.SIGTERM)
+    _, told = running.communicate()
+    assert running.returncode == 128 + signal.SIGTERM, told
+    assert told == "interrupted by SIGTERM: the same command goes on from here\n"
+    assert read_lock(store) is None
+    assert store.get_json("progress.json")["stage"] == "stopped"
+    assert not psutil.wait_procs(started, timeout=30)[1]
