@@ -35,6 +35,13 @@ def guarded() -> Iterator[None]:
         logging.getLogger(__name__).debug("the error in full", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except MemoryError:
+        print(
+            "error: this process got no more memory: raise its limit (ulimit -v), or use a machine "
+            "with more",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Stopped) else signal.SIGINT
         by = f" by {error}" if isinstance(error, Stopped) else ""

@@ -56,6 +56,13 @@ def test_an_error_made_on_purpose_is_one_sentence_and_status_1(capsys):
     assert capsys.readouterr().err == "error: the disk is full: free some space\n"
 
 
+def test_a_process_without_memory_is_told_in_one_sentence(capsys):
+    with pytest.raises(SystemExit) as caught, guarded():
+        bytearray(2**62)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("error: this process got no more memory")
+
+
 def test_a_stream_outlasts_its_reader():
     reader, writer = os.pipe()
     with os.fdopen(writer, "w", buffering=1) as stream:
