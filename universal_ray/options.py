@@ -181,7 +181,7 @@ def _key(override: Override) -> str:
 
 def _check_choice(override: Override, choices: list[str]) -> None:
     """One choice of a group, and one that is there."""
-    group, option = override.key_or_group, override.input_line
+    group, option = override.key_or_group, str(override.input_line)
     if override.is_delete():
         raise ConfigurationError(f"{option} takes a group away: choose from {', '.join(choices)}")
     asked = [override.value()]
@@ -198,7 +198,7 @@ def _check_choice(override: Override, choices: list[str]) -> None:
 
 def _check_key(override: Override, keys: list[str]) -> None:
     """A key of the schema that is given a value."""
-    key, option = _key(override), override.input_line
+    key, option = _key(override), str(override.input_line)
     if key not in keys:
         ends = {each.rsplit(".", 1)[-1]: each for each in reversed(keys)}
         near = _nearest(key, keys) or ends.get(_nearest(key.rsplit(".", 1)[-1], ends) or "")

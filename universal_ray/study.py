@@ -279,7 +279,7 @@ def check(study: Study) -> None:
         "roles.paths": study.roles.paths,
         "corpus.tokens": study.corpus.tokens,
         "corpus.context": study.corpus.context,
-        "corpus.text.documents": study.corpus.text and study.corpus.text.documents,
+        "corpus.text.documents": study.corpus.text.documents if study.corpus.text else None,
     })
     if study.corpus.seed < 0:
         raise ConfigurationError(f"corpus.seed is {study.corpus.seed}: give a number of at least 0")
