@@ -98,7 +98,7 @@ def _knock(address: str) -> None:
 def _started(cpus: int) -> Iterator[None]:
     """A cluster of this machine that this process alone reaches, and that does not outlive it."""
     check_limits()
-    with _token():
+    with _token() as folder:
         before = _descendants(os.getpid())
         try:
             with _own_signals(), _loopback():
@@ -110,7 +110,7 @@ def _started(cpus: int) -> Iterator[None]:
                 f"Ray could not start on this machine ({first}): its logs are in "
                 f"{scratch()}/ray/session_latest/logs, see which limit or disk they name"
             ) from error
-        with _watched(_descendants(os.getpid()) - before):
+        with _watched(_descendants(os.getpid()) - before, folder):
             try:
                 yield
             finally:
@@ -144,8 +144,11 @@ def check_limits() -> None:
 
 
 @contextmanager
-def _token() -> Iterator[None]:
-    """Ray asks every caller for a token, of this run alone, that this user alone can read."""
+def _token() -> Iterator[str]:
+    """Ray asks every caller for a token, of this run alone, that this user alone can read.
+
+    Yields the folder that the token is in.
+    """
     before = {name: os.environ.pop(name, None) for name in AUTHENTICATION}
     try:
         folder = tempfile.mkdtemp(prefix="universal_ray-", dir=scratch())  # readable by its owner
@@ -168,7 +171,7 @@ def _token() -> Iterator[None]:
             "name"
         ) from error
     try:
-        yield
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _restore(before)
@@ -216,14 +219,15 @@ def _own_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _watched(processes: set[int]) -> Iterator[None]:
-    """Processes of Ray's end with this one, even if it is killed.
+def _watched(processes: set[int], folder: str) -> Iterator[None]:
+    """Processes of Ray's end with this one, and its folder goes, even if it is killed.
 
     Most of them see it by themselves; the two agents of a node would stay for a minute and more.
     """
     numbers = " ".join(str(each) for each in sorted(processes))
     watch = subprocess.Popen(
-        ["/bin/sh", "-c", f"read -r _; kill -KILL {numbers}"],  # reads until this process ends
+        # It reads until this process ends.
+        ["/bin/sh", "-c", f'read -r _; kill -KILL {numbers}; rm -r "$0"', folder],
         stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:

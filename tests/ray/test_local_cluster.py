@@ -94,7 +94,7 @@ def test_a_stranger_is_refused_without_the_token_and_with_another(local, token):
 
 
 def test_nothing_of_a_killed_driver_stays(local):
-    driver, processes, _, _ = local
+    driver, processes, path, _ = local
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     _, alive = psutil.wait_procs(processes, timeout=30)
@@ -104,6 +104,7 @@ def test_nothing_of_a_killed_driver_stays(local):
             if process.status() != psutil.STATUS_ZOMBIE:
                 left.append(process.name())
     assert left == []
+    assert not path.parent.exists()
 
 
 @contextmanager
