@@ -235,7 +235,8 @@ class RolesConfig:
     """partition neurons a vocab_var above this many times a random direction's, 1 / channels (the
     paper's 0.005 in GPT2-medium, which has 1,024),"""
     null_share: float = 0.5
-    """entropy neurons this share of w_out in the bottom singular directions of W_U,"""
+    """entropy neurons this share of w_out in the bottom singular directions of W_U (of neither
+    paper: half of the length, where a random direction has an eighth),"""
     frequency: float = 0.5
     """token-frequency neurons this cosine with the unigram direction, in absolute value."""
     seed: int = 0

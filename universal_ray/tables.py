@@ -9,16 +9,13 @@ import pyarrow as pa
 import torch
 
 from universal_ray.moments import NULL_REASONS, split_index
+from universal_ray.reasons import field
 from universal_ray.reduce import Direction
 from universal_ray.summary import distribution_moments
 
 NO_PARTNER = "no neuron of the other model varies enough over the kept tokens"
 
 R, INDEX = "correlation", "index from 0"
-
-
-def field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"description": description, "unit": unit})
 
 
 def list_of(kind: pa.DataType) -> pa.DataType:
@@ -54,14 +51,16 @@ PAIRS = pa.schema(
             "101 bins between linspace(-1, 1, 100), each open below and closed above",
         ),
         field("diag_corr", pa.float64(), R, "with the neuron of the same layer and index"),
-        field("corr_se", pa.float64(), R, "jackknife standard error of max_corr's correlation"),
+        field("corr_se", pa.float64(), R, "jackknife standard error of max_corr's correlation",
+              null="there are too few blocks of tokens"),
         field("baseline_corr", pa.float64(), R, "mean over draws of the largest with any rotated"),
-        field("baseline_se", pa.float64(), R, "standard error of that mean; null for one draw"),
+        field("baseline_se", pa.float64(), R, "standard error of that mean",
+              null="there is one draw"),
         field("baseline_draws", list_of(pa.float64()), R, "largest with any rotated unit, by draw"),
         field("mutual", pa.bool_(), "", "whether the best partner's best partner is this neuron"),
         field("n", pa.int64(), "tokens", "tokens that count"),
         field("n_excluded", pa.int64(), "tokens", "tokens left out by corpus.exclude"),
-        field("null_reason", pa.string(), "", "why a row has no correlation"),
+        field("null_reason", pa.string(), "", "why a row has no correlation", null="it has one"),
     ]
 )
 
@@ -78,9 +77,10 @@ NEURONS = pa.schema(
         field("min_baseline", pa.float64(), R, "smallest over the other models"),
         field("excess_corr", pa.float64(), R, "mean_corr - mean_baseline"),
         field("is_universal", pa.bool_(), "", "excess_corr above universal.threshold"),
-        field("baseline_se", pa.float64(), R, "standard error of mean_baseline over the draws"),
+        field("baseline_se", pa.float64(), R, "standard error of mean_baseline over the draws",
+              null="there is one draw"),
         field("n", pa.int64(), "tokens", "tokens that count"),
-        field("null_reason", pa.string(), "", "why a row has no correlation"),
+        field("null_reason", pa.string(), "", "why a row has no correlation", null="it has one"),
     ]
 )
 

@@ -9,7 +9,7 @@ from universal_ray.errors import ModelError
 from universal_ray.models import ModelSource, _boot, prefetch
 from universal_ray.statistics.weights import CONVENTIONS, ModelWeights
 
-GATED = "a gated neuron reads by two vectors, its gate's and its own"
+UNGATED = "its MLP has no gate"
 UNBIASED = "its MLP has no input bias"
 NORMALISED = "its queries and keys are normalised, so that no matrix joins them"
 NO_HEADS = "its attention has no such matrices of single heads"
@@ -23,7 +23,16 @@ PLACES = {
     "value": ("attn", "W_V"),
     "output": ("attn", "W_O"),
 }
-ABSENT = {"bias": UNBIASED} | dict.fromkeys(("query", "key", "value", "output"), NO_HEADS)
+GATED_PLACES = {
+    "w_in": ("mlp", "W_gate"),
+    "bias": ("mlp", "b_gate"),
+    "up": ("mlp", "W_in"),
+    "up_bias": ("mlp", "b_in"),
+}
+ABSENT = {
+    **dict.fromkeys(("bias", "up_bias"), UNBIASED),
+    **dict.fromkeys(("query", "key", "value", "output"), NO_HEADS),
+}
 
 
 def load_weights(
@@ -45,22 +54,32 @@ def load_weights(
         _refuse_unfoldable(source, bridge)
         bridge.enable_compatibility_mode(disable_warnings=True)
     blocks: Any = bridge.blocks
-    found = {name: _stacked(blocks, *place) for name, place in PLACES.items()}
+    gated = getattr(blocks[0].mlp, "W_gate", None) is not None
+    places = PLACES | (GATED_PLACES if gated else {})
+    found = {name: _stacked(blocks, *place) for name, place in places.items()}
+    w_in_LCD, w_out_LDC = found.pop("w_in"), found.pop("w_out")
+    if w_in_LCD is None or w_out_LDC is None:
+        raise ModelError(
+            f"Model {source.name!r} has layers without a plain or gated MLP: choose a decoder "
+            "whose every layer has one."
+        )
     missing = {name: ABSENT[name] for name, stacked in found.items() if stacked is None}
-    if getattr(blocks[0].mlp, "W_gate", None) is not None:
-        missing |= {"w_in": GATED, "bias": GATED}
+    if not gated:
+        missing |= {"up": UNGATED, "up_bias": UNGATED}
     if getattr(blocks[0].attn, "q_norm", None) is not None:
         missing |= {"query": NORMALISED, "key": NORMALISED}
     for name in missing:
         found[name] = None
-    w_in_LCD, bias_LD, w_out_LDC = found["w_in"], found["bias"], found["w_out"]
-    assert w_out_LDC is not None  # a model without is refused when it is resolved
+    bias_LD, up_LCD, up_bias_LD = found["bias"], found["up"], found["up_bias"]
     return ModelWeights(
         convention=convention,
         layers=source.layers,
-        w_in_NC=None if w_in_LCD is None else w_in_LCD.transpose(1, 2).flatten(0, 1),
-        w_out_NC=w_out_LDC.flatten(0, 1),
+        parallel=bool(bridge.cfg.parallel_attn_mlp),
+        w_in_NC=w_in_LCD.transpose(1, 2).flatten(0, 1),
+        w_out_NC=_after_norm(bridge, w_out_LDC).flatten(0, 1),
         bias_N=None if bias_LD is None else bias_LD.flatten(),
+        up_NC=None if up_LCD is None else up_LCD.transpose(1, 2).flatten(0, 1),
+        up_bias_N=None if up_bias_LD is None else up_bias_LD.flatten(),
         unembed_CV=bridge.W_U.detach().clone(),
         query_HCK=_every_head(found["query"], found["query"]),
         key_HCK=_every_head(found["key"], found["query"]),
@@ -68,6 +87,19 @@ def load_weights(
         output_HKC=_every_head(found["output"], found["output"]),
         missing=missing,
     )
+
+
+def _after_norm(bridge: Any, w_out_LDC: torch.Tensor) -> torch.Tensor:
+    """W_out as it reaches the residual stream: through the norm after the MLP, where there is one,
+    but for the scale that this takes from the token."""
+    gain_LC = _stacked(bridge.blocks, "ln2_post", "weight")
+    if gain_LC is None:
+        return w_out_LDC
+    if bridge.cfg.rmsnorm_uses_offset:
+        gain_LC = gain_LC + 1
+    if not bridge.cfg.uses_rms_norm:
+        w_out_LDC = w_out_LDC - w_out_LDC.mean(2, keepdim=True)
+    return w_out_LDC * gain_LC[:, None]
 
 
 def _refuse_unfoldable(source: ModelSource, bridge: Any) -> None:

@@ -44,5 +44,6 @@ def plant(directory: Path, seed: int = 3) -> Path:
         key_K = read_C @ weight_C3HK[:, 1, 2] + bias_3HK[1, 2]
         first.mlp.c_proj.weight[7] = 0.5 * weight_C3HK[:, 0, 2] @ key_K
         first.mlp.c_proj.weight[7] -= first.mlp.c_proj.weight[7].mean()
-        bias_3HK[2, 2] = -read_C @ weight_C3HK[:, 2, 2]  # it has nothing to say there
+        value_CK = weight_C3HK[:, 2, 2]  # it has nothing to say there, the constant aside
+        value_CK -= torch.outer(read_C, read_C @ value_CK) / read_C.square().sum()
     return save_model(model, directory)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers_models import save_model
 from helpers_roles import HEADS, LAYERS, MODELS, WIDTH, blocks, down, gpt2, load, rows
 from torch import Tensor
 
@@ -60,6 +61,9 @@ def attend(model: Any, tokens_BP: Tensor, path: Path, taken_BPC: Tensor | None) 
         seen["z"].unflatten(2, (HEADS, -1))[:, :, path.head],
         weight.detach().unflatten(0, (HEADS, -1))[path.head],
     )
+    constant = joined.forward(norm.bias).unflatten(0, (3, HEADS, -1) if is_gpt2 else (HEADS, 3, -1))
+    z_BPK = z_BPK - (constant[2, path.head] if is_gpt2 else constant[path.head, 2]).detach()
+    w_KC = w_KC - w_KC.mean(1, keepdim=True)
     return {"a": seen["a"][:, :, neuron], "bos": bos_BP, "norm": (z_BPK @ w_KC).norm(dim=2)}
 
 
@@ -102,6 +106,51 @@ def test_ablated_paths_are_those_of_a_plain_pass_with_hooks(kind, tmp_path: File
                 assert float(path_correlation(sums, first, second)[index]) == pytest.approx(
                     r[i, j], abs=1e-5
                 )
+
+
+@torch.no_grad()
+def reparametrise(model: Any) -> None:
+    """The same function by other weights: LayerNorms of attention folded into what reads them,
+    biases of values moved behind the output, which is shifted along what no LayerNorm sees."""
+    for block in blocks(model):
+        is_gpt2 = hasattr(block, "attn")
+        norm = block.ln_1 if is_gpt2 else block.input_layernorm
+        joined = block.attn.c_attn if is_gpt2 else block.attention.query_key_value
+        output = block.attn.c_proj if is_gpt2 else block.attention.dense
+        read_CX = joined.weight if is_gpt2 else joined.weight.T
+        write_XC = output.weight if is_gpt2 else output.weight.T
+        joined.bias += norm.bias @ read_CX
+        read_CX *= norm.weight[:, None]
+        norm.weight.fill_(1)
+        norm.bias.zero_()
+        bias_X = joined.bias.view(3, -1)[2] if is_gpt2 else joined.bias.view(HEADS, 3, -1)[:, 2]
+        output.bias += bias_X.flatten() @ write_XC
+        bias_X.zero_()
+        write_XC += torch.linspace(-1, 1, len(write_XC), dtype=write_XC.dtype)[:, None]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "pythia"])
+def test_two_parametrisations_of_one_model_have_the_same_sums(kind, tmp_path: File):
+    MODELS[kind](tmp_path / "one")
+    model, tokens_BP = load(tmp_path / "one"), rows((4, 16))
+    with torch.no_grad():
+        logits_BPV = model(tokens_BP).logits
+        reparametrise(model)
+        torch.testing.assert_close(model(tokens_BP).logits, logits_BPV, rtol=0, atol=1e-9)
+    save_model(model, tmp_path / "other")
+    one, other = (
+        ablate_paths(
+            load_decoder(resolve(str(tmp_path / name)), dtype=torch.float64), PATHS, tokens_BP,
+            tokens_BP > 0,
+        )
+        for name in ("one", "other")
+    )  # fmt: skip
+    for name in ("totals_IQ", "products_IQQ", "points_IXQ"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-8, atol=1e-8)
+    for first, second in (("bos_change", "norm_change"), ("activation", "norm_change")):
+        torch.testing.assert_close(
+            path_correlation(one, first, second), path_correlation(other, first, second)
+        )
 
 
 def test_a_constant_quantity_has_no_correlation(tmp_path: File):

@@ -82,7 +82,10 @@ def test_scores_are_their_definitions(kind, convention, tmp_path: Path):
     plain = by_hand(kind, tmp_path, convention)
     w_out_NC, unembed_CV = plain["w_out"], plain["unembed"]
 
-    left_CC = np.linalg.svd(unembed_CV, full_matrices=False)[0]
+    left_CC, singular_C, _ = np.linalg.svd(unembed_CV, full_matrices=False)
+    if convention == "folded":  # one is of equal channels, which no logit and no norm sees
+        assert singular_C[-1] < 1e-10 < 1e-3 < singular_C[-2]
+        left_CC = left_CC[:, :-1]
     lengths = np.linalg.norm(w_out_NC, axis=1)
     share_N = np.linalg.norm(w_out_NC @ left_CC[:, -4:], axis=1) / lengths
     found_N = null_space_share(weights.w_out_NC, weights.unembed_CV, directions=4)
@@ -134,7 +137,7 @@ def test_a_neuron_in_the_null_space_is_the_one_candidate():
     options = EntropyOptions(last_layers=1, controls=8, norm_percentile=10.0)
     chosen = choose(statistics, 3, options)
     assert chosen.candidates_R.tolist() == [70, 71]
-    assert antipodal_pairs(resemblance(None, w_out_NC)["out"], -0.9).tolist() in (
+    assert antipodal_pairs(resemblance(w_out_NC, w_out_NC)["out"], -0.9).tolist() in (
         [[10, 71]], [[70, 71]],
     )  # fmt: skip
     controls_R = chosen.controls_R
@@ -155,6 +158,49 @@ def test_random_neurons_are_no_candidates():
     assert choose(statistics, 3).candidates_R.tolist() == []
     # a random direction has 1/√64 of its length in one of 64
     assert float(statistics["null_share"].square().mean()) == pytest.approx(1 / 64, rel=0.2)
+
+
+def test_directions_that_nothing_reads_and_nothing_writes_are_no_directions():
+    """Centred weights have one, weights as trained none, and one that neurons write counts."""
+    w_out_NC, unembed_CV = drawn(3000, 192), drawn(192, 600, seed=1)
+    whole_N = null_space_share(w_out_NC, unembed_CV, directions=3)
+    assert float(whole_N.square().mean()) == pytest.approx(3 / 192, rel=0.05)
+    # As float32 centres them: zero but for rounding.
+    centred_NC = (w_out_NC.float() - w_out_NC.float().mean(1, keepdim=True)).double()
+    centred_CV = (unembed_CV.float() - unembed_CV.float().mean(0)).double()
+    share_N = null_space_share(centred_NC, centred_CV, directions=3)
+    assert float(share_N.square().mean()) == pytest.approx(3 / 191, rel=0.05)
+    left_CC = torch.linalg.svd(centred_CV).U
+    by_hand_N = (centred_NC @ left_CC[:, -4:-1]).norm(dim=1) / centred_NC.norm(dim=1)
+    torch.testing.assert_close(share_N, by_hand_N, rtol=0, atol=1e-6)
+    one_N = null_space_share(w_out_NC, centred_CV, directions=3)  # here neurons do write along it
+    left_CC[:, -1] = 192**-0.5
+    by_hand_N = (w_out_NC @ left_CC[:, -3:]).norm(dim=1) / w_out_NC.norm(dim=1)
+    torch.testing.assert_close(one_N, by_hand_N, rtol=0, atol=1e-6)
+    padded_CV = torch.cat([centred_CV, torch.zeros(192, 50, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(
+        null_space_share(centred_NC, padded_CV, directions=3), share_N, rtol=0, atol=1e-6
+    )
+
+
+def test_the_first_by_the_papers_rules_are_told_whether_they_pass_or_not():
+    w_out_NC, unembed_CV = drawn(300, 64), drawn(64, 500, seed=1)
+    w_out_NC[280] = 0  # writes nothing: it has no rank
+    statistics = vocabulary(w_out_NC, unembed_CV, 1).moments | {
+        "w_out_norm": w_out_NC.norm(dim=1),
+        "null_share": null_space_share(w_out_NC, unembed_CV),
+    }
+    chosen = choose(statistics, 3, EntropyOptions(norm_percentile=0.0))
+    variance_N, share_N = statistics["vocab_var"].numpy(), statistics["null_share"].numpy()
+    late = [neuron for neuron in range(100, 300) if neuron != 280]
+    for rank_N, value_N in (
+        (chosen.entropy_rank_N, variance_N), (chosen.null_share_rank_N, -share_N),
+    ):
+        assert [int(rank_N.eq(place).nonzero()) for place in range(199)] == sorted(
+            late, key=lambda neuron: value_N[neuron]
+        )
+        assert set(rank_N[:100].tolist()) == {-1} == {int(rank_N[280])}
+    assert chosen.candidates_R.tolist() == []
 
 
 def test_neurons_that_write_along_frequency_stand_out():

@@ -109,7 +109,7 @@ def test_all_or_nothing_has_its_bounds():
 def test_too_few_universal_neurons_have_no_interval():
     layer_N = np.zeros(10, dtype=int)
     one = compare(np.arange(10.0), layer_N, np.arange(10) == 9)
-    assert one.delta == 1 and np.isnan(one.delta_low) and one.direction == 0
+    assert one.delta == 1 and np.isnan(one.delta_low) and one.direction is None
     none = compare(np.arange(10.0), layer_N, np.zeros(10, dtype=bool))
     assert none.universal == 0 and np.isnan(none.delta) and np.isnan(none.median_universal)
     # A layer without others offers nothing to compare with.

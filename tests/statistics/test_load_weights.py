@@ -14,8 +14,8 @@ from torch import Tensor
 
 from universal_ray.errors import ModelError
 from universal_ray.models import resolve
-from universal_ray.statistics.weights import head_maps, vector_statistics
-from universal_ray.weights import GATED, NORMALISED, UNBIASED, load_weights
+from universal_ray.statistics.weights import head_maps, vector_statistics, vocabulary
+from universal_ray.weights import NORMALISED, UNBIASED, UNGATED, load_weights
 
 LAYERS, CHANNELS, HEADS, WIDTH, VOCABULARY = 2, 32, 4, 96, 320
 
@@ -138,7 +138,9 @@ def centred(matrix: Tensor, over: int) -> Tensor:
 def test_weights_are_those_of_the_files(tmp_path, family, convention):
     FAMILIES[family][0](tmp_path)
     found = load_weights(resolve(str(tmp_path)), convention)
-    assert (found.convention, found.layers, found.missing) == (convention, LAYERS, {})
+    assert (found.convention, found.layers) == (convention, LAYERS)
+    assert found.missing == {"up": UNGATED, "up_bias": UNGATED}
+    assert found.parallel == (family == "neox")
     for name, expected in by_hand(family, tmp_path, convention == "folded").items():
         value = getattr(found, name)
         assert value.shape == expected.shape and value.dtype == torch.float32
@@ -170,12 +172,74 @@ def test_convention_and_dtype_are_checked_and_kept(tmp_path):
     assert load_weights(source, "raw", dtype=torch.float64).w_out_NC.dtype == torch.float64
 
 
-def test_a_gated_neuron_reads_by_two_vectors_and_heads_share_keys(tmp_path):
+@pytest.mark.parametrize("convention", ["raw", "folded"])
+def test_a_gated_neuron_reads_by_two_vectors(tmp_path, convention):
+    """A norm without a mean is folded by its gain alone, and nothing is centred."""
+    make("Llama", tmp_path, mlp_bias=True)
+    found, files = load_weights(resolve(str(tmp_path)), convention), state(tmp_path)
+    assert found.missing == {} and not found.parallel
+    expected: dict[str, list[Tensor]] = {name: [] for name in ("w_in", "up", "w_out")}
+    for layer in range(LAYERS):
+        mark = f"model.layers.{layer}."
+        gain_C = files[f"{mark}post_attention_layernorm.weight"] if convention == "folded" else 1
+        expected["w_in"].append(files[f"{mark}mlp.gate_proj.weight"] * gain_C)
+        expected["up"].append(files[f"{mark}mlp.up_proj.weight"] * gain_C)
+        expected["w_out"].append(files[f"{mark}mlp.down_proj.weight"].T)
+    for name, each in expected.items():
+        torch.testing.assert_close(
+            getattr(found, f"{name}_NC").double(), torch.cat(each), rtol=0, atol=3e-6
+        )
+    biases = [
+        torch.cat([files[f"model.layers.{n}.mlp.{name}_proj.bias"] for n in range(LAYERS)])
+        for name in ("gate", "up")
+    ]
+    assert found.bias_N is not None and found.up_bias_N is not None
+    torch.testing.assert_close(found.bias_N.double(), biases[0])
+    torch.testing.assert_close(found.up_bias_N.double(), biases[1])
+
+
+@pytest.mark.parametrize("convention", ["raw", "folded"])
+@pytest.mark.parametrize("name", ["Gemma2", "Olmo2"])
+def test_what_a_neuron_writes_goes_through_the_norm_after_its_mlp(tmp_path, name, convention):
+    """The slope of the residual stream along one activation, as autograd has it in float64, but
+    for the scale of that norm, whose own slope is along the stream that it scales."""
+    from transformers import AutoModelForCausalLM
+
+    make(name, tmp_path, **({"head_dim": 8} if name == "Gemma2" else {}))
+    if (name, convention) == ("Olmo2", "folded"):
+        with pytest.raises(ModelError, match="cannot be folded"):
+            load_weights(resolve(str(tmp_path)), convention)
+        return
+    found = load_weights(resolve(str(tmp_path)), convention)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    block = model.model.layers[-1]
+    norm = block.post_feedforward_layernorm
+    x_D = torch.randn(WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    scale = (block.mlp.down_proj(x_D).square().mean() + model.config.rms_norm_eps).sqrt()
+    slope_CD = torch.autograd.functional.jacobian(lambda x: norm(block.mlp.down_proj(x)), x_D)
+    along_C = norm(block.mlp.down_proj(x_D))  # the scale moves the stream along itself alone
+    expected_DC, written_DC = slope_CD.T * scale, found.w_out_NC[-WIDTH:].double()
+    rest_DC = expected_DC - written_DC
+    rest_DC -= (rest_DC @ along_C)[:, None] * along_C / along_C.square().sum()
+    assert float(rest_DC.abs().max()) < 1e-5 * float(expected_DC.abs().max())
+    bare_DC = block.mlp.down_proj.weight.detach().T
+    assert float((written_DC - bare_DC).abs().max()) > 0.1 * float(bare_DC.abs().max())
+    unembed_CV = model.lm_head.weight.detach().T
+    if convention == "folded":
+        final = model.model.norm
+        unembed_CV = (1 + final.weight.detach())[:, None] * unembed_CV
+    unembed_CV = unembed_CV[:, unembed_CV.norm(dim=0) > 0]  # of padding it knows nothing
+    cosine_DV = torch.nn.functional.normalize(written_DC) @ torch.nn.functional.normalize(
+        unembed_CV, dim=0
+    )
+    told = vocabulary(found.w_out_NC[-WIDTH:], found.unembed_CV, 1).moments["vocab_var"]
+    torch.testing.assert_close(told, cosine_DV.var(1, correction=0), rtol=1e-4, atol=0)
+
+
+def test_heads_that_share_a_key_have_it_each(tmp_path):
     make("Llama", tmp_path, num_key_value_heads=2)
     found = load_weights(resolve(str(tmp_path)), "raw")
-    assert found.reason("w_in_norm") == found.reason("input_bias") == GATED
-    assert found.w_in_NC is None and found.bias_N is None
-    assert list(vector_statistics(found)) == ["w_out_norm"]
+    assert found.missing == {"bias": UNBIASED, "up_bias": UNBIASED}
     assert found.key_HCK is not None and found.query_HCK is not None
     assert found.key_HCK.shape == found.query_HCK.shape == (LAYERS * HEADS, CHANNELS, 8)
     files = state(tmp_path)
@@ -184,20 +248,20 @@ def test_a_gated_neuron_reads_by_two_vectors_and_heads_share_keys(tmp_path):
         for head in range(HEADS):  # heads 0 and 1 ask the first key, 2 and 3 the second
             key_CK = found.key_HCK[layer * HEADS + head].double()
             torch.testing.assert_close(key_CK, shared_KC[head // 2].T)
-    assert set(head_maps(found)) == {"q", "k", "v"}
+    assert set(head_maps(found)) == {"q", "k", "v", "o"}
 
 
 def test_normalised_queries_are_joined_to_keys_by_no_matrix(tmp_path):
     make("Qwen3", tmp_path, head_dim=8, num_key_value_heads=HEADS)
     found = load_weights(resolve(str(tmp_path)), "raw")
-    assert found.reason("q") == found.reason("k") == NORMALISED
-    assert set(head_maps(found)) == {"v"}
+    assert found.missing["query"] == found.missing["key"] == NORMALISED
+    assert set(head_maps(found)) == {"v", "o"}
 
 
 def test_a_bias_that_an_mlp_lacks_comes_from_its_norm_when_folded(tmp_path):
     make("Falcon", tmp_path, ffn_hidden_size=WIDTH)
     raw, folded = (load_weights(resolve(str(tmp_path)), name) for name in ("raw", "folded"))
-    assert raw.reason("input_bias") == UNBIASED and "input_bias" not in vector_statistics(raw)
+    assert raw.missing["bias"] == UNBIASED and "input_bias" not in vector_statistics(raw)
     assert float(vector_statistics(folded)["input_bias"].abs().max()) > 0.1
 
 
@@ -207,4 +271,4 @@ def test_what_cannot_be_folded_is_refused(tmp_path):
     make("OPT", tmp_path, do_layer_norm_before=False, **sizes)
     with pytest.raises(ModelError, match=r"cannot be folded, .* choose the convention raw"):
         load_weights(resolve(str(tmp_path)), "folded")
-    assert load_weights(resolve(str(tmp_path)), "raw").missing == {}
+    assert load_weights(resolve(str(tmp_path)), "raw").missing.keys() == {"up", "up_bias"}

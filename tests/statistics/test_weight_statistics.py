@@ -15,7 +15,9 @@ from universal_ray.statistics.weights import (
     ModelWeights,
     composition,
     head_maps,
+    meets,
     resemblance,
+    strongest_head,
     vector_statistics,
     vocabulary,
 )
@@ -38,7 +40,10 @@ def weights(**changed: Tensor | None) -> ModelWeights:
         "value_HCK": draw(HEADS, CHANNELS, KEYS, seed=7),
         "output_HKC": draw(HEADS, KEYS, CHANNELS, seed=8),
     }
-    return ModelWeights(convention="raw", layers=2, missing={}, **given | changed)
+    given |= {"up_NC": None, "up_bias_N": None}
+    return ModelWeights(
+        convention="raw", layers=2, parallel=False, missing={}, **given | changed
+    )
 
 
 def double(tensor: Tensor | None) -> np.ndarray:
@@ -68,8 +73,23 @@ def test_norms_bias_cosine_and_penalty():
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-13, err_msg=name)
 
 
-def test_a_gated_neuron_has_what_it_writes_alone():
-    assert list(vector_statistics(weights(w_in_NC=None, bias_N=None))) == ["w_out_norm"]
+def test_a_gated_neuron_reads_by_its_gate_and_by_what_that_lets_through():
+    up_NC = draw(NEURONS, CHANNELS, seed=9)
+    given = weights(up_NC=up_NC, up_bias_N=draw(NEURONS, seed=10))
+    found = {name: value.numpy() for name, value in vector_statistics(given).items()}
+    gate, up, out = double(given.w_in_NC), double(up_NC), double(given.w_out_NC)
+    expected = {
+        "up_norm": np.sqrt((up**2).sum(1)),
+        "up_bias": double(given.up_bias_N),
+        "up_out_sim": cosines(up, out).diagonal(),
+        "gate_up_sim": cosines(gate, up).diagonal(),
+        "l2_penalty": (gate**2).sum(1) + (up**2).sum(1) + (out**2).sum(1),
+    }
+    plain = vector_statistics(weights())
+    assert found.keys() == plain.keys() | expected.keys()
+    for name in found:
+        value = expected.get(name, plain[name].numpy() if name in plain else None)
+        np.testing.assert_allclose(found[name], value, rtol=1e-13, err_msg=name)
 
 
 @pytest.mark.parametrize("block", [7, 256])
@@ -122,8 +142,7 @@ def extremes(cosine_NN: np.ndarray) -> tuple[np.ndarray, ...]:
 @pytest.mark.parametrize("block", [7, 20, 2048])
 def test_extreme_cosines_to_any_other_neuron(block):
     given = weights()
-    assert given.w_in_NC is not None
-    found = resemblance(given.w_in_NC.double(), given.w_out_NC.double(), block)
+    found = resemblance(given.w_in_NC.double(), given.w_out_NC.double(), block=block)
     into = cosines(double(given.w_in_NC), double(given.w_in_NC))
     out = cosines(double(given.w_out_NC), double(given.w_out_NC))
     for name, cosine_NN in {"in": into, "out": out, "both": np.minimum(into, out)}.items():
@@ -151,16 +170,27 @@ def test_duplicates_are_redundant_and_neurons_of_zeros_have_no_resemblance():
         assert not bool(((each.max_index_N == 5) | (each.min_index_N == 5)).any())
 
 
+def test_a_gated_duplicate_is_one_in_all_three_vectors():
+    given, up_NC = weights(), draw(NEURONS, CHANNELS, seed=9)
+    for w_NC in (given.w_in_NC, given.w_out_NC, up_NC):
+        w_NC[7] = 3 * w_NC[2]
+    given.w_in_NC[9], given.w_out_NC[9] = given.w_in_NC[4], given.w_out_NC[4]  # in two of them
+    found = resemblance(given.w_in_NC, given.w_out_NC, up_NC, block=11)
+    assert torch.nonzero(found["both"].max_N > 0.99).flatten().tolist() == [2, 7]
+    alike = [cosines(double(w), double(w)) for w in (given.w_in_NC, given.w_out_NC, up_NC)]
+    expected_N = extremes(np.minimum.reduce(alike))[0]
+    np.testing.assert_allclose(found["both"].max_N, expected_N, atol=1e-6)
+
+
 def test_ties_go_to_the_lowest_neuron_across_blocks():
     w_NC = torch.eye(3).repeat(3, 1)  # neurons 0, 3 and 6 are equal, and so on
-    found = resemblance(None, w_NC, block=2)
-    assert list(found) == ["out"]
+    found = resemblance(w_NC, w_NC, block=2)
     assert found["out"].max_index_N.tolist() == [3, 4, 5, 0, 1, 2, 0, 1, 2]
     assert found["out"].min_index_N.tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 0]
 
 
 def test_a_neuron_alone_resembles_none():
-    found = resemblance(None, torch.ones(1, 3))["out"]
+    found = resemblance(torch.ones(1, 3), torch.ones(1, 3))["out"]
     assert found.max_N.isnan().all() and found.max_index_N.tolist() == [-1]
 
 
@@ -195,14 +225,35 @@ def test_composition_has_its_bounds():
     torch.testing.assert_close(found_NH, torch.tensor([[1.0], [0.0]]))
 
 
-def test_what_a_model_lacks_has_a_reason():
-    reasons = {"w_in": "gated", "query": "normalised"}
-    given = ModelWeights(**vars(weights(w_in_NC=None, query_HCK=None)) | {"missing": reasons})
-    assert set(head_maps(given)) == {"v"}
-    assert given.reason("in_out_sim") == given.reason("o") == "gated"
-    assert given.reason("k") == given.reason("q") == "normalised"
-    assert given.reason("v") is None and given.reason("w_out_norm") is None
+def test_what_a_model_lacks_is_not_made_up():
+    assert set(head_maps(weights(query_HCK=None))) == {"v", "o"}
     assert set(head_maps(weights(value_HCK=None))) == {"q", "k"}
+    assert "input_bias" not in vector_statistics(weights(bias_N=None))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_neuron_meets_heads_in_causal_order_alone(parallel):
+    """By hand: what it writes goes up, what it reads comes from below, or beside it if it may."""
+    layers, heads, neurons = 3, 2, 4
+    value_NH = torch.rand(layers * neurons, layers * heads, generator=torch.Generator())
+    for kind in "qkvo":
+        before_NH = meets(kind, layers, layers * heads, layers * neurons, parallel)
+        strongest_N, head_N = strongest_head(value_NH, before_NH)
+        for neuron in range(layers * neurons):
+            layer = neuron // neurons
+            first, last = (layer + 1, layers) if kind != "o" else (0, layer + (not parallel))
+            own = value_NH[neuron, first * heads : last * heads]
+            if not len(own):
+                assert strongest_N[neuron].isnan() and int(head_N[neuron]) == -1
+                continue
+            assert float(strongest_N[neuron]) == float(own.max())
+            assert int(head_N[neuron]) == first * heads + int(own.argmax())
+
+
+def test_a_neuron_of_zeros_composes_with_no_head():
+    value_NH = composition(torch.zeros(2, CHANNELS), head_maps(weights())["v"])
+    strongest_N, head_N = strongest_head(value_NH, torch.ones(2, HEADS, dtype=torch.bool))
+    assert strongest_N.isnan().all() and head_N.tolist() == [-1, -1]
 
 
 def test_no_weight_is_changed():

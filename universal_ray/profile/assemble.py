@@ -15,6 +15,7 @@ from universal_ray.profile.summary import profile_summary
 from universal_ray.profile.tables import (
     NUMBERS,
     PUBLISHED,
+    STATISTICS,
     Tensors,
     bank_table,
     features_table,
@@ -22,6 +23,7 @@ from universal_ray.profile.tables import (
     statistics_table,
     taxonomy_table,
 )
+from universal_ray.reasons import KEY, not_measured, why_null
 from universal_ray.store import Store
 from universal_ray.tables import NEURONS
 from universal_ray.taxonomy.assign import NONE, Assignment, assign
@@ -54,11 +56,13 @@ def assemble_profile(
     neurons = store.get_table(NEURONS_PATH, NEURONS.names)
     partners = _partners(store, models)
     assigned: dict[str, Assignment] = {}
+    missing: dict[str, dict[str, str]] = {}
     statistics, features = [], []
     for model in models:
         found = _found(store, order, model)
         assigned[model.name] = assign(found["reduction"], columns)
         weights = store.get_tensors(order.weights_path(model))
+        missing[model.name] = not_measured(weights)
         statistics.append(statistics_table(model, found, weights, texts.corpus, texts.vocabulary))
         features.append(features_table(model, found, columns, listed))
         support_F = found["support"]
@@ -66,31 +70,31 @@ def assemble_profile(
     reasons = [why_none(tokens, count, order.minimum_support) for count in support_F.tolist()[:-1]]
     taxonomy, added = [], []
     for model, table in zip(models, statistics, strict=True):
-        universal = None
+        is_universal = pa.nulls(model.neurons, pa.bool_())
         if model in references:
             mine = neurons.filter(pc.equal(neurons["model"], model.name))
-            universal = pc.fill_null(mine["is_universal"], False).to_numpy(zero_copy_only=False)
+            is_universal = mine["is_universal"].combine_chunks()
         others = partners[model.name]
         told = taxonomy_table(
             model,
             assigned[model.name],
             columns,
-            universal,
+            is_universal,
             [(partner_N, assigned[name]) for name, partner_N in others.items()],
         )
         taxonomy.append(told)
-        if universal is None:
+        if model not in references:
             continue
-        for name, source in [*((n, table) for n in PUBLISHED), *((n, told) for n in STORIES)]:
+        universal = pc.fill_null(is_universal, False).to_numpy(zero_copy_only=False)
+        for name, source in [
+            *((n, table) for n in (*PUBLISHED, KEY)), *((n, told) for n in STORIES),
+        ]:
             mine = mine.append_column(source.schema.field(name), source[name])
         added.append(mine)
         entry = next(each for each in summary["references"] if each["model"] == model.name)
+        null = why_null(STATISTICS, missing[model.name])
         entry["profile"] = profile_summary(
-            {
-                name: _numbers(table[name])
-                for name in NUMBERS
-                if table[name].null_count < len(table)
-            },
+            {name: _numbers(table[name]) for name in NUMBERS},
             _layers(model),
             universal,
             assigned[model.name],
@@ -99,6 +103,7 @@ def assemble_profile(
                 (partner_N, assigned[name], _layers(_named(models, name)))
                 for name, partner_N in others.items()
             ],
+            {name: null[name] for name in NUMBERS if name in null},
         )
     summary["profile"] = {
         "tokens": order.plan.tokens,

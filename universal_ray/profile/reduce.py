@@ -14,6 +14,7 @@ from universal_ray.items import Model
 from universal_ray.models import ModelSource
 from universal_ray.profile.plan import ProfilePlan
 from universal_ray.profile.worker import FEATURE, NEURON
+from universal_ray.reasons import with_reasons
 from universal_ray.statistics.activations import (
     LayerSums,
     group_means,
@@ -23,7 +24,9 @@ from universal_ray.statistics.activations import (
 from universal_ray.statistics.weights import (
     composition,
     head_maps,
+    meets,
     resemblance,
+    strongest_head,
     vector_statistics,
     vocabulary,
 )
@@ -36,7 +39,8 @@ from universal_ray.taxonomy.position import mutual_information, position_varianc
 from universal_ray.taxonomy.sums import FeatureSums, id_sums, merge_features, score_layer
 from universal_ray.weights import load_weights
 
-WEIGHTS_FOLDER = "profile/weights"
+WEIGHTS_FOLDER = "profile/weights-2"
+"""A new one whenever its figures mean something else: those of before are not taken for them."""
 LISTED = 10
 """Tokens listed of what a neuron writes, and of what it answers to most."""
 SEEN = 50
@@ -158,15 +162,17 @@ def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> No
         ("bottom", written.bottom_RT, written.bottom_id_RT),
     ):
         found[f"vocab_{end}"], found[f"vocab_{end}_id"] = value_NK, id_NK
-    for name, alike in resemblance(weights.w_in_NC, weights.w_out_NC).items():
+    for name, alike in resemblance(weights.w_in_NC, weights.w_out_NC, weights.up_NC).items():
         found[f"{name}_sim"], found[f"{name}_sim_index"] = alike.max_N, alike.max_index_N
         found[f"{name}_sim_min"], found[f"{name}_sim_min_index"] = alike.min_N, alike.min_index_N
     for name, map_HCK in head_maps(weights).items():
-        meets_NC = weights.w_in_NC if name == "o" else weights.w_out_NC
-        assert meets_NC is not None
-        value_N, head_N = composition(meets_NC, map_HCK).max(1)
+        value_NH = composition(weights.w_in_NC if name == "o" else weights.w_out_NC, map_HCK)
+        heads, layers = len(map_HCK), weights.layers
+        before_NH = meets(name, layers, heads, model.neurons, weights.parallel)
+        value_N, head_N = strongest_head(value_NH, before_NH)
         found[f"{name}_composition"], found[f"{name}_composition_head"] = value_N, head_N
+        found["heads"] = torch.tensor(heads // layers)
     tensors = {name: value.contiguous() for name, value in found.items()}
-    heads = 1 if weights.query_HCK is None else len(weights.query_HCK) // weights.layers
-    tensors["heads"] = torch.tensor(heads)
-    Store(order.store_url).put_tensors(order.weights_path(model), tensors)
+    Store(order.store_url).put_tensors(
+        order.weights_path(model), with_reasons(tensors, weights.missing)
+    )

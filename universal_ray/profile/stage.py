@@ -189,8 +189,8 @@ class ProfileStage:
             )
         self._tables = fingerprint(
             [store.get_json(TABLES_MARKER), self.order.layer_path(found.plan.models[0], 0),
-             self.order.convention, study.taxonomy.features, vars(FamilyOptions()),
-             [neuron_family(column) for column in self.order.columns]]
+             self.order.weights_path(found.plan.models[0]), study.taxonomy.features,
+             vars(FamilyOptions()), [neuron_family(column) for column in self.order.columns]]
         )
         standing = all(map(store.exists, (PROFILE_MARKER, *PATHS)))
         if standing and store.get_json(PROFILE_MARKER)["fingerprint"] == self._tables:

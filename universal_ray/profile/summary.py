@@ -4,7 +4,7 @@ Shapes: N neurons of a reference model, U universal ones, P pairs of a neuron an
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,11 +33,13 @@ def profile_summary(
     assigned: Assignment,
     columns: Sequence[Column],
     partners: Sequence[tuple[np.ndarray, Assignment, np.ndarray]],
+    not_measured: Mapping[str, str],
 ) -> dict[str, Any]:
     """Of one reference model; JSON-able, null where something is not defined.
 
     `statistics`: columns of the statistics table, NaN for null; `partners`: of every other model
-    each neuron's best partner (-1 for none), its families and its layers.
+    each neuron's best partner (-1 for none), its families and its layers; `not_measured`: reasons
+    by statistic.
     """
     found = {
         "universal_against_others": {
@@ -46,19 +48,18 @@ def profile_summary(
                 "direction": result.direction,
                 "published_direction": PUBLISHED_DIRECTIONS.get(name),
             }
+            if name not in not_measured
+            else None
             for name in statistics
         },
+        "not_measured": dict(not_measured),
         "statistics": {
-            "sparsity~in_out_sim": pearson(statistics["sparsity"], statistics["in_out_sim"])
-            if "in_out_sim" in statistics
-            else None,
-            "redundant_by_weights": float((statistics["both_sim"] > REDUNDANT).mean())
-            if "both_sim" in statistics
-            else None,
+            "sparsity~in_out_sim": pearson(statistics["sparsity"], statistics["in_out_sim"]),
+            "redundant_by_weights": float((statistics["both_sim"] > REDUNDANT).mean()),
             "redundant_by_weights_universal": float(
                 (statistics["both_sim"][universal_N] > REDUNDANT).mean()
             )
-            if "both_sim" in statistics and universal_N.any()
+            if universal_N.any()
             else None,
         },
         "families": _families(layer_N, universal_N, assigned),

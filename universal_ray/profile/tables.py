@@ -13,7 +13,9 @@ import torch
 from universal_ray.corpus import TokenCorpus
 from universal_ray.items import Model
 from universal_ray.moments import split_index
-from universal_ray.tables import field, list_of, numbers
+from universal_ray.reasons import NOT_MEASURED, assembled, field, not_measured
+from universal_ray.statistics.weights import NEEDS
+from universal_ray.tables import list_of, numbers
 from universal_ray.taxonomy.assign import NONE, Assignment, top_features
 from universal_ray.taxonomy.bank import Column
 from universal_ray.taxonomy.vocabulary import Vocabulary
@@ -41,11 +43,15 @@ UNGATED = (
 )
 """Why a neuron has no lower end."""
 NUMBERS = {
-    "w_in_norm": ("1", "length of what it reads, a column of W_in"),
-    "input_bias": ("1", "its bias"),
-    "w_out_norm": ("1", "length of what it writes, a row of W_out"),
-    "in_out_sim": ("cosine", "of what it reads and what it writes"),
-    "l2_penalty": ("1", "w_in_norm² + w_out_norm²"),
+    "w_in_norm": ("1", "length of w_in, a column of W_in; of a gated MLP its gate's"),
+    "input_bias": ("1", "its bias, of a gated MLP its gate's"),
+    "w_out_norm": ("1", "length of w_out, a row of W_out through any norm after the MLP"),
+    "in_out_sim": ("cosine", "of w_in and w_out"),
+    "l2_penalty": ("1", "w_in_norm² + w_out_norm², of a gated MLP + up_norm²"),
+    "up_norm": ("1", "length of what its gate lets through, a column of a gated MLP's W_up"),
+    "up_bias": ("1", "the bias of that"),
+    "up_out_sim": ("cosine", "of that column and w_out"),
+    "gate_up_sim": ("cosine", "of that column and w_in"),
     "mean": ("pre-activation", f"mean over tokens of the {PRE}"),
     "var": ("pre-activation²", f"population variance over tokens of the {PRE}"),
     "skew": ("1", f"population skewness over tokens of the {PRE}"),
@@ -57,23 +63,40 @@ NUMBERS = {
     "sparsity": ("share", f"tokens on which it fires: the {PRE}, is above zero"),
     "post_mean": ("activation", f"mean over tokens of the {POST}"),
     "post_var": ("activation²", f"population variance over tokens of the {POST}"),
-    "position_information": ("nats", "mutual information of position and firing"),
+    "position_information": ("nats", "mutual information of position and firing, of all tokens "
+                             "that taxonomy.exclude leaves"),
     "position_variance_explained": ("share", "variance of activations that lies between positions"),
     "in_sim": ("cosine", "largest of w_in with another neuron's of the model"),
     "out_sim": ("cosine", "largest of w_out with another neuron's of the model"),
-    "both_sim": ("cosine", "largest over other neurons of the smaller of both cosines"),
+    "both_sim": ("cosine", "largest over other neurons of the smaller of both, of a gated MLP of "
+                 "the three with its W_up"),
     "in_sim_min": ("cosine", "smallest of w_in with another neuron's"),
     "out_sim_min": ("cosine", "smallest of w_out with another neuron's"),
-    "q_composition": ("share", "largest of w_out with the queries of a head"),
-    "k_composition": ("share", "largest of w_out with the keys of a head"),
-    "v_composition": ("share", "largest of w_out with the values of a head"),
-    "o_composition": ("share", "largest of what a head writes with w_in"),
-}
+    "q_composition": ("share", "largest of w_out with the queries of a head of a later layer"),
+    "k_composition": ("share", "largest of w_out with the keys of a head of a later layer"),
+    "v_composition": ("share", "largest of w_out with the values of a head of a later layer"),
+    "o_composition": ("share", "largest of w_in with what a head writes, of an earlier layer or of "
+                      "its own where that attends first"),
+}  # fmt: skip
+CONSTANT, NOTHING = "its activations do not vary", "it reads or writes nothing"
+SILENT = "it writes nothing, or the same to every token"
+NULLS = {
+    **dict.fromkeys(("skew", "kurt", "position_variance_explained"), CONSTANT),
+    **dict.fromkeys(("in_out_sim", "up_out_sim", "gate_up_sim", "in_sim", "out_sim", "both_sim",
+                     "in_sim_min", "out_sim_min"), NOTHING),
+    **dict.fromkeys(("vocab_mean", "vocab_var", "vocab_skew", "vocab_kurt"), SILENT),
+    **dict.fromkeys(("q_composition", "k_composition", "v_composition"),
+                    "it is of the last layer, or writes nothing"),
+    "o_composition": "no head comes before it, or it reads nothing",
+}  # fmt: skip
+"""When a value is null that was measured; columns that are not here have none."""
+FEWER = "an entry is null where there are fewer"
 LISTS = {
     "histogram": (pa.int32(), "tokens", f"of the {PRE}: 257 bins between (25·i − 2550)/255"),
     "mean_by_position": (pa.float32(), "activation", "mean post-activation by position"),
     "mean_by_subset": (pa.float32(), "activation", "the same by subset, in summary.json's order"),
 }
+UNSEEN = "an entry is null where no token counts"
 TOKENS = {
     "vocab_top": "largest cos(w_out, W_U[:, v])",
     "vocab_bottom": "smallest cos(w_out, W_U[:, v])",
@@ -84,44 +107,53 @@ LOW_TOKENS = {
     "token_mean_low": "smallest mean activations by token, of tokens seen 50 times or more",
     "token_min": "smallest activations by token",
 }
+LOWER_END = "lower end"
+"""Of activations of either sign, as those of gated neurons are."""
 
 
-def _examples(end: str, what: str) -> list[pa.Field]:
+def _examples(end: str, what: str, *needs: str) -> list[pa.Field]:
     return [
-        field(f"example{end}_value", list_of(pa.float32()), "activation", f"{what} activations"),
-        field(f"example{end}_row", list_of(pa.int32()), "index from 0", "their rows of the corpus"),
-        field(f"example{end}_position", list_of(pa.int32()), "index from 0", "their positions"),
-        field(f"example{end}_text", list_of(pa.string()), "", "up to eight tokens, then theirs"),
-    ]
+        field(f"example{end}_value", list_of(pa.float32()), "activation", f"{what} activations",
+              null=FEWER, needs=needs),
+        field(f"example{end}_row", list_of(pa.int32()), "index from 0", "their rows of the corpus",
+              needs=needs),
+        field(f"example{end}_position", list_of(pa.int32()), "index from 0", "their positions",
+              needs=needs),
+        field(f"example{end}_text", list_of(pa.string()), "", "up to eight tokens, then theirs",
+              null=FEWER, needs=needs),
+    ]  # fmt: skip
 
 
-EXAMPLES, LOW_EXAMPLES = _examples("", "largest"), _examples("_low", "smallest")
-LOWER_END = [*(f"{name}{of}" for name in LOW_TOKENS for of in ("", "_token"))]
-LOWER_END += [column.name for column in LOW_EXAMPLES]
-"""Columns of neurons whose activations are of either sign."""
+EXAMPLES, LOW_EXAMPLES = _examples("", "largest"), _examples("_low", "smallest", LOWER_END)
 STATISTICS = pa.schema(
     [
         *WHO,
-        *(field(name, pa.float64(), *told) for name, told in NUMBERS.items()),
         *(
-            field(f"{kind}_composition_{what}", pa.int16(), "index from 0", f"{what} of that head")
-            for kind in "qkvo"
+            field(name, pa.float64(), *told, null=NULLS.get(name, ""), needs=NEEDS.get(name, ()))
+            for name, told in NUMBERS.items()
+        ),
+        *(
+            field(f"{name}_{what}", pa.int16(), "index from 0", f"{what} of that head",
+                  null=NULLS[name], needs=NEEDS[name])
+            for name in (f"{kind}_composition" for kind in "qkvo")
             for what in ("layer", "head")
         ),
-        *(field(name, list_of(kind), *told) for name, (kind, *told) in LISTS.items()),
+        *(field(name, list_of(kind), *told, null=UNSEEN) for name, (kind, *told) in LISTS.items()),
         *(
             entry
-            for name, told in (TOKENS | LOW_TOKENS).items()
+            for names, needs in ((TOKENS, ()), (LOW_TOKENS, (LOWER_END,)))
+            for name, told in names.items()
             for entry in (
-                field(name, list_of(pa.float32()), "", told),
-                field(f"{name}_token", list_of(pa.string()), "", "the tokens of these"),
+                field(name, list_of(pa.float32()), "", told, null=FEWER, needs=needs),
+                field(f"{name}_token", list_of(pa.string()), "", "the tokens of these", null=FEWER,
+                      needs=needs),
             )
         ),
         *EXAMPLES,
         *LOW_EXAMPLES,
-        field("low_null_reason", pa.string(), "", "why smallest activations are not told"),
+        NOT_MEASURED,
     ]
-)
+)  # fmt: skip
 FEATURES = pa.schema(
     [
         *WHO,
@@ -130,10 +162,11 @@ FEATURES = pa.schema(
         field("feature_family", pa.string(), "", "family of the feature"),
         field("looks_at", pa.string(), "", "the token that is labelled: current or previous"),
         field("variance_reduction", pa.float64(), "share", "variance explained by the feature"),
-        field("mean_difference", pa.float64(), "activation", "mean with minus mean without it"),
+        field("mean_difference", pa.float64(), "activation", "mean with minus mean without it",
+              null="the feature is the position, which has no mean"),
         field("support", pa.int64(), "tokens", "tokens with the feature"),
     ]
-)
+)  # fmt: skip
 BANK = pa.schema(
     [
         field("feature", pa.string(), "", "name of the feature"),
@@ -141,25 +174,33 @@ BANK = pa.schema(
         field("looks_at", pa.string(), "", "the token that is labelled: current or previous"),
         field("description", pa.string(), "", "what the feature is"),
         field("support", pa.int64(), "tokens", "tokens with the feature"),
-        field("null_reason", pa.string(), "", "why no neuron has a score for it"),
+        field("null_reason", pa.string(), "", "why no neuron has a score for it",
+              null="neurons have one"),
     ]
-)
+)  # fmt: skip
+SCORELESS = "no feature has a score on it: it does not vary"
 TAXONOMY = pa.schema(
     [
         *WHO,
-        field("family", pa.string(), "", "family of the neuron's best feature"),
-        field("feature", pa.string(), "", "that feature"),
-        field("variance_reduction", pa.float64(), "share", "variance explained by it"),
-        field("threshold", pa.float64(), "share", "above which a neuron is a member of the family"),
-        field("status", pa.string(), "", "member, partly or unexplained"),
-        field("runner_up_family", pa.string(), "", "of the best feature of any other family"),
-        field("runner_up_feature", pa.string(), "", "that feature"),
-        field("runner_up_variance_reduction", pa.float64(), "share", "variance explained by it"),
-        field("is_universal", pa.bool_(), "", "of neurons of a reference model"),
+        field("family", pa.string(), "", "family of the neuron's best feature", null=SCORELESS),
+        field("feature", pa.string(), "", "that feature", null=SCORELESS),
+        field("variance_reduction", pa.float64(), "share", "variance explained by it",
+              null=SCORELESS),
+        field("threshold", pa.float64(), "share", "above which a neuron is a member of the family",
+              null=SCORELESS),
+        field("status", pa.string(), "", "member, partly or unexplained", null=SCORELESS),
+        field("runner_up_family", pa.string(), "", "of the best feature of any other family",
+              null=SCORELESS),
+        field("runner_up_feature", pa.string(), "", "that feature", null=SCORELESS),
+        field("runner_up_variance_reduction", pa.float64(), "share", "variance explained by it",
+              null=SCORELESS),
+        field("is_universal", pa.bool_(), "", "of neurons of a reference model",
+              null="its model is no reference, or it does not vary over the tokens kept"),
         field("partners", pa.int16(), "models", "other models with a best partner of the neuron"),
-        field("partners_in_family", pa.int16(), "models", "whose partner is of its family"),
+        field("partners_in_family", pa.int16(), "models", "whose partner is of its family",
+              null="it is a member of no family"),
     ]
-)
+)  # fmt: skip
 
 Tensors = dict[str, torch.Tensor]
 
@@ -194,47 +235,45 @@ def statistics_table(
     """One row per neuron. What an architecture has no such weights for is null."""
     every = {**found, **weights}
     columns: dict[str, Any] = _who(model)
-    empty = pa.nulls(model.neurons)
-    for name in NUMBERS:
-        columns[name] = _floats(every[name]) if name in every else empty.cast(pa.float64())
-    heads = int(weights["heads"])
-    for kind in "qkvo":
-        head_N = every.get(f"{kind}_composition_head")
-        for what in ("layer", "head"):
-            column = f"{kind}_composition_{what}"
-            if head_N is None:
-                columns[column] = empty.cast(pa.int16())
-                continue
-            place_N = head_N // heads if what == "layer" else head_N % heads
-            columns[column] = pa.array(place_N.numpy()).cast(pa.int16())
+    columns |= {name: _floats(every[name]) for name in NUMBERS if name in every}
+    for name in (f"{kind}_composition" for kind in "qkvo"):
+        if name not in every:
+            continue
+        head_N, heads = every[f"{name}_head"], int(weights["heads"])
+        for what, place_N in (("layer", head_N // heads), ("head", head_N % heads)):
+            place = numbers(place_N, head_N < 0, pa.int64())
+            columns[f"{name}_{what}"] = place.cast(pa.int16())
     for name, (kind, *_) in LISTS.items():
         values = every[name].numpy()
         columns[name] = _rows(values.astype(np.int32 if kind == pa.int32() else np.float32))
     for name in TOKENS | LOW_TOKENS if model.gated else TOKENS:
         columns[name] = _rows(every[name].float().numpy())
-        columns[f"{name}_token"] = _texts(every[f"{name}_id"], vocabulary)
+        columns[f"{name}_token"] = _texts(every[f"{name}_id"], every[name], vocabulary)
     for end in ("", "_low") if model.gated else ("",):
         columns[f"example{end}_value"] = _rows(every[f"example{end}_value"].float().numpy())
         rows_NK, positions_NK = (every[f"example{end}_{x}"].int() for x in ("row", "position"))
         columns[f"example{end}_row"] = _rows(rows_NK.numpy())
         columns[f"example{end}_position"] = _rows(positions_NK.numpy())
         columns[f"example{end}_text"] = _contexts(rows_NK, positions_NK, corpus, vocabulary)
-    if not model.gated:
-        columns |= {name: empty.cast(STATISTICS.field(name).type) for name in LOWER_END}
-    reason = None if model.gated else UNGATED
-    columns["low_null_reason"] = pa.array([reason] * model.neurons, pa.string())
-    return pa.table([columns[name] for name in STATISTICS.names], schema=STATISTICS)
+    missing = not_measured(weights) | ({} if model.gated else {LOWER_END: UNGATED})
+    return assembled(STATISTICS, columns, missing, model.neurons)
 
 
 def _rows(values_NK: np.ndarray) -> pa.Array:
-    """Rows of a matrix as lists."""
+    """Rows of a matrix as lists; null entries where it has no finite number."""
     count = values_NK.shape[1]
     offsets = np.arange(len(values_NK) + 1, dtype=np.int32) * count
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values_NK).ravel()))
+    flat = np.ascontiguousarray(values_NK).ravel()
+    return pa.ListArray.from_arrays(offsets, pa.array(flat, mask=~np.isfinite(flat)))
 
 
-def _texts(id_NK: torch.Tensor, vocabulary: Vocabulary) -> pa.Array:
-    texts = [vocabulary.texts[index] for index in id_NK.flatten().tolist()]
+def _texts(id_NK: torch.Tensor, value_NK: torch.Tensor, vocabulary: Vocabulary) -> pa.Array:
+    """Tokens of values; null where there is no finite one."""
+    some = value_NK.isfinite().flatten().tolist()
+    texts = [
+        vocabulary.texts[index] if told else None
+        for index, told in zip(id_NK.flatten().tolist(), some, strict=True)
+    ]
     offsets = np.arange(len(id_NK) + 1, dtype=np.int32) * id_NK.shape[1]
     return pa.ListArray.from_arrays(offsets, pa.array(texts, pa.string()))
 
@@ -313,14 +352,12 @@ def taxonomy_table(
     model: Model,
     assigned: Assignment,
     columns: Sequence[Column],
-    universal_N: np.ndarray | None,
+    is_universal: pa.Array,
     partners: Sequence[tuple[np.ndarray, Assignment]],
 ) -> pa.Table:
     """One row per neuron; `partners`: its best partner in each other model, -1 for none."""
     found: dict[str, Any] = {**_who(model), **assigned.table(columns)}
-    found["is_universal"] = (
-        pa.nulls(model.neurons, pa.bool_()) if universal_N is None else pa.array(universal_N)
-    )
+    found["is_universal"] = is_universal
     own_N = assigned.member_family_N.numpy()
     count_N, same_N = (np.zeros(model.neurons, np.int16) for _ in range(2))
     for partner_N, other in partners:

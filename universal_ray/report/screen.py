@@ -185,15 +185,18 @@ def _show_roles(out: Console, roles: dict[str, Any]) -> None:
     """
     for reference in roles["references"]:
         name = reference["model"]
-        counts = next(told["roles"] for told in roles["models"] if told["model"] == name)
+        mine = next(told for told in roles["models"] if told["model"] == name)
+        counts = mine["roles"]
         rows = []
         for role, overlap in reference["overlap"].items():
-            every = [told["roles"][role]["neurons"] for told in roles["models"]]
-            known = [each for each in every if each is not None]
-            by_layer = counts[role]["by_layer"]
+            if overlap is None:
+                rows.append((role, *[UNMEASURED] * 5))
+                continue
+            every = [told["roles"][role] for told in roles["models"]]
+            known = [each["neurons"] for each in every if each and each["neurons"] is not None]
             rows.append((
                 role, count(counts[role]["neurons"]),
-                UNDEFINED if by_layer is None else ", ".join(count(each) for each in by_layer),
+                ", ".join(count(each) for each in counts[role]["by_layer"]),
                 f"{count(min(known))} to {count(max(known))}" if known else UNMEASURED,
                 _part(overlap), figure(overlap["gain"], "+.1%"),
             ))
@@ -203,7 +206,16 @@ def _show_roles(out: Console, roles: dict[str, Any]) -> None:
             ("role", "neurons", "by layer", "in all models", "universal", "gain on peers"),
             rows,
         )
-        for told in reference.get("sets", []):
+        for rule, first in mine["entropy_by_rule"].items():
+            neurons = [
+                f"{told['layer']}.{told['neuron']} ({figure(told['vocab_var'], '.5f')}, "
+                f"{figure(told['null_share'])}{', candidate' if told['candidate'] else ''})"
+                for told in first
+            ]
+            out.print(f"{rule}, with vocab_var and null_share: {', '.join(neurons)}")
+        for what, reason in (mine["not_measured"] | reference["not_measured"]).items():
+            out.print(f"{UNMEASURED}, {what}: {reason}")
+        for told in reference["sets"] or []:
             if told["layer"] is None and told["at"] == "mean":
                 loss = told["loss_difference"]
                 ours, random, apart, low, high = (

@@ -14,11 +14,19 @@ from universal_ray.folding import read_checked
 from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
 from universal_ray.items import Model
 from universal_ray.profile.summary import plain_numbers
-from universal_ray.roles.declare import MEAN, Declaration
+from universal_ray.reasons import absent, not_measured
+from universal_ray.roles.declare import CUT, MEAN, Declaration
 from universal_ray.roles.intervals import Bootstrap, Interval
 from universal_ray.roles.paths import PathSums, merge_paths
 from universal_ray.roles.plan import RolesOrder
-from universal_ray.roles.schemas import ATTENTION, CHANGED, HEADS, INTERVENTIONS
+from universal_ray.roles.schemas import (
+    AT_BOS,
+    ATTENTION,
+    CHANGED,
+    HEADS,
+    INTERVENED,
+    INTERVENTIONS,
+)
 from universal_ray.roles.summary import (
     ablated_sets,
     model_summary,
@@ -44,16 +52,21 @@ INTERVENTIONS_PATH = "tables/interventions.parquet"
 ATTENTION_PATH = "tables/attention.parquet"
 HEADS_PATH = "tables/heads.parquet"
 PATHS = (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH)
+SCHEMAS = {INTERVENTIONS_PATH: INTERVENTIONS, ATTENTION_PATH: ATTENTION}
 
 Tensors = dict[str, Tensor]
 
 
-def universal(store: Store, model: Model) -> Tensor:
-    """Bool [N]: the universal neurons of a reference model."""
+def universality(store: Store, model: Model) -> pa.Array:
+    """Whether each neuron of a reference model is universal; null where it has no correlation."""
     neurons = store.get_table(NEURONS_PATH, ["model", "is_universal"])
-    mine = neurons.filter(pc.equal(neurons["model"], model.name))
-    flags = pc.fill_null(mine["is_universal"], False).to_numpy(zero_copy_only=False)
-    return torch.from_numpy(np.ascontiguousarray(flags))
+    return neurons.filter(pc.equal(neurons["model"], model.name))["is_universal"].combine_chunks()
+
+
+def universal(flags: pa.Array) -> Tensor:
+    """Bool [N]: those that are."""
+    flags_N = pc.fill_null(flags, False).to_numpy(zero_copy_only=False)
+    return torch.from_numpy(np.ascontiguousarray(flags_N))
 
 
 def statistics(store: Store, order: RolesOrder, model: Model) -> Tensors:
@@ -85,16 +98,32 @@ def assemble_roles(
         scores = store.get_tensors(order.scores_path(model))
         responses = _responses(store, order, model)
         known = statistics(store, order, model)
+        missing = not_measured(scores)
         has = has_role(scores, responses, known["largest"])
         every.append((model, has))
-        models.append({"model": model.name, **model_summary(has, known, model.layers)})
-        universal_N = universal(store, model).numpy() if model in order.references else None
+        models.append(
+            {"model": model.name, **model_summary(has, scores, known, missing, model.layers)}
+        )
+        is_universal = pa.nulls(model.neurons, pa.bool_())
         mediated: dict[str, tuple[Tensor, Interval]] = {}
-        told: dict[str, Any] = {"model": model.name}
-        if model.identity in declarations:
-            declared, folder = declarations[model.identity]
-            mediated = _intervened(store, order, model, declared, folder, scores, tables, told)
-        if universal_N is not None:
+        if model.identity not in declarations:
+            missing[INTERVENED] = order.untouched.get(
+                model.identity, "reference models alone are intervened on"
+            )
+        if model in order.references:
+            told: dict[str, Any] = {"model": model.name}
+            if model.identity in declarations:
+                declared, folder = declarations[model.identity]
+                mediated = _intervened(store, order, model, declared, folder, scores, tables, told)
+            else:
+                told |= {"not_measured": {INTERVENED: missing[INTERVENED]}}
+                told |= {"sweeps": None, "sets": None}
+                for path in (INTERVENTIONS_PATH, ATTENTION_PATH):
+                    tables[path].append(
+                        absent(SCHEMAS[path], model.name, missing[INTERVENED])
+                    )
+            is_universal = universality(store, model)
+            universal_N = universal(is_universal).numpy()
             layer_N = np.repeat(np.arange(model.layers), model.width)
             told["overlap"] = overlap(has, universal_N, layer_N)
             promotes_N = scores["class_mean_difference"] > 0
@@ -102,26 +131,28 @@ def assemble_roles(
             references.append(told)
         tables[ROLES_PATH].append(
             roles_table(
-                model, scores, responses, known, has, universal_N, mediated, columns, vocabulary
+                model, scores, responses, known, has, is_universal, mediated, missing, columns,
+                vocabulary,
             )
         )
-        if "heads" in scores:
-            tables[HEADS_PATH].append(heads_table(model, scores))
+        tables[HEADS_PATH].append(
+            absent(HEADS, model.name, missing[AT_BOS])
+            if AT_BOS in missing
+            else heads_table(model, scores)
+        )
+    seeds = _seeds(every)
     summary["roles"] = plain_numbers(
         {
             "tokens_intervened": order.shards[-1].stop * order.profile.plan.context,
             "models": models,
-            "seeds": _seeds(every),
+            "seeds": seeds,
+            "not_measured": {} if seeds else {"seeds": "models are not of one shape"},
             "references": references,
         }
     )
-    schemas = {
-        INTERVENTIONS_PATH: INTERVENTIONS, ATTENTION_PATH: ATTENTION, HEADS_PATH: HEADS,
-    }  # fmt: skip
     width = max(model.width for model in order.models)
     for path, parts in tables.items():
-        made = pa.concat_tables(parts) if parts else schemas[path].empty_table()
-        store.put_table(path, made, width)
+        store.put_table(path, pa.concat_tables(parts), width)
     store.put_json(SUMMARY_PATH, summary)
 
 
@@ -135,7 +166,7 @@ def _responses(store: Store, order: RolesOrder, model: Model) -> Tensors:
     return {name: torch.cat([found[name] for found in layers]) for name in layers[0]}
 
 
-def _seeds(every: Sequence[tuple[Model, dict[str, Tensor]]]) -> dict[str, Any] | None:
+def _seeds(every: Sequence[tuple[Model, dict[str, Tensor | None]]]) -> dict[str, Any] | None:
     """Over models of one shape; None where they differ."""
     shapes = {(model.layers, model.width) for model, _ in every}
     if len(shapes) > 1:
@@ -167,10 +198,14 @@ def _intervened(
     tables[INTERVENTIONS_PATH].append(
         interventions_table(model, declared, measured, changed, tokens)
     )
-    if paths is not None:
-        tables[ATTENTION_PATH].append(attention_table(model, scores, paths))
+    tables[ATTENTION_PATH].append(
+        absent(ATTENTION, model.name, declared.left_out[CUT])
+        if paths is None
+        else attention_table(model, scores, paths)
+    )
+    told["not_measured"] = declared.left_out
     told["sweeps"] = sweeps(declared, measured)
-    told["sets"] = ablated_sets(declared, effects, bootstrap)
+    told["sets"] = ablated_sets(declared, effects, bootstrap) or None
     return _mediated(declared, effects, bootstrap)
 
 
@@ -207,9 +242,8 @@ def _mediated(
     for place, each in enumerate(declared.interventions):
         if each.kind == MEAN:
             places[each.intervention.frozen].append(place)
-    if not places[None]:
-        return {}
-    index_R = torch.tensor([declared.interventions[place].neuron for place in places[None]])
+    neurons = [declared.interventions[place].neuron for place in places[None]]
+    index_R = torch.tensor(neurons, dtype=torch.int64)
     shift_IR, unigram_IR = effects.sums["loss_shift"], effects.sums["kl_unigram_shift"]
     whole_IR = shift_IR[places[None]]
     return {

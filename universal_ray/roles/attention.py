@@ -62,6 +62,12 @@ def standardised(
     return score_NH / null_RH.square().mean(0).sqrt()
 
 
+def furthest(null_RH: Float[Tensor, "R H"]) -> Tensor:
+    """How far from zero any random direction is in any head's null; a head whose query meets k_BOS
+    in no direction has none."""
+    return standardised(null_RH, null_RH).abs().nan_to_num(0).max()
+
+
 def strongest_pairs(
     score_NH: Float[Tensor, "N H"], null_RH: Float[Tensor, "R H"], count: int
 ) -> Int[Tensor, "pairs 2"]:
@@ -70,7 +76,7 @@ def strongest_pairs(
     Only those further than any random direction of any head is; ties go to the lowest index.
     """
     far_NH = standardised(score_NH, null_RH).abs()
-    limit = standardised(null_RH, null_RH).abs().max()
+    limit = furthest(null_RH)
     flat = far_NH.masked_fill(~(far_NH > limit), -1).flatten()
     order = torch.sort(flat, descending=True, stable=True).indices[:count]
     order = order[flat[order] >= 0]

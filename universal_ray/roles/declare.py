@@ -12,7 +12,9 @@ from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
 from universal_ray.interventions import SCALE, UNIGRAM, Intervention, held
+from universal_ray.reasons import not_measured
 from universal_ray.roles.paths import Path
+from universal_ray.roles.schemas import AT_BOS
 from universal_ray.roles.sets import by_layer, matched_random
 from universal_ray.study import RolesConfig, fingerprint
 
@@ -20,8 +22,14 @@ log = logging.getLogger(__name__)
 
 UNTOUCHED, SWEEP, MEAN, SETS = "untouched", "sweep", "mean", "set"
 """What is done: nothing, one neuron at a value, one at its mean, a set at zero or its means."""
+CUT = "paths"
 CANDIDATE, FREQUENT, CONTROL = "entropy", "token frequency", "control"
 UNIVERSAL, RANDOM = "universal", "random"
+NONE_OF_GROUP = {
+    CANDIDATE: "no neuron is an entropy candidate",
+    FREQUENT: "no neuron is a token-frequency candidate",
+    CONTROL: "no neuron of the last layers serves as a control",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Declaration:
 
     interventions: tuple[Declared, ...]
     paths: tuple[Path, ...]
+    left_out: dict[str, str]
+    """why there are no sweeps of a group, no `SETS` or no `CUT`"""
 
     @property
     def key(self) -> str:
@@ -74,6 +84,7 @@ def declare(
     universal neurons ablated beside random ones of the same layers, together and layer by layer;
     the strongest paths into the queries of later heads.
     """
+    left_out = {}
     made = [Declared(UNTOUCHED, "", Intervention())]
     groups = {
         CANDIDATE: scores["candidates"].tolist(),
@@ -82,6 +93,8 @@ def declare(
     }
     done: set[int] = set()
     for group, neurons in groups.items():
+        if not neurons:
+            left_out[group] = NONE_OF_GROUP[group]
         for neuron in neurons:
             if neuron in done:
                 continue
@@ -95,13 +108,24 @@ def declare(
                 for frozen in (None, SCALE, UNIGRAM)
             ]
     universal = universal_N.nonzero().flatten().tolist()
-    made += _sets(universal, mean_N, ~universal_N, width, options)
-    heads = int(scores["heads"]) if "heads" in scores else 0
-    paths = [
-        Path(neuron, head // heads, head % heads)
-        for neuron, head in (scores["paths"].tolist() if "paths" in scores else [])
-    ]
-    return Declaration(tuple(made), tuple(paths))
+    if not universal:
+        left_out[SETS] = "no neuron is universal"
+    else:
+        try:
+            made += _sets(universal, mean_N, ~universal_N, width, options)
+        except ConfigurationError as error:
+            left_out[SETS] = str(error)
+            log.warning("no sets are ablated: %s", error)
+    paths = []
+    if AT_BOS in (missing := not_measured(scores)):
+        left_out[CUT] = missing[AT_BOS]
+    else:
+        heads = int(scores["heads"])
+        paths = [Path(neuron, head // heads, head % heads)
+                 for neuron, head in scores["paths"].tolist()]  # fmt: skip
+        if not paths:
+            left_out[CUT] = "no neuron and head are further apart than random directions"
+    return Declaration(tuple(made), tuple(paths), left_out)
 
 
 def _sets(
@@ -111,14 +135,11 @@ def _sets(
     width: int,
     options: RolesConfig,
 ) -> list[Declared]:
-    """The universal neurons of all layers and of each, and as many random ones of the same."""
-    if not universal:
-        return []
-    try:
-        drawn = matched_random(universal, width, eligible_N, options.sets, options.seed)
-    except ConfigurationError as error:
-        log.warning("no sets are ablated: %s", error)
-        return []
+    """The universal neurons of all layers and of each, and as many random ones of the same.
+
+    Raises ConfigurationError where a layer has too few others.
+    """
+    drawn = matched_random(universal, width, eligible_N, options.sets, options.seed)
     made = []
     sets = [(UNIVERSAL, -1, tuple(universal)), *((RANDOM, k, each) for k, each in enumerate(drawn))]
     for group, draw, neurons in sets:

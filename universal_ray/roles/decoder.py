@@ -75,6 +75,12 @@ class Decoder(ABC):
                 x_11C = self.block(layer, x_11C)
         return torch.cat(keys)
 
+    def constant_values(self, layer: int) -> Float[Tensor, "H K"]:
+        """What each head's value is whatever the token, W_V b_LN + b_V: as attention sums to one,
+        the head writes it whatever it attends to."""
+        bias_11C = self._attention_norm(layer).bias[None, None]
+        return self._projected(layer, bias_11C)[2][0, :, 0]
+
     @abstractmethod
     def embed(self, tokens_BP: Int[Tensor, "B P"]) -> Float[Tensor, "B P C"]:
         """The residual stream before the first layer."""
@@ -82,6 +88,14 @@ class Decoder(ABC):
     @abstractmethod
     def heads(self, layer: int, x_BPC: Float[Tensor, "B P C"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values [B, H, P, K] as they meet, turned by position where rotary."""
+
+    @abstractmethod
+    def _attention_norm(self, layer: int) -> nn.LayerNorm:
+        """The norm that heads read through."""
+
+    @abstractmethod
+    def _projected(self, layer: int, read_BPC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values [B, H, P, K] of what the norm gives, not turned."""
 
     @abstractmethod
     def scaling(self, layer: int) -> float:
@@ -137,10 +151,16 @@ class GPT2(Decoder):
         return self._base.wte(tokens_BP) + self._base.wpe(position_P)
 
     def heads(self, layer: int, x_BPC: Float[Tensor, "B P C"]) -> tuple[Tensor, Tensor, Tensor]:
-        block = self.blocks[layer]
-        every_BPC = block.attn.c_attn(block.ln_1(x_BPC))
-        shape = (3, block.attn.num_heads, block.attn.head_dim)
-        query, key, value = every_BPC.unflatten(2, shape).permute(2, 0, 3, 1, 4)
+        return self._projected(layer, self.blocks[layer].ln_1(x_BPC))
+
+    def _attention_norm(self, layer: int) -> nn.LayerNorm:
+        return self.blocks[layer].ln_1
+
+    def _projected(self, layer: int, read_BPC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attention = self.blocks[layer].attn
+        shape = (3, attention.num_heads, attention.head_dim)
+        joined_BP3HK = attention.c_attn(read_BPC).unflatten(2, shape)
+        query, key, value = joined_BP3HK.permute(2, 0, 3, 1, 4)
         return query, key, value
 
     def scaling(self, layer: int) -> float:
@@ -180,11 +200,19 @@ class GPTNeoX(Decoder):
     def heads(self, layer: int, x_BPC: Float[Tensor, "B P C"]) -> tuple[Tensor, Tensor, Tensor]:
         from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
-        block = self.blocks[layer]
-        every_BPC = block.attention.query_key_value(block.input_layernorm(x_BPC))
-        shape = (-1, 3, block.attention.head_size)
-        query, key, value = every_BPC.unflatten(2, shape).permute(3, 0, 2, 1, 4)
+        query, key, value = self._projected(layer, self.blocks[layer].input_layernorm(x_BPC))
         query, key = apply_rotary_pos_emb(query, key, *self._turns(x_BPC))
+        return query, key, value
+
+    def _attention_norm(self, layer: int) -> nn.LayerNorm:
+        return self.blocks[layer].input_layernorm
+
+    def _projected(self, layer: int, read_BPC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attention = self.blocks[layer].attention
+        joined_BPC = attention.query_key_value(read_BPC)
+        query, key, value = joined_BPC.unflatten(2, (-1, 3, attention.head_size)).permute(
+            3, 0, 2, 1, 4
+        )
         return query, key, value
 
     def scaling(self, layer: int) -> float:

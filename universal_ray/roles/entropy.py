@@ -22,6 +22,9 @@ SWEEP = (-0.17, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 CHANNELS_PER_DIRECTION = 64
 """By default the bottom 12 of 768 singular directions count, where those of GPT-2 small fall off
 sharply, and as large a share of other widths."""
+ZERO = 1e-5
+"""A singular value below this share of their root mean square is zero but for rounding; so is what
+neurons write along a direction below this share of its length, in the root mean square of them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class EntropyOptions:
     """Which neurons are candidates, and which are compared with them."""
 
     last_layers: int = 2
-    null_share: float = 0.5  # of the length of w_out in the bottom directions, at least
+    # Of the length of w_out in the bottom directions, at least; of this project's choosing. Half of
+    # the length, a quarter of its square, is 16 times what a random direction has there.
+    null_share: float = 0.5
     norm_percentile: float = 50.0  # w_out at least as long as this percentile of those layers
     kurtosis: float = 10.0  # vocab_kurt at most
     candidates: int = 6  # the least vocab_var of those
@@ -44,31 +49,48 @@ def null_space_share(
 ) -> Float[Tensor, "N"]:
     """|V₀ᵀ w_out| / |w_out| for the bottom left singular vectors V₀ of the unembedding; float64.
 
-    A random direction has about √(directions / C). NaN for a neuron that writes nothing. Raises
-    ConfigurationError where there are not so many directions.
+    Directions that the unembedding does not read and no neuron writes along either count for none:
+    with folded LayerNorms the one of equal channels. A random direction of the S others has about
+    √(directions / S). NaN for a neuron that writes nothing. Raises ConfigurationError where there
+    are not so many directions.
     """
-    channels = unembed_CV.shape[0]
+    w_out_NC = w_out_NC.double()
+    length_N = w_out_NC.norm(dim=1)
+    # R of W_Uᵀ = QR has its singular values and left vectors, and is no larger than C × C.
+    r_XC = torch.linalg.qr(unembed_CV.double().T, mode="r").R
+    left_CC, found_X, _ = torch.linalg.svd(r_XC.T)
+    channels = len(left_CC)
+    singular_C = left_CC.new_zeros(channels)
+    singular_C[: len(found_X)] = found_X
+    zero_C = singular_C <= ZERO * singular_C.square().mean().sqrt()
+    if bool(zero_C.any()):
+        share_NZ = (w_out_NC[length_N > 0] / length_N[length_N > 0, None]) @ left_CC[:, zero_C]
+        square_Z, turn_ZZ = torch.linalg.eigh(share_NZ.T @ share_NZ / max(1, len(share_NZ)))
+        written_CX = left_CC[:, zero_C] @ turn_ZZ[:, square_Z > ZERO**2]
+        left_CC = torch.cat([left_CC[:, ~zero_C], written_CX], dim=1)
     if directions is None:
         directions = max(1, round(channels / CHANNELS_PER_DIRECTION))
-    if not 1 <= directions < channels:
+    if not 1 <= directions < left_CC.shape[1]:
         raise ConfigurationError(
-            f"The unembedding has {channels} singular directions, of which {directions} cannot be "
-            "the bottom ones: choose fewer, and one at least."
+            f"The unembedding has {left_CC.shape[1]} singular directions, of which {directions} "
+            "cannot be the bottom ones: choose fewer, and one at least."
         )
-    # R of W_Uᵀ = QR has its singular values and left vectors, and is C × C.
-    r_CC = torch.linalg.qr(unembed_CV.double().T, mode="r").R
-    left_CC = torch.linalg.svd(r_CC.T).U
-    w_out_NC = w_out_NC.double()
-    return (w_out_NC @ left_CC[:, -directions:]).norm(dim=1) / w_out_NC.norm(dim=1)
+    return (w_out_NC @ left_CC[:, -directions:]).norm(dim=1) / length_N
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Flat indices of neurons to intervene on."""
+    """Flat indices of neurons to intervene on, and the orders that the papers' rules make."""
 
     candidates_R: Tensor
     """by ascending vocab_var"""
     controls_R: Tensor
+    entropy_rank_N: Tensor
+    """place by ascending vocab_var among long neurons of the last layers whose vocab_kurt is not
+    high, whatever their null_share, as in arXiv 2401.12181; -1 for all others"""
+    null_share_rank_N: Tensor
+    """place by descending null_share among neurons of the last layers, as in arXiv 2406.16254; -1
+    for all others"""
 
 
 def choose(
@@ -94,11 +116,10 @@ def choose(
         late_N
         & (norm_N >= _percentile(norm_N[late_N], options.norm_percentile))
         & ~(statistics["vocab_kurt"] > options.kurtosis)  # none where all cosines are alike
-        & (statistics["null_share"] >= options.null_share)
     )
-    index_R = torch.nonzero(fits_N).flatten()
-    order_R = torch.sort(variance_N[index_R], stable=True).indices
-    candidates_R = index_R[order_R][: options.candidates]
+    share_N = statistics["null_share"]
+    ordered_R = _ascending(variance_N, fits_N)
+    candidates_R = ordered_R[share_N[ordered_R] >= options.null_share][: options.candidates]
     plain_N = (
         late_N
         & (norm_N <= _percentile(norm_N[late_N], options.control_norm))
@@ -108,7 +129,24 @@ def choose(
     plain_R = torch.nonzero(plain_N).flatten()
     generator = torch.Generator().manual_seed(options.seed)
     drawn_R = torch.randperm(len(plain_R), generator=generator)[: options.controls]
-    return Chosen(candidates_R, plain_R[drawn_R.to(plain_R.device)])
+    return Chosen(
+        candidates_R,
+        plain_R[drawn_R.to(plain_R.device)],
+        _places(ordered_R, len(norm_N)),
+        _places(_ascending(-share_N, late_N), len(norm_N)),
+    )
+
+
+def _ascending(value_N: Tensor, some_N: Tensor) -> Tensor:
+    """Indices of some neurons in the order of a value that they have; ties to the lowest."""
+    index_R = torch.nonzero(some_N & ~value_N.isnan()).flatten()
+    return index_R[torch.sort(value_N[index_R], stable=True).indices]
+
+
+def _places(ordered_R: Tensor, count: int) -> Tensor:
+    place_N = torch.full((count,), -1, device=ordered_R.device)
+    place_N[ordered_R] = torch.arange(len(ordered_R), device=ordered_R.device)
+    return place_N
 
 
 def _percentile(values_R: Tensor, percentile: float) -> Tensor:

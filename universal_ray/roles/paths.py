@@ -19,7 +19,8 @@ from universal_ray.roles.decoder import Decoder
 
 QUANTITIES = ("activation", "bos", "bos_change", "norm", "norm_change")
 """Of one position: the neuron's activation; the head's attention to the first token of the row, and
-its change; the length of what the head writes, and its change in percent."""
+its change; the length of what the head writes, centred and less what it writes whatever it attends
+to, and its change in percent."""
 
 
 POINTS = 64
@@ -100,10 +101,12 @@ def ablate_paths(
                 each[:, path.head] for each in decoder.heads(path.layer, x_BPC)
             )
             less_query = decoder.heads(path.layer, less_BPC)[0][:, path.head]
+            value_BPK = value_BPK - decoder.constant_values(path.layer)[path.head]
             scaling, output_KC = (
                 decoder.scaling(path.layer),
                 decoder.head_output(path.layer, path.head),
             )
+            output_KC = output_KC - output_KC.mean(1, keepdim=True)  # no norm sees the mean
             before_BP, norm_BP = _attend(query, key_BPK, value_BPK, output_KC, scaling)
             after_BP, new_BP = _attend(less_query, key_BPK, value_BPK, output_KC, scaling)
             found = (a_BP, before_BP, after_BP - before_BP, norm_BP, 100 * (new_BP / norm_BP - 1))

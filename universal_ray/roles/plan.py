@@ -6,12 +6,15 @@ import numpy as np
 
 from universal_ray.items import Model
 from universal_ray.profile.plan import Shard
-from universal_ray.profile.reduce import ProfileOrder
+from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder
 from universal_ray.study import RolesConfig, fingerprint, plain
 
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""
 FOLDER = "roles"
+MEANING = 2
+"""Raised when what is stored comes to mean something else: what was stored before is then made
+again."""
 
 
 def role_shards(rows: int, context: int) -> tuple[Shard, ...]:
@@ -29,13 +32,15 @@ class RolesOrder:
 
     profile: ProfileOrder
     references: tuple[Model, ...]
-    intervened: frozenset[str]
-    """identities of the models whose architecture interventions know"""
+    untouched: dict[str, str]
+    """by identity of a model that is not intervened on, nor its attention read: why"""
     shards: tuple[Shard, ...]
     counts_V: np.ndarray
     """how often the corpus has each id where it can be predicted: in no row's first place"""
     bos: int | None
-    """the id that rows begin with"""
+    """the id that begins a text"""
+    no_bos: str | None
+    """why nothing is measured at the first token of a row; None where rows begin with that id"""
     excluded: tuple[int, ...]
     """ids on which nothing is measured: special ones, and what the profile leaves out"""
     options: RolesConfig
@@ -53,7 +58,8 @@ class RolesOrder:
         """Of all that scores come from but the model."""
         decided = [
             self.profile.bank.identity, self.counts_V.tolist(), self.profile.convention,
-            plain(self.options), self.bos, sorted(self.intervened), self.device,
+            plain(self.options), self.bos, self.no_bos, self.untouched, self.device, MEANING,
+            WEIGHTS_FOLDER,
         ]  # fmt: skip
         return fingerprint(decided)[:12]
 

@@ -96,7 +96,7 @@ class LayerResponses:
         """Detectors, kinds of position and responses to the next token, by name, on the CPU.
 
         `detector_length` [D]: length of n-gram, 0 for no detector; `detector_ngram` [D, 5]: its
-        n-grams as numbers, -1 beyond; `detector_share` [D]; `position_information` [D];
+        n-grams as numbers, -1 beyond; `detector_share`, `detector_position_information` [D];
         `position_kind` [D]: place in `POSITION_KINDS`; `position_strong` [D]; `role` [R] and, in
         its order, `next_inside`, `next_outside`, `next_correlation` [R], `next_histogram`
         [R, 2, H] of pre-activations, the next token outside and inside of the class.
@@ -119,7 +119,7 @@ class LayerResponses:
             "detector_length": length_D,
             "detector_ngram": ngram_DG,
             "detector_share": share_D,
-            "position_information": place.information_D,
+            "detector_position_information": place.information_D,
             "position_kind": torch.tensor([POSITION_KINDS.index(kind) for kind in place.kind]),
             "position_strong": place.strong_D,
             "role": self._role_R,

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from universal_ray.items import Model
 from universal_ray.models import ModelSource
+from universal_ray.reasons import with_reasons
 from universal_ray.roles.attention import (
     bos_directions,
     bos_scores,
+    furthest,
     null_scores,
     standardised,
     strongest_pairs,
@@ -21,6 +23,7 @@ from universal_ray.roles.entropy import EntropyOptions, antipodal_pairs, choose,
 from universal_ray.roles.frequency import frequency_scores, unigram
 from universal_ray.roles.logits import LogitOptions, logit_roles, token_classes
 from universal_ray.roles.plan import RolesOrder
+from universal_ray.roles.schemas import AT_BOS
 from universal_ray.statistics.weights import ModelWeights, Resemblance
 from universal_ray.store import Store
 from universal_ray.summary import largest
@@ -42,14 +45,21 @@ def score_weights(order: RolesOrder, model: Model, source: ModelSource) -> None:
     weights = load_weights(source, order.profile.convention, order.device)
     stored = store.get_tensors(order.profile.weights_path(model))
     found = _logits(order, weights, stored)
-    found["null_share"] = null_space_share(weights.w_out_NC, weights.unembed_CV).cpu()
+    unembed_CV = weights.unembed_CV[:, : len(order.counts_V)]  # without padding beyond all ids
+    found["null_share"] = null_space_share(weights.w_out_NC, unembed_CV).cpu()
     found |= _entropy(order, weights.layers, {**stored, "null_share": found["null_share"]})
     found |= _frequency(order, weights)
-    if order.bos is not None and source.identity in order.intervened:
-        found |= _attention(order, weights, source, order.bos)
+    missing = {}
+    reason = (
+        order.untouched.get(model.identity) or order.no_bos or weights.missing.get("query")
+    )
+    if reason is None:
+        found |= _attention(order, weights, source)
+    else:
+        missing[AT_BOS] = reason
     found |= _histograms(order, weights, found)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
-    store.put_tensors(order.scores_path(model), tensors)
+    store.put_tensors(order.scores_path(model), with_reasons(tensors, missing))
 
 
 def _logits(
@@ -62,15 +72,17 @@ def _logits(
         weights.w_out_NC, weights.unembed_CV, order.profile.bank.membership_VF, options
     )
     class_N, reduction_N = classes.best()
-    place_N, neuron_N = class_N.clamp_min(0), torch.arange(len(class_N))
+    none_N, place_N, neuron_N = class_N < 0, class_N.clamp_min(0), torch.arange(len(class_N))
+    difference_N = classes.scores.mean_difference_FN[place_N, neuron_N]
+    welch_t_N = classes.welch_t_FR[place_N, neuron_N]
     return {
         "prediction": roles.prediction_N,
         "suppression": roles.suppression_N,
         "partition": roles.partition_N,
         "class": class_N,
         "class_variance_reduction": reduction_N,
-        "class_mean_difference": classes.scores.mean_difference_FN[place_N, neuron_N],
-        "class_welch_t": classes.welch_t_FR[place_N, neuron_N],
+        "class_mean_difference": difference_N.masked_fill(none_N, torch.nan),
+        "class_welch_t": welch_t_N.masked_fill(none_N, torch.nan),
     }
 
 
@@ -93,6 +105,8 @@ def _entropy(order: RolesOrder, layers: int, stored: dict[str, Tensor]) -> dict[
     return {
         "candidates": chosen.candidates_R,
         "controls": chosen.controls_R,
+        "entropy_rank": chosen.entropy_rank_N,
+        "null_share_rank": chosen.null_share_rank_N,
         "antipode": antipode_N,
         "antipode_cosine": out.min_N.double().masked_fill(antipode_N < 0, torch.nan),
     }
@@ -115,13 +129,12 @@ def _frequency(order: RolesOrder, weights: ModelWeights) -> dict[str, Tensor]:
 
 
 def _attention(
-    order: RolesOrder, weights: ModelWeights, source: ModelSource, bos: int
+    order: RolesOrder, weights: ModelWeights, source: ModelSource
 ) -> dict[str, Tensor]:
     """Of every neuron its strongest head, of every head all its scores, in short; the paths."""
-    if weights.query_HCK is None:
-        return {}
+    assert weights.query_HCK is not None and order.bos is not None
     decoder = load_decoder(source, order.device)
-    direction_HC = bos_directions(weights.query_HCK, decoder.lone_keys(bos))
+    direction_HC = bos_directions(weights.query_HCK, decoder.lone_keys(order.bos))
     score_NH = bos_scores(weights.w_out_NC, direction_HC, weights.layers)
     null_RH = null_scores(direction_HC, DIRECTIONS, order.options.seed)
     far_NH = standardised(score_NH, null_RH)
@@ -137,7 +150,7 @@ def _attention(
         "bos_head": head_N.masked_fill(~some_N, -1),
         "bos_score": score_NH[neuron_N, head_N],
         "bos_deviations": far_NH[neuron_N, head_N],
-        "bos_limit": nulls_RH.abs().max(),
+        "bos_limit": furthest(null_RH),
         "heads_neurons": far_NH.isfinite().sum(0),
         "heads_null_deviation": null_RH.square().mean(0).sqrt(),
         "heads_histogram": _counts(far_NH.T),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from universal_ray.corpus import excluded_ids
+from universal_ray.corpus import TokenCorpus, excluded_ids
 from universal_ray.correlation_stage import worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.items import Model, marker
@@ -21,11 +21,12 @@ from universal_ray.roles.assemble import (
     shard_folder,
     statistics,
     universal,
+    universality,
 )
 from universal_ray.roles.declare import Declaration, declare
 from universal_ray.roles.decoder import ARCHITECTURES, architecture
 from universal_ray.roles.frequency import unigram
-from universal_ray.roles.plan import FOLDER, RolesOrder, role_shards
+from universal_ray.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
 from universal_ray.roles.scores import score_weights
 from universal_ray.roles.worker import RolesAssignment, RolesWorker
 from universal_ray.scheduler import Batch, Task, call
@@ -47,7 +48,7 @@ class PreparedRoles:
     def describe(self) -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
         order, options = self.order, self.order.options
-        intervened = sum(model.identity in order.intervened for model in order.references)
+        intervened = sum(model.identity not in order.untouched for model in order.references)
         neurons = 2 * options.candidates + options.controls
         most = 1 + neurons * (len(options.sweep) + 3)
         tokens = order.shards[-1].stop * order.profile.plan.context
@@ -74,26 +75,45 @@ def prepare_roles(profile: PreparedProfile, store: Store) -> PreparedRoles:
             "row has no spread: raise it"
         )
     unigram(torch.from_numpy(profile.counts_V))
-    kinds = {source.identity: architecture(source) for source in prepared.sources.values()}
-    unknown = sorted({kind for kind in kinds.values() if kind not in ARCHITECTURES})
-    if unknown:
-        log.warning(
-            "models of type %s are not intervened on: interventions know %s",
-            ", ".join(unknown), " and ".join(ARCHITECTURES),
-        )
+    untouched = {}
+    for source in prepared.sources.values():
+        kind = architecture(source)
+        if kind not in ARCHITECTURES:
+            untouched[source.identity] = (
+                f"models of type {kind} are not intervened on, nor their attention read: "
+                f"interventions know {' and '.join(ARCHITECTURES)}"
+            )
+    bos, no_bos = _begin(prepared.tokenizer, prepared.corpus, rows)
+    for reason in sorted({*untouched.values(), *([no_bos] if no_bos else [])}):
+        log.warning("not measured: %s", reason)
     special = excluded_ids("special", prepared.tokenizer)
     order = RolesOrder(
         profile=ProfileStage(profile, store).order,
         references=prepared.plan.references,
-        intervened=frozenset(i for i, kind in kinds.items() if kind in ARCHITECTURES),
+        untouched=untouched,
         shards=role_shards(rows, context),
         counts_V=profile.counts_V,
-        bos=prepared.tokenizer.bos_token_id,
+        bos=bos,
+        no_bos=no_bos,
         excluded=tuple(sorted({*special, *profile.excluded})),
         options=options,
         device=study.cluster.device.value,
     )
     return PreparedRoles(profile, order)
+
+
+def _begin(tokenizer: Any, corpus: TokenCorpus, rows: int) -> tuple[int | None, str | None]:
+    """The id that rows are to begin with, as `tokenise` has it, and why they do not, if so."""
+    bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if bos is None:
+        return None, "the tokenizer has no token that begins a text"
+    other = int((corpus.read(0, rows)[:, 0] != bos).sum())
+    if other == 0:
+        return bos, None
+    return bos, (
+        f"{other:,} of the {rows:,} rows for interventions do not begin with the token that begins "
+        f"a text (id {bos})"
+    )
 
 
 class RolesStage:
@@ -151,7 +171,7 @@ class RolesStage:
         declarations = {
             model.identity: self._declared(model)
             for model in order.references
-            if model.identity in order.intervened
+            if model.identity not in order.untouched
         }
         left = [
             (model, shard, *declarations[model.identity])
@@ -206,7 +226,7 @@ class RolesStage:
         order, store = self.order, self.store
         scores = store.get_tensors(order.scores_path(model))
         means_N = statistics(store, order, model)["post_mean"]
-        universal_N = universal(store, model)
+        universal_N = universal(universality(store, model))
         found = declare(scores, means_N, universal_N, model.width, order.options)
         plan = order.profile.plan
         units = [
@@ -216,7 +236,7 @@ class RolesStage:
         ]
         decided = [
             found.key, units, [vars(shard) for shard in order.shards], plan.context,
-            list(order.excluded), order.counts_V.tolist(), order.device,
+            list(order.excluded), order.counts_V.tolist(), order.device, MEANING,
         ]  # fmt: skip
         folder = f"{FOLDER}/effects-{fingerprint(decided)[:12]}"
         self._folders.add(folder)

@@ -24,21 +24,40 @@ from universal_ray.roles.declare import (
 )
 from universal_ray.roles.intervals import Bootstrap, Interval
 from universal_ray.roles.logits import counts_by_layer, percentiles_by_layer, spread_over_seeds
+from universal_ray.roles.schemas import ROLE_NEEDS
 
 PERCENTILES = (5.0, 10.0, 50.0, 90.0, 95.0)
 
 
 def model_summary(
-    has: dict[str, Tensor], statistics: dict[str, Tensor], layers: int
+    has: dict[str, Tensor | None],
+    scores: dict[str, Tensor],
+    statistics: dict[str, Tensor],
+    missing: dict[str, str],
+    layers: int,
 ) -> dict[str, Any]:
-    """Neurons of every role by layer, and percentiles within layers of what roles are told from."""
+    """Neurons of every role by layer, those that the papers' rules for entropy neurons put first,
+    and percentiles within layers of what roles are told from; null where not measured, by what is
+    `missing`.
+    """
     return {
         "roles": {
-            name: {
+            name: None
+            if has_N is None
+            else {
                 "neurons": int(has_N.sum()),
                 "by_layer": counts_by_layer(has_N, layers).long().tolist(),
             }
             for name, has_N in has.items()
+        },
+        "not_measured": {name: missing[ROLE_NEEDS[name]] for name in has if has[name] is None},
+        "entropy_by_rule": {
+            "least vocab_var (arXiv 2401.12181)": _first(
+                "entropy_rank", scores, statistics, layers
+            ),
+            "largest null_share (arXiv 2406.16254)": _first(
+                "null_share_rank", scores, statistics, layers
+            ),
         },
         "percentiles": list(PERCENTILES),
         "percentiles_by_layer": {
@@ -48,37 +67,65 @@ def model_summary(
     }
 
 
-def seeds_summary(has_S: Sequence[dict[str, Tensor]], layers: int) -> dict[str, Any]:
-    """Mean and spread over models of the counts by layer."""
-    return {
-        name: {
-            kind: values_L.tolist()
-            for kind, values_L in spread_over_seeds(
-                torch.stack([counts_by_layer(has[name], layers) for has in has_S])
-            ).items()
+FIRST = 6
+"""Neurons told of each rule, as many as the papers show."""
+
+
+def _first(
+    rank: str, scores: dict[str, Tensor], statistics: dict[str, Tensor], layers: int
+) -> list[dict[str, Any]]:
+    """Figures of the first neurons by a rank, and whether each is a candidate."""
+    rank_N, chosen = scores[rank], set(scores["candidates"].tolist())
+    width = len(rank_N) // layers
+    index_R = torch.nonzero(rank_N >= 0).flatten()
+    return [
+        {
+            "layer": neuron // width,
+            "neuron": neuron % width,
+            "vocab_var": float(statistics["vocab_var"][neuron]),
+            "null_share": float(scores["null_share"][neuron]),
+            "candidate": neuron in chosen,
         }
-        for name in has_S[0]
-    }
+        for neuron in index_R[rank_N[index_R].argsort()][:FIRST].tolist()
+    ]
+
+
+def seeds_summary(has_S: Sequence[dict[str, Tensor | None]], layers: int) -> dict[str, Any]:
+    """Mean and spread over models of the counts by layer; null where one was not measured."""
+    found: dict[str, Any] = {}
+    for name in has_S[0]:
+        measured = [has_N for has in has_S if (has_N := has[name]) is not None]
+        found[name] = None
+        if len(measured) == len(has_S):
+            counts_SL = torch.stack([counts_by_layer(has_N, layers) for has_N in measured])
+            spread = spread_over_seeds(counts_SL)
+            found[name] = {kind: values_L.tolist() for kind, values_L in spread.items()}
+    return found
 
 
 def overlap(
-    has: dict[str, Tensor], universal_N: np.ndarray, layer_N: np.ndarray
+    has: dict[str, Tensor | None], universal_N: np.ndarray, layer_N: np.ndarray
 ) -> dict[str, Any]:
-    """Of every role the share among universal neurons, beside the others of their layers."""
+    """Of every role the share among universal neurons, beside the others of their layers; null
+    where not measured."""
     return {
-        name: beside_peers(universal_N, has_N.numpy(), universal_N, layer_N)
+        name: None
+        if has_N is None
+        else beside_peers(universal_N, has_N.numpy(), universal_N, layer_N)
         for name, has_N in has.items()
     }
 
 
 def next_tokens(
-    has: dict[str, Tensor], responses: dict[str, Tensor], promotes_N: Tensor
+    has: dict[str, Tensor | None], responses: dict[str, Tensor], promotes_N: Tensor
 ) -> dict[str, Any]:
     """Do neurons fire where the true next token is in the class that they promote or suppress?"""
     role_R, correlation_R = responses["role"], responses["next_correlation"]
     found = {}
     for name in ("prediction", "suppression", "partition"):
-        some_R = has[name][role_R] & ~correlation_R.isnan()
+        has_N = has[name]
+        assert has_N is not None  # told from weights alone
+        some_R = has_N[role_R] & ~correlation_R.isnan()
         for effect, wanted_R in (
             ("promotes", promotes_N[role_R]), ("suppresses", ~promotes_N[role_R]),
         ):

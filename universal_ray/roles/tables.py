@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from universal_ray.items import Model
+from universal_ray.reasons import assembled, not_measured
 from universal_ray.roles.attention import path_correlation, path_means
 from universal_ray.roles.declare import Declaration
 from universal_ray.roles.detectors import POSITION_KINDS, DetectorOptions
 from universal_ray.roles.intervals import Interval
 from universal_ray.roles.paths import QUANTITIES, PathSums
 from universal_ray.roles.schemas import (
+    AT_BOS,
     ATTENTION,
     CORRELATED,
     ENDS,
     HEADS,
     INTERVENTIONS,
-    MEDIATED,
     NEURON_ROLES,
     ROLES,
     SCORES,
@@ -32,9 +33,11 @@ from universal_ray.taxonomy.vocabulary import Vocabulary
 Tensors = dict[str, Tensor]
 
 
-def has_role(scores: Tensors, responses: Tensors, largest_N: Tensor) -> dict[str, Tensor]:
-    """Bool [N] by role; `largest_N`: the largest activation of each neuron, of gated ones, where
-    it is of either sign, in absolute value."""
+def has_role(
+    scores: Tensors, responses: Tensors, largest_N: Tensor
+) -> dict[str, Tensor | None]:
+    """Bool [N] by role, None where it was not measured; `largest_N`: the largest activation of each
+    neuron, of gated ones, where it is of either sign, in absolute value."""
     count = len(scores["class"])
 
     def listed(index_R: Tensor) -> Tensor:
@@ -42,11 +45,10 @@ def has_role(scores: Tensors, responses: Tensors, largest_N: Tensor) -> dict[str
         found_N[index_R] = True
         return found_N
 
-    far_N = torch.zeros(count, dtype=torch.bool)
-    sign_N = torch.zeros(count)
-    if "bos_deviations" in scores:
-        far_N = scores["bos_deviations"].abs() > scores["bos_limit"]
-        sign_N = scores["bos_deviations"]
+    off_N = on_N = None
+    if AT_BOS not in not_measured(scores):
+        off_N = scores["bos_deviations"] > scores["bos_limit"]
+        on_N = -scores["bos_deviations"] > scores["bos_limit"]
     length_N = responses["detector_length"]
     return {
         "prediction": scores["prediction"].bool(),
@@ -54,8 +56,8 @@ def has_role(scores: Tensors, responses: Tensors, largest_N: Tensor) -> dict[str
         "partition": scores["partition"].bool(),
         "entropy": listed(scores["candidates"]),
         "token frequency": listed(scores["frequent"]),
-        "attention deactivation": far_N & (sign_N > 0),
-        "attention activation": far_N & (sign_N < 0),
+        "attention deactivation": off_N,
+        "attention activation": on_N,
         "dead": largest_N <= DetectorOptions.dead,
         "token detector": length_N == 1,
         "n-gram detector": length_N > 1,
@@ -94,16 +96,17 @@ def roles_table(
     scores: Tensors,
     responses: Tensors,
     statistics: Tensors,
-    has: dict[str, Tensor],
-    universal_N: np.ndarray | None,
+    has: dict[str, Tensor | None],
+    universal: pa.Array,
     mediated: dict[str, tuple[Tensor, Interval]],
+    missing: dict[str, str],
     columns: Sequence[Column],
     vocabulary: Vocabulary,
 ) -> pa.Table:
-    """One row per neuron. `mediated`: by name, the neurons intervened on and their intervals."""
+    """One row per neuron. `mediated`: by name, the neurons intervened on and their intervals;
+    `missing`: what the model lacks, and why."""
     count = model.neurons
     index_N = torch.arange(count)
-    nothing = torch.full((count,), torch.nan, dtype=torch.float64)
     every = {**statistics, **scores}
     every |= {
         name: _spread(responses[name], responses["role"], count)
@@ -113,19 +116,20 @@ def roles_table(
         name: _spread(scores[name], scores["effect_neuron"], count)
         for name in ("effect_low", "effect_high")
     }
-    every |= {name: responses[name] for name in ("detector_share", "position_information")}
+    every |= {
+        name: responses[name] for name in ("detector_share", "detector_position_information")
+    }
     found: dict[str, Any] = {
         "model": pa.array([model.name] * count),
         "layer": pa.array((index_N // model.width).numpy()).cast(pa.int16()),
         "neuron": pa.array((index_N % model.width).numpy()).cast(pa.int32()),
-        "is_universal": (
-            pa.nulls(count, pa.bool_()) if universal_N is None else pa.array(universal_N)
-        ),
-        "roles": pa.array(
-            [[name for name in ROLES if has[name][neuron]] for neuron in range(count)],
-            list_of(pa.string()),
-        ),
+        "is_universal": universal,
     }
+    told = [(name, has_N) for name in ROLES if (has_N := has[name]) is not None]
+    found["roles"] = pa.array(
+        [[name for name, has_N in told if has_N[neuron]] for neuron in range(count)],
+        list_of(pa.string()),
+    )
     class_N = scores["class"].tolist()
     found["logit_class"] = pa.array(
         [columns[place].name if place >= 0 else None for place in class_N], pa.string()
@@ -142,32 +146,29 @@ def roles_table(
         ],
         pa.string(),
     )
-    for name in SCORES:
-        found[name] = _numbers(every.get(name, nothing))
+    found |= {name: _numbers(every[name]) for name in SCORES if name in every}
+    for name in ("entropy_rank", "null_share_rank"):
+        found[name] = _indices(scores[name], pa.int32())
     antipode_N = scores["antipode"]
     found["antipode_layer"] = _indices(antipode_N // model.width, pa.int16())
     inside_N = torch.where(antipode_N < 0, antipode_N, antipode_N % model.width)
     found["antipode_neuron"] = _indices(inside_N, pa.int32())
-    head_N = scores.get("bos_head", torch.full((count,), -1))
-    heads = int(scores.get("heads", torch.tensor(1)))
-    found["bos_layer"] = _indices(head_N // heads, pa.int16())
-    found["bos_head"] = _indices(torch.where(head_N < 0, head_N, head_N % heads), pa.int16())
+    if AT_BOS not in missing:
+        head_N, heads = scores["bos_head"], int(scores["heads"])
+        found["bos_layer"] = _indices(head_N // heads, pa.int16())
+        found["bos_head"] = _indices(torch.where(head_N < 0, head_N, head_N % heads), pa.int16())
     found |= _detectors(responses, vocabulary)
-    for name in MEDIATED:
-        ends = [nothing] * 3
-        if name in mediated:
-            index_R, interval = mediated[name]
-            parts = (interval.value_I, interval.low_I, interval.high_I)
-            ends = [_spread(part, index_R, count) for part in parts]
-        for end, value_N in zip(ENDS, ends, strict=True):
-            found[f"{name}{end}"] = _numbers(value_N)
+    for name, (index_R, interval) in mediated.items():
+        parts = (interval.value_I, interval.low_I, interval.high_I)
+        for end, part in zip(ENDS, parts, strict=True):
+            found[f"{name}{end}"] = _numbers(_spread(part, index_R, count))
     for name in ("effect_inside", "effect_outside"):
         rows_RB, index_R = scores[name].long(), scores["effect_neuron"]
         found[name] = _some_lists(rows_RB, index_R, count, pa.int32())
     for side, name in enumerate(("next_outside_histogram", "next_inside_histogram")):
         rows_RB = responses["next_histogram"][:, side]
         found[name] = _some_lists(rows_RB, responses["role"], count, pa.int32())
-    return pa.table([found[name] for name in NEURON_ROLES.names], schema=NEURON_ROLES)
+    return assembled(NEURON_ROLES, found, missing, count)
 
 
 def _detectors(responses: Tensors, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -237,7 +238,8 @@ def interventions_table(
     ]:
         parts = (interval.value_I, interval.low_I, interval.high_I)
         found |= {f"{name}{end}": _numbers(part) for end, part in zip(ENDS, parts, strict=True)}
-    return pa.table([found[name] for name in INTERVENTIONS.names], schema=INTERVENTIONS)
+    found["null_reason"] = pa.nulls(len(rows), pa.string())
+    return assembled(INTERVENTIONS, found, {}, len(rows))
 
 
 def attention_table(model: Model, scores: Tensors, sums: PathSums, most: int = 2000) -> pa.Table:
@@ -263,7 +265,8 @@ def attention_table(model: Model, scores: Tensors, sums: PathSums, most: int = 2
     for place, name in enumerate(QUANTITIES):
         rows_IX = points_IXQ[:, :, place].contiguous()
         found[f"points_{name}"] = _some_lists(rows_IX, every, len(every), pa.float32())
-    return pa.table([found[name] for name in ATTENTION.names], schema=ATTENTION)
+    found["null_reason"] = pa.nulls(len(every), pa.string())
+    return assembled(ATTENTION, found, {}, len(every))
 
 
 def heads_table(model: Model, scores: Tensors) -> pa.Table:
@@ -281,7 +284,7 @@ def heads_table(model: Model, scores: Tensors) -> pa.Table:
         found[name] = _some_lists(scores[f"heads_{name}"], every, count, pa.int32())
     for end in ("top", "bottom"):
         value_HK, index_HK = scores[f"heads_{end}"], scores[f"heads_{end}_neuron"]
-        some_H = value_HK.isfinite().all(1)  # heads of the first layer meet no neuron
+        some_H = value_HK.isfinite().all(1)
         index_S = every[some_H]
         for name, rows_HK, kind in (
             ("deviations", value_HK, pa.float32()),
@@ -289,4 +292,5 @@ def heads_table(model: Model, scores: Tensors) -> pa.Table:
             ("neuron", index_HK % model.width, pa.int32()),
         ):
             found[f"{end}_{name}"] = _some_lists(rows_HK[some_H], index_S, count, kind)
-    return pa.table([found[name] for name in HEADS.names], schema=HEADS)
+    found["null_reason"] = pa.nulls(count, pa.string())
+    return assembled(HEADS, found, {}, count)

@@ -64,8 +64,10 @@ class Comparison:
     delta_high: float
 
     @property
-    def direction(self) -> int:
-        """1 or -1 where the interval leaves no doubt, else 0."""
+    def direction(self) -> int | None:
+        """1 or -1 where the interval leaves no doubt, else 0; None where there is none."""
+        if np.isnan(self.delta_low):
+            return None
         return int(self.delta_low > 0) - int(self.delta_high < 0)
 
 

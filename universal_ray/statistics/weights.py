@@ -7,9 +7,10 @@ H heads of all layers, layer by layer, K channels of a head, R rows of a block, 
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from universal_ray.summary import largest
@@ -19,17 +20,17 @@ CONVENTIONS = ("folded", "raw")
 trained."""
 
 NEEDS = {
-    "w_in_norm": ("w_in",),
-    "w_out_norm": ("w_out",),
     "input_bias": ("bias",),
-    "in_out_sim": ("w_in", "w_out"),
-    "l2_penalty": ("w_in", "w_out"),
-    "k": ("query", "key", "w_out"),
-    "q": ("query", "key", "w_out"),
-    "v": ("value", "output", "w_out"),
-    "o": ("value", "output", "w_in"),
+    "up_norm": ("up",),
+    "up_bias": ("up_bias",),
+    "up_out_sim": ("up",),
+    "gate_up_sim": ("up",),
+    "q_composition": ("query", "key"),
+    "k_composition": ("query", "key"),
+    "v_composition": ("value", "output"),
+    "o_composition": ("value", "output"),
 }
-"""The weights that each statistic is made of."""
+"""Of each statistic the weights that it is made of and that an architecture may lack."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,19 @@ class ModelWeights:
 
     convention: str
     layers: int
-    w_in_NC: Tensor | None
-    """what a neuron reads: columns of W_in"""
+    parallel: bool
+    """whether MLP and attention of a layer read the same stream, so that neither meets the other"""
+    w_in_NC: Tensor
+    """what a neuron reads: columns of W_in, of a gated MLP those of its gate, whose pre-activation
+    is the neuron's"""
     w_out_NC: Tensor
-    """what a neuron writes: rows of W_out"""
+    """what a neuron writes to the residual stream: rows of W_out, times the gain of a norm after
+    the MLP where there is one (its scale, one number for all neurons of a layer at a token, is
+    left out, as that of the final norm is)"""
     bias_N: Tensor | None
+    up_NC: Tensor | None
+    """what else a gated neuron reads: the factor that its gate lets through"""
+    up_bias_N: Tensor | None
     unembed_CV: Tensor
     query_HCK: Tensor | None
     key_HCK: Tensor | None
@@ -50,26 +59,33 @@ class ModelWeights:
     value_HCK: Tensor | None
     output_HKC: Tensor | None
     missing: dict[str, str]
-    """reasons, by `w_in`, `bias`, `query`, `key`, `value`, `output`"""
-
-    def reason(self, statistic: str) -> str | None:
-        """Why this model has no such statistic, None where it has it."""
-        return next((self.missing[name] for name in NEEDS[statistic] if name in self.missing), None)
+    """reasons, by `bias`, `up`, `up_bias`, `query`, `key`, `value`, `output`"""
 
 
 def vector_statistics(weights: ModelWeights) -> dict[str, Float[Tensor, "N"]]:
-    """w_in_norm, w_out_norm, input_bias, in_out_sim and l2_penalty, float64, as far as defined."""
-    w_out_NC = weights.w_out_NC.double()
-    out_N = w_out_NC.norm(dim=1)
-    found = {"w_out_norm": out_N}
-    if weights.w_in_NC is not None:
-        w_in_NC = weights.w_in_NC.double()
-        in_N = w_in_NC.norm(dim=1)
-        found["w_in_norm"] = in_N
-        found["in_out_sim"] = (w_in_NC * w_out_NC).sum(1) / (in_N * out_N)
-        found["l2_penalty"] = in_N**2 + out_N**2
+    """w_in_norm, w_out_norm, input_bias, in_out_sim and l2_penalty, float64; of a gated MLP, whose
+    `w_in` is its gate's, up_norm, up_bias, up_out_sim and gate_up_sim as well. Without those whose
+    weights the model lacks.
+    """
+    in_NC, out_NC = weights.w_in_NC.double(), weights.w_out_NC.double()
+    in_N, out_N = in_NC.norm(dim=1), out_NC.norm(dim=1)
+    found = {
+        "w_in_norm": in_N,
+        "w_out_norm": out_N,
+        "in_out_sim": (in_NC * out_NC).sum(1) / (in_N * out_N),
+        "l2_penalty": in_N**2 + out_N**2,
+    }
     if weights.bias_N is not None:
         found["input_bias"] = weights.bias_N.double()
+    if weights.up_NC is not None:
+        up_NC = weights.up_NC.double()
+        up_N = up_NC.norm(dim=1)
+        found["up_norm"] = up_N
+        found["up_out_sim"] = (up_NC * out_NC).sum(1) / (up_N * out_N)
+        found["gate_up_sim"] = (in_NC * up_NC).sum(1) / (in_N * up_N)
+        found["l2_penalty"] += up_N**2
+    if weights.up_bias_N is not None:
+        found["up_bias"] = weights.up_bias_N.double()
     return found
 
 
@@ -157,27 +173,29 @@ class Resemblance:
 
 
 def resemblance(
-    w_in_NC: Float[Tensor, "N C"] | None, w_out_NC: Float[Tensor, "N C"], block: int = 2048
+    w_in_NC: Float[Tensor, "N C"],
+    w_out_NC: Float[Tensor, "N C"],
+    up_NC: Float[Tensor, "N C"] | None = None,
+    block: int = 2048,
 ) -> dict[str, Resemblance]:
     """Extremes over all other neurons of the cosines `in` (of w_in), `out` (of w_out), and `both`.
 
-    `both` is the smaller of the two: a neuron with `both` near 1 to another duplicates it. Exact in
-    the dtype given, `block`² cosines at a time; of the symmetric matrix one half is multiplied.
+    `both` is the smaller of the two, or of the three where a gated neuron reads by `up` as well: a
+    neuron with `both` near 1 to another duplicates it. Exact in the dtype given, `block`² cosines
+    at a time; of the symmetric matrix one half is multiplied.
     """
-    given = {"out": w_out_NC} if w_in_NC is None else {"in": w_in_NC, "out": w_out_NC}
+    given = {"in": w_in_NC, "out": w_out_NC} | ({} if up_NC is None else {"up": up_NC})
     live_N = torch.stack([w_NC.norm(dim=1) > 0 for w_NC in given.values()]).all(0)
     index_N = torch.nonzero(live_N).flatten()
     units = {name: _unit(w_NC[index_N]) for name, w_NC in given.items()}
-    names = [*units, "both"] if len(units) == 2 else list(units)
-    extremes = {name: _Extremes(len(index_N), w_out_NC) for name in names}
+    extremes = {name: _Extremes(len(index_N), w_out_NC) for name in ("in", "out", "both")}
     starts = range(0, len(index_N), block)
     for i in starts:
         for j in starts[i // block :]:
             cosines = {n: u_NC[i : i + block] @ u_NC[j : j + block].T for n, u_NC in units.items()}
-            if "both" in names:
-                cosines["both"] = torch.minimum(cosines["in"], cosines["out"])
-            for name, cosine_RR in cosines.items():
-                extremes[name].update(cosine_RR, i, j)
+            cosines["both"] = reduce(torch.minimum, cosines.values())
+            for name, found in extremes.items():
+                found.update(cosines[name], i, j)
     return {name: found.spread(index_N, len(w_out_NC)) for name, found in extremes.items()}
 
 
@@ -235,9 +253,7 @@ def head_maps(weights: ModelWeights) -> dict[str, Float[Tensor, "H C K"]]:
         found |= {"q": _head_map(query, key), "k": _head_map(key, query)}
     if value is not None and output is not None:
         output_HCK = output.transpose(1, 2)
-        found["v"] = _head_map(value, output_HCK)
-        if weights.w_in_NC is not None:
-            found["o"] = _head_map(output_HCK, value)
+        found |= {"v": _head_map(value, output_HCK), "o": _head_map(output_HCK, value)}
     return found
 
 
@@ -252,3 +268,28 @@ def composition(
     """Composition of R neurons with every head: w_out for `k`, `q`, `v`, w_in for `o`."""
     unit_RC = _unit(w_RC)
     return torch.stack([(unit_RC @ map_CK).norm(dim=1) for map_CK in map_HCK], dim=1)
+
+
+def meets(kind: str, layers: int, heads: int, neurons: int, parallel: bool) -> Bool[Tensor, "N H"]:
+    """Whether a neuron and a head can meet, the one before the other, of so many heads and neurons.
+
+    A head of a later layer reads what a neuron writes (`k`, `q`, `v`); a neuron reads what a head
+    of an earlier layer writes (`o`), and of its own where the MLP comes after attention.
+    """
+    layer_N1, layer_H = (
+        torch.arange(layers).repeat_interleave(count // layers) for count in (neurons, heads)
+    )
+    layer_N1 = layer_N1[:, None]
+    if kind != "o":
+        return layer_N1 < layer_H
+    return layer_N1 > layer_H if parallel else layer_N1 >= layer_H
+
+
+def strongest_head(
+    value_NH: Float[Tensor, "N H"], meets_NH: Bool[Tensor, "N H"]
+) -> tuple[Float[Tensor, "N"], Int[Tensor, "N"]]:
+    """The largest composition of each neuron and its head, the first of ties, of those that it can
+    meet; NaN and -1 where there is none."""
+    value_N, head_N = value_NH.masked_fill(~meets_NH, -torch.inf).max(1)
+    none_N = ~value_N.isfinite()  # NaN of a neuron that writes or reads nothing
+    return value_N.masked_fill(none_N, torch.nan), head_N.masked_fill(none_N, -1)
