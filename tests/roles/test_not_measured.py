@@ -81,8 +81,10 @@ def run_all(folder: Path, models: list[str], begin: int) -> Store:
         baseline=BaselineConfig(rotations=2),
         universal=UniversalConfig(threshold=0.02),
         taxonomy=TaxonomyConfig(topics=2, syntax=None, minimum_support=5),
-        roles=RolesConfig(tokens=4 * CONTEXT, sweep=[0.0, 4.0], controls=2, sets=1, paths=2, kurtosis=3.0),
-    )
+        roles=RolesConfig(
+            tokens=4 * CONTEXT, sweep=[0.0, 4.0], controls=2, sets=1, paths=2, kurtosis=3.0,
+        ),
+    )  # fmt: skip
     store = Store(study.run.dir)
     prepared = prepare(study, store)
     profile = prepare_profile(prepared, store)
