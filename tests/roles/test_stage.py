@@ -31,6 +31,8 @@ from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.names import ours
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.roles import plan as roles_plan
+from universal_ray.roles import stage as roles_stage
 from universal_ray.roles.assemble import PATHS
 from universal_ray.roles.schemas import ROLES
 from universal_ray.roles.stage import RolesStage, prepare_roles
@@ -232,6 +234,27 @@ def test_roles_and_universality_are_columns_of_one_table_and_their_overlap_is_to
     assert whole["neurons"] == sum(universal)
     difference = whole["loss_universal"]["mean"] - whole["loss_random"]["mean"]
     assert whole["loss_difference"]["mean"] == pytest.approx(difference, abs=1e-9)
+
+
+def test_what_was_stored_with_another_meaning_is_not_taken_for_this(run, monkeypatch):
+    study, store = run
+
+    def places() -> list[str]:
+        stage = stages(study, store)[2]
+        model, stage._folders = stage.order.models[0], set()
+        scores = stage.order.scores_path(model)
+        if not store.exists(scores):
+            store.put_tensors(scores, tensors)
+        return [scores, stage.order.responses_path(model, 0), stage._declared(model)[1]]
+
+    now = places()
+    assert all(store.list(path) for path in now)
+    tensors = store.get_tensors(now[0])
+    for module in (roles_plan, roles_stage):
+        monkeypatch.setattr(module, "MEANING", roles_plan.MEANING + 1)
+    other = places()
+    store.delete(other[0])
+    assert not any(store.list(path) for path in other)
 
 
 def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkeypatch):

@@ -212,7 +212,7 @@ def test_what_a_neuron_writes_goes_through_the_norm_after_its_mlp(tmp_path, name
         return
     found = load_weights(resolve(str(tmp_path)), convention)
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
-    block = model.model.layers[-1]
+    block = model.requires_grad_(False).model.layers[-1]
     norm = block.post_feedforward_layernorm
     x_D = torch.randn(WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     scale = (block.mlp.down_proj(x_D).square().mean() + model.config.rms_norm_eps).sqrt()

@@ -50,9 +50,10 @@ def null_space_share(
     """|V₀ᵀ w_out| / |w_out| for the bottom left singular vectors V₀ of the unembedding; float64.
 
     Directions that the unembedding does not read and no neuron writes along either count for none:
-    with folded LayerNorms the one of equal channels. A random direction of the S others has about
-    √(directions / S). NaN for a neuron that writes nothing. Raises ConfigurationError where there
-    are not so many directions.
+    with folded LayerNorms the one of equal channels. A random direction of the S others has
+    √(directions / S) in the root mean square. NaN for a neuron that writes nothing.
+
+    Raises ConfigurationError where there are not so many directions.
     """
     w_out_NC = w_out_NC.double()
     length_N = w_out_NC.norm(dim=1)
