@@ -22,7 +22,7 @@ _NAMES = (
     rf"moments/{_ITEM}/(unit|block)-\d{{6,}}-{_KEY}/{_LAYER}",
     rf"reduce/{_ITEM}-{_KEY}/(model\.(safetensors|json)|{_LAYER})",
     rf"profile/topics-{_ID}(\.json|/(done|topics)\.json)",
-    rf"profile/weights/{_ID}-(folded|raw)(-\d+)?\.(safetensors|json)",
+    rf"profile/weights(-\d+)?/{_ID}-(folded|raw)(-\d+)?\.(safetensors|json)",
     rf"profile/{_ID}/labels/shard-\d{{2,}}\.(safetensors|json)",
     rf"profile/{_ID}/{_ID}/shift\.(safetensors|json)",
     rf"profile/{_ID}/{_ID}/(shard-\d{{2,}}|scores-{_KEY})/{_LAYER}",

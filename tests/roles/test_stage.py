@@ -28,8 +28,8 @@ from transformers import AutoTokenizer
 from universal_ray import driver
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.names import ours
 from universal_ray.items import marker
+from universal_ray.names import ours
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.roles import plan as roles_plan
