@@ -195,7 +195,7 @@ TAXONOMY = pa.schema(
         field("runner_up_variance_reduction", pa.float64(), "share", "variance explained by it",
               null=SCORELESS),
         field("is_universal", pa.bool_(), "", "of neurons of a reference model",
-              null="its model is no reference, or it does not vary over the tokens kept"),
+              null="its model is no reference, or it has no correlation, as neurons.parquet says"),
         field("partners", pa.int16(), "models", "other models with a best partner of the neuron"),
         field("partners_in_family", pa.int16(), "models", "whose partner is of its family",
               null="it is a member of no family"),

@@ -95,7 +95,7 @@ NEURON_ROLES = pa.schema(
     [
         *WHO,
         field("is_universal", pa.bool_(), "", "of neurons of a reference model",
-              null="its model is no reference, or it does not vary over the tokens kept"),
+              null="its model is no reference, or it has no correlation, as neurons.parquet says"),
         field("roles", list_of(pa.string()), "", "every role it has of those that were measured, "
               "all but what not_measured names"),
         field("logit_class", pa.string(), "", "feature of the id that explains w_out W_U best",
