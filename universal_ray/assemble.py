@@ -8,6 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from universal_ray.finished import (
+    CORRELATIONS,
+    NEURONS_PATH,
+    PAIRS_PATH,
+    SUMMARY_PATH,
+    Draft,
+)
 from universal_ray.persistence import persistence
 from universal_ray.plan import Plan
 from universal_ray.published import published
@@ -16,14 +23,16 @@ from universal_ray.store import Store
 from universal_ray.study import ModelsConfig
 from universal_ray.tables import mutual_partners, neuron_table, pair_table
 
-PAIRS_PATH = "tables/pairs.parquet"
-NEURONS_PATH = "tables/neurons.parquet"
-SUMMARY_PATH = "tables/summary.json"
 
+def assemble(
+    order: Reduction, plan: Plan, models: ModelsConfig, threshold: float, fingerprint: str
+) -> None:
+    """Write the draft of `pairs.parquet`, `neurons.parquet` and `summary.json`.
 
-def assemble(order: Reduction, plan: Plan, models: ModelsConfig, threshold: float) -> None:
-    """Write `pairs.parquet`, `neurons.parquet` and `summary.json`."""
+    `fingerprint`: of what they are made from.
+    """
     store = Store(order.store_url)
+    draft = Draft(store, CORRELATIONS, fingerprint)
     by_model: dict[str, list[pa.Table]] = defaultdict(list)
     for pair in plan.pairs:
         rows, columns = read_pair(store, order, pair)
@@ -38,8 +47,8 @@ def assemble(order: Reduction, plan: Plan, models: ModelsConfig, threshold: floa
     neurons = [neuron_table(by_model[model.name], threshold) for model in plan.references]
     width = max(model.width for model in plan.models)
     every = [table for name in names for table in by_model[name]]
-    store.put_table(PAIRS_PATH, pa.concat_tables(every), width)
-    store.put_table(NEURONS_PATH, pa.concat_tables(neurons), width)
+    draft.put_table(PAIRS_PATH, pa.concat_tables(every), width)
+    draft.put_table(NEURONS_PATH, pa.concat_tables(neurons), width)
     content: dict[str, Any] = {
         "threshold": threshold,
         "tokens": plan.total_tokens,
@@ -59,7 +68,8 @@ def assemble(order: Reduction, plan: Plan, models: ModelsConfig, threshold: floa
             }
             for first, reference in enumerate(plan.references[:step])
         ]
-    store.put_json(SUMMARY_PATH, content)
+    draft.put_json(SUMMARY_PATH, content)
+    draft.finish()
 
 
 def _mean(values: np.ndarray) -> float | None:

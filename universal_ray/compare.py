@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from universal_ray import checked
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.failures import reason
+from universal_ray.finished import MARKER, NEURONS_PATH, PROFILE, stages
 from universal_ray.report.screen import UNDEFINED, figure
 from universal_ray.statistics.compare import Agreement, Flips, Table, agreement, flips
 from universal_ray.store import Store
 
-NEURONS_PATH = "tables/neurons.parquet"
-CHECKED = "tables/profile.json"
 PANELS = 4
 
 
@@ -28,12 +28,13 @@ def compared(
     """
     if not -1 <= threshold <= 2:
         raise ConfigurationError(f"threshold is {threshold}: give a correlation")
-    if not store.exists(CHECKED):
+    if PROFILE not in stages(store):
         raise MissingError(
             f"{store.url} holds no finished study: run jobs/run.py with the same run.dir first"
         )
     theirs = read_published(published)
-    neurons = store.get_table(NEURONS_PATH)
+    receipt = checked.receipts(store, MARKER).get(NEURONS_PATH)
+    neurons = store.get_table(NEURONS_PATH, receipt=receipt)
     names = pc.unique(neurons["model"]).to_pylist()
     if model is None and len(names) == 1:
         (model,) = names

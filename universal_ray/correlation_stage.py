@@ -1,31 +1,31 @@
 """The stage of the correlations: sums over units of tokens, then reductions, then the tables."""
 
-import uuid
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from universal_ray import folding, reduce
-from universal_ray.assemble import PAIRS_PATH, SUMMARY_PATH, assemble
+from universal_ray import checked, finished, folding, reduce
+from universal_ray.assemble import assemble
 from universal_ray.capacity import GIB
-from universal_ray.items import calibration_file, marker
+from universal_ray.items import Item, calibration_file, layer_file, marker
 from universal_ray.names import STUDY_FILE
 from universal_ray.plan import Work
-from universal_ray.preflight import Prepared
+from universal_ray.preflight import Prepared, find_done
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
 from universal_ray.study import ClusterConfig, Device, fingerprint
 from universal_ray.worker import MomentsAssignment, MomentsWorker
 
-TABLES_MARKER = "tables/done.json"
+log = logging.getLogger(__name__)
 
 
 class CorrelationStage:
     """Calibrations first, then units; each block folds when the last of its units is there."""
 
-    name = "correlations"
+    name = finished.CORRELATIONS
     worker: type = MomentsWorker
 
     def __init__(self, prepared: Prepared, store: Store):
@@ -48,8 +48,9 @@ class CorrelationStage:
         prepared, store, study = self.prepared, self.store, self.prepared.study
         store.put(STUDY_FILE, yaml.safe_dump(prepared.record, sort_keys=False).encode())
         store.sweep()
-        folding.drop(store, list(prepared.damaged))
-        if not self.plan.work and self._tables_stand():
+        finished.clear(store)
+        self._drop(prepared.damaged)
+        if not self.plan.work and finished.stand(store, self.name, self.fingerprint):
             return None
         return MomentsAssignment(
             store_url=store.url,
@@ -65,7 +66,20 @@ class CorrelationStage:
             device=study.cluster.device.value,
         )
 
-    def _tables_fingerprint(self) -> str:
+    def _drop(self, damaged: Sequence[str]) -> None:
+        """Let go of sums that were altered, and of all that was made of sums."""
+        for folder in damaged:
+            log.warning(
+                "%s was cut or altered, or is of something else: it is computed again", folder
+            )
+        folding.drop(self.store, list(damaged))
+        if damaged:
+            for path in self.store.list("reduce"):
+                self.store.delete(path)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that the tables are made from."""
         plan, study = self.plan, self.prepared.study
         return fingerprint(
             [
@@ -77,17 +91,18 @@ class CorrelationStage:
             ]
         )
 
-    def _tables_stand(self) -> bool:
-        if not all(map(self.store.exists, (TABLES_MARKER, PAIRS_PATH, SUMMARY_PATH))):
-            return False
-        return self.store.get_json(TABLES_MARKER)["fingerprint"] == self._tables_fingerprint()
-
     def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
-        plan, study = self.plan, self.prepared.study
-        if plan.work:
-            yield Batch("calibration", self._calibrations())
+        study = self.prepared.study
+        if self.plan.work or self._unreduced():
+            calibrations = self._calibrations()
+            yield Batch("calibration", calibrations)
+            if calibrations:  # sums of others than these are there no more
+                done, damaged = find_done(self.store, self.plan.items, self.plan.layout)
+                self._drop(damaged)
+                self.plan, self._done = replace(self.plan, done=done), set(done)
             # What fixes the bits stays; which sums are held together may change.
-            plan = self.plan = replace(plan, memory=worker_memory(memory, study.cluster))
+            self.plan = replace(self.plan, memory=worker_memory(memory, study.cluster))
+        plan = self.plan
         units = len(plan.layout.units)
         done = len(plan.groups) * units - len(plan.work) if plan.work else units
         sums = [*self._folds(), *map(self._unit, plan.work)]
@@ -95,19 +110,18 @@ class CorrelationStage:
         order, stored = self.order, set(self.store.list("reduce"))
         models = [
             call(reduce.reduce_model, f"reduce-{item.key}", order, item)
-            for item in plan.items
-            if len(item.models) == 1 and f"{order.folder(item)}/model.json" not in stored
+            for item in self._unreduced()
         ]
         yield Batch("baselines", models, len(plan.models) - len(models))
         rows = [
             call(reduce.reduce_rows, f"reduce-{pair.key}-{layer}", order, pair, layer)
             for pair in plan.pairs
             for layer in range(pair.layers)
-            if f"{order.folder(pair)}/layer-{layer:02d}.json" not in stored
+            if checked.marker_of(layer_file(order.folder(pair), layer)) not in stored
         ]
         every = sum(pair.layers for pair in plan.pairs)
         yield Batch("correlations", rows, every - len(rows))
-        told = (order, plan, study.models, study.universal.threshold)
+        told = (order, plan, study.models, study.universal.threshold, self.fingerprint)
         yield Batch("tables", [call(assemble, "tables-of-correlations", *told)])
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
@@ -118,9 +132,7 @@ class CorrelationStage:
         return self._folds()
 
     def end(self) -> None:
-        # Tables made anew lack what later stages had added: by a name of their own these see it.
-        told = {"fingerprint": self._tables_fingerprint(), "making": uuid.uuid4().hex}
-        self.store.finish(TABLES_MARKER, told)
+        finished.Draft(self.store, self.name, self.fingerprint).swap_in()
         fresh = {self.order.folder(item).split("/")[1] for item in self.plan.items}
         for path in self.store.list("reduce"):
             if path.split("/")[1] not in fresh:
@@ -132,7 +144,17 @@ class CorrelationStage:
         return [
             Task(f"calibrate-{m.short}", f"calibration of {m.name}", "calibrate", (m, rows))
             for m in self.plan.models
-            if not self.store.exists(calibration_file(m))
+            if not checked.receipts(self.store, checked.marker_of(calibration_file(m)))
+        ]
+
+    def _unreduced(self) -> list[Item]:
+        """Models whose sums are not reduced yet, as items."""
+        stored = set(self.store.list("reduce"))
+        return [
+            item
+            for item in self.plan.items
+            if len(item.models) == 1
+            and checked.marker_of(reduce.model_file(self.order, *item.models)) not in stored
         ]
 
     def _unit(self, work: Work) -> Task:
@@ -157,7 +179,7 @@ class CorrelationStage:
                 ):
                     continue
                 self._folded.add(key)
-                if self.store.exists(marker(item.block_folder(block))):
+                if checked.receipts(self.store, marker(item.block_folder(block))):
                     # A fold that was cut short may have left its units behind.
                     folding.drop(self.store, [item.unit_folder(unit) for unit in block.units])
                     continue

@@ -5,32 +5,22 @@ Plain functions over the store.
 
 from collections.abc import Iterator
 
-import torch
-
-from universal_ray.errors import DamagedError
-from universal_ray.items import Block, Item, Layout, layer_file, marker
+from universal_ray import checked
+from universal_ray.items import Block, Item, Layout, calibration_file, layer_file, marker
 from universal_ray.moments import LayerSums, merge
-from universal_ray.store import Receipt, Store
-
-
-def read_checked(store: Store, folder: str, path: str) -> dict[str, torch.Tensor]:
-    """A file of tensors, checked against its receipt in the folder's marker.
-
-    Raises DamagedError where they are not what was written; the marker goes, so that the next run
-    makes them anew.
-    """
-    receipts = store.get_json(marker(folder))["files"]
-    receipt = next(Receipt(**entry) for entry in receipts if entry["path"] == path)
-    try:
-        return store.get_tensors(path, receipt)
-    except DamagedError:
-        store.delete(marker(folder))
-        raise
+from universal_ray.store import Store
 
 
 def read_sums(store: Store, folder: str, layer: int) -> LayerSums:
-    """The sums of one layer."""
-    return read_checked(store, folder, layer_file(folder, layer))
+    """The sums of one layer; raises DamagedError as all that is checked."""
+    return checked.get_tensors(store, layer_file(folder, layer), marker(folder))
+
+
+def calibrations(store: Store, item: Item) -> dict[str, str]:
+    """Checksums of the calibrations that an item's sums are made with, by model; those there are.
+    """
+    found = {m.short: checked.checksum(store, calibration_file(m)) for m in item.models}
+    return {short: checksum for short, checksum in found.items() if checksum}
 
 
 def groups(store: Store, layout: Layout, item: Item, layer: int) -> Iterator[LayerSums]:
@@ -46,7 +36,7 @@ def fold(store: Store, item: Item, block: Block) -> None:
     """Fold the units of a block into one float64 file per layer; verify it; drop the units."""
     folder = item.block_folder(block)
     units = [item.unit_folder(unit) for unit in block.units]
-    if store.exists(marker(folder)):  # a fold that was cut short as it dropped its units
+    if checked.receipts(store, marker(folder)):  # a fold that was cut short as it dropped its units
         drop(store, units)
         return
     receipts, n = [], 0.0
@@ -56,8 +46,15 @@ def fold(store: Store, item: Item, block: Block) -> None:
         if not store.verify(receipts[-1]):
             receipts[-1] = store.put_tensors(layer_file(folder, layer), sums)
         n = float(sums["n"])
-    content = {"units": [unit.name for unit in block.units], "n": n, "of": item.of(block.units)}
-    store.finish(marker(folder), {**content, "files": [vars(receipt) for receipt in receipts]})
+    checked.finish(
+        store,
+        marker(folder),
+        receipts,
+        units=[unit.name for unit in block.units],
+        n=n,
+        of=item.of(block.units),
+        calibrations=checked.told(store, marker(units[0])).get("calibrations"),
+    )
     drop(store, units)
 
 

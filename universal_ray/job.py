@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from universal_ray.finished import CORRELATIONS, PROFILE, ROLES
 from universal_ray.study import Study
 
 if TYPE_CHECKING:
     from universal_ray.scheduler import Stage
     from universal_ray.store import Store
 
-CORRELATIONS, PROFILE, ROLES = "correlations", "profile", "roles"
-"""The stages of a run; each builds on the one before."""
 
 
 def run(study: Study, wanted: tuple[str, ...]) -> None:

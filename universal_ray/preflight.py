@@ -11,7 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from universal_ray import models
+from universal_ray import checked, models
 from universal_ray.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
 from universal_ray.changes import bits
 from universal_ray.corpus import (
@@ -21,7 +21,8 @@ from universal_ray.corpus import (
     excluded_ids,
     open_corpus,
 )
-from universal_ray.errors import ConfigurationError, CorpusError, MissingError
+from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.folding import calibrations
 from universal_ray.items import Item, Layout, Model, Unit, make_items, make_units, marker, unit_rows
 from universal_ray.lock import refuse_foreign
 from universal_ray.measure import machine_bytes
@@ -56,7 +57,7 @@ class Prepared:
     excluded: tuple[int, ...]
     calibration_rows: int
     damaged: tuple[str, ...]
-    """folders whose files were cut or altered: the driver drops them once it holds the lock"""
+    """folders whose files were cut or altered"""
     record: dict[str, Any]
     """what `study.yaml` will say"""
 
@@ -245,7 +246,8 @@ def _compare(store: Store, record: dict[str, Any]) -> None:
 def find_done(
     store: Store, items: tuple[Item, ...], layout: Layout
 ) -> tuple[frozenset[tuple[int, str]], tuple[str, ...]]:
-    """(unit index, item key) whose sums are stored at full length, and the folders that are not.
+    """(unit index, item key) whose sums are stored at full length, and the folders that are not, or
+    are of a calibration that was made anew since and is another.
 
     Checksums are looked at where the sums are read: a large study has terabytes of them.
     """
@@ -257,25 +259,24 @@ def find_done(
     def whole(folder: str, item: Item, units: Sequence[Unit]) -> bool:
         if marker(folder) not in stored:
             return False
-        try:
-            told = store.get_json(marker(folder))
-        except MissingError:  # folded by a live driver since the listing
-            return False
-        receipts, of = told["files"], item.of(units)
-        damaged = [each["path"] for each in receipts if stored.get(each["path"]) != each["bytes"]]
-        if damaged:
-            log.warning("%s was cut or altered: it is computed again", damaged[0])
-        # Version 0.1.0 of this project let the name of a folder alone say it.
-        elif told.get("of", of) != of:
-            damaged = [folder]
-            log.warning("%s holds sums of something else: they are computed again", folder)
-        if damaged:
+        told, of = checked.told(store, marker(folder)), item.of(units)
+        files = {each["path"]: each["bytes"] for each in told.get("files", ())}
+        made_with = told.get("calibrations") or {}
+        good = (
+            bool(files)
+            and all(stored.get(path) == length for path, length in files.items())
+            # Version 0.1.0 of this project let the name of a folder alone say it.
+            and told.get("of", of) == of
+            and all(made_with.get(model, now) == now for model, now in standing.items())
+        )
+        if not good:
             dropped.append(folder)
-        return not damaged
+        return good
 
     done = set()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for item in items:
+            standing = calibrations(store, item)
             for block in layout.blocks:
                 if whole(item.block_folder(block), item, block.units):
                     done |= {(unit.index, item.key) for unit in block.units}

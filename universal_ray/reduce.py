@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from universal_ray import rotation
+from universal_ray import checked, rotation
 from universal_ray.folding import groups
 from universal_ray.items import (
     Item,
     Layout,
     Model,
     calibration_file,
+    layer_file,
 )
 from universal_ray.moments import (
     CONSTANT,
@@ -62,7 +63,7 @@ class Reduction:
 def reduce_model(order: Reduction, item: Item) -> None:
     """Moments of every neuron of a model by group, and the variance of its rotated units."""
     store, model = Store(order.store_url), item.models[0]
-    scale_N = store.get_tensors(calibration_file(model))["scale"].double()
+    scale_N = checked.get_tensors(store, calibration_file(model))["scale"].double()
     merged, parts, rotated_KN = [], [], []
     for layer in range(model.layers):
         pieces = []
@@ -101,7 +102,7 @@ def reduce_model(order: Reduction, item: Item) -> None:
         "null_N": moments.null_N,
         "scale_N": scale_N,
     }
-    _finish(store, order.folder(item), {"model": tensors})
+    checked.put_tensors(store, model_file(order, model), tensors)
 
 
 def _rotations(
@@ -116,17 +117,14 @@ def _rotations(
         yield rotation.scaled(drawn_DD, scale_D)
 
 
-def _finish(store: Store, folder: str, files: dict[str, dict[str, torch.Tensor]]) -> None:
-    receipts = [
-        store.put_tensors(f"{folder}/{name}.safetensors", tensors)
-        for name, tensors in files.items()
-    ]
-    store.finish(f"{folder}/{next(iter(files))}.json", {"files": [vars(r) for r in receipts]})
+def model_file(order: Reduction, model: Model) -> str:
+    """What `reduce_model` stores."""
+    return f"{order.folder(Item((model,)))}/model.safetensors"
 
 
 def read_model(store: Store, order: Reduction, model: Model) -> dict[str, torch.Tensor]:
     """What `reduce_model` stored."""
-    return store.get_tensors(f"{order.folder(Item((model,)))}/model.safetensors")
+    return checked.get_tensors(store, model_file(order, model))
 
 
 def _moments(stored: dict[str, torch.Tensor]) -> NeuronMoments:
@@ -164,19 +162,17 @@ def reduce_rows(order: Reduction, pair: Item, layer: int) -> None:
     row_error_D, column_error_M = _errors(
         store, order, pair, layer, left, right, row_summary, column_summary
     )
-    _finish(
+    checked.put_tensors(
         store,
-        order.folder(pair),
+        layer_file(order.folder(pair), layer),
         {
-            f"layer-{layer:02d}": {
-                **{f"rows.{k}": v for k, v in vars(row_summary).items()},
-                **{f"columns.{k}": v for k, v in vars(column_summary).items()},
-                "rows.baseline": row_baseline_KD.T.contiguous(),
-                "columns.baseline": column_baseline_KM.T.contiguous(),
-                "rows.error": row_error_D,
-                "columns.error": column_error_M,
-                "rows.diagonal": diagonal_D,
-            }
+            **{f"rows.{k}": v for k, v in vars(row_summary).items()},
+            **{f"columns.{k}": v for k, v in vars(column_summary).items()},
+            "rows.baseline": row_baseline_KD.T.contiguous(),
+            "columns.baseline": column_baseline_KM.T.contiguous(),
+            "rows.error": row_error_D,
+            "columns.error": column_error_M,
+            "rows.diagonal": diagonal_D,
         },
     )
 
@@ -262,8 +258,7 @@ def read_pair(store: Store, order: Reduction, pair: Item) -> tuple[Direction, Di
     first, second = pair.models
     folder = order.folder(pair)
     parts = [
-        store.get_tensors(f"{folder}/layer-{layer:02d}.safetensors")
-        for layer in range(first.layers)
+        checked.get_tensors(store, layer_file(folder, layer)) for layer in range(first.layers)
     ]
     names = [field.name for field in fields(RowSummary)]
     rows = RowSummary(**{k: torch.cat([part[f"rows.{k}"] for part in parts]) for k in names})

@@ -16,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,6 +55,10 @@ class Receipt:
     path: str
     bytes: int
     checksum: str
+
+    def of(self, name: str) -> bool:
+        """Whether it is that of a file on this host."""
+        return os.path.getsize(name) == self.bytes and checksum(name) == self.checksum
 
 
 class Store:
@@ -132,10 +136,6 @@ class Store:
 
         return self._publish(path, table.nbytes, write)
 
-    def finish(self, marker_path: str, content: Mapping[str, Any]) -> None:
-        """Writes the marker of a completed piece of work, after every file it vouches for."""
-        self.put_json(marker_path, content)
-
     def create(self, path: str, data: bytes) -> bool:
         """Writes `data` unless the file exists; True where the file is this one.
 
@@ -154,26 +154,23 @@ class Store:
             return self.get(path) == data
         return False
 
-    def get(self, path: str) -> bytes:
-        """The file's bytes."""
-        with self._fetched(path) as name:
+    def get(self, path: str, receipt: Receipt | None = None) -> bytes:
+        """The file's bytes; this and what follows raise DamagedError where a file is not that of
+        its receipt, or not of its kind.
+        """
+        with self._fetched(path, receipt) as name:
             return Path(name).read_bytes()
 
     def get_tensors(
         self, path: str, receipt: Receipt | None = None, names: Iterable[str] | None = None
     ) -> dict[str, "torch.Tensor"]:
-        """The tensors of a safetensors file, or those in `names`, checked against the receipt.
+        """The tensors of a safetensors file, or those in `names`.
 
         On a local disk they are private mappings of the file: pages are read when touched.
         """
         from safetensors import SafetensorError, safe_open
 
-        with self._fetched(path) as name:
-            if receipt is not None and not _matches(name, receipt):
-                raise DamagedError(
-                    f"{self._full(path)} is not the file of {receipt.bytes} bytes that its receipt"
-                    " names: it was cut or altered, the same command again makes it anew."
-                )
+        with self._fetched(path, receipt) as name:
             try:
                 with safe_open(name, framework="pt") as file:
                     wanted = file.keys() if names is None else names
@@ -181,33 +178,35 @@ class Store:
             except SafetensorError as error:
                 raise self._damaged(path, "safetensors", error) from error
 
-    def get_json(self, path: str) -> dict[str, Any]:
+    def get_json(self, path: str, receipt: Receipt | None = None) -> dict[str, Any]:
         """The object that a JSON file holds."""
         try:
-            found = json.loads(self.get(path))
-            if not isinstance(found, dict):
+            content = json.loads(self.get(path, receipt))
+            if not isinstance(content, dict):
                 raise ValueError("it holds no object")
-            return found
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(path, "JSON", error) from error
+        return content
 
-    def get_table(self, path: str, columns: Sequence[str] | None = None) -> "pyarrow.Table":
+    def get_table(
+        self, path: str, columns: Sequence[str] | None = None, receipt: Receipt | None = None
+    ) -> "pyarrow.Table":
         """A Parquet file's table, or its `columns` alone."""
         import pyarrow.parquet
 
-        with self._fetched(path) as name:
+        with self._fetched(path, receipt) as name:
             try:
                 # No partitioning: a folder called key=value is not a column.
                 return pyarrow.parquet.read_table(name, columns=columns, partitioning=None)
-            except pyarrow.ArrowInvalid as error:
+            except pyarrow.ArrowException as error:
                 raise self._damaged(path, "Parquet", error) from error
 
     def verify(self, receipt: Receipt) -> bool:
         """Whether the file exists with the length and the checksum of its receipt."""
         try:
-            with self._fetched(receipt.path) as name:
-                return _matches(name, receipt)
-        except MissingError:
+            with self._fetched(receipt.path, receipt):
+                return True
+        except (MissingError, DamagedError):
             return False
 
     def exists(self, path: str) -> bool:
@@ -236,7 +235,7 @@ class Store:
         return []
 
     def delete(self, path: str) -> None:
-        """Removes a file of this project's; that it does not exist is fine.
+        """Removes a file of this project's, for good once this returns; that there is none is fine.
 
         The one way by which anything goes: what bears another name is not ours, and stays.
         """
@@ -245,6 +244,20 @@ class Store:
         target = self._full(path)
         with self._failing_as("deleted", target), suppress(FileNotFoundError):
             self._ask(lambda: self._files.rm_file(target))
+            if self._local:
+                sync(os.path.dirname(target))
+
+    def move(self, path: str, new: str) -> None:
+        """Gives a file another name, replacing what was there; readers see the old or the new."""
+        source, target = self._full(path), self._full(new)
+        with self._failing_as("moved", source):
+            if self._local:
+                make_folder(os.path.dirname(target))
+                os.replace(source, target)
+                sync(os.path.dirname(target))
+            else:
+                self._ask(lambda: self._files.cp_file(source, target))
+                self.delete(path)
 
     def sweep(self, older_than: float = 3600.0) -> int:
         """Removes what dead writers of ours left half done, by age in seconds; returns how many.
@@ -343,17 +356,21 @@ class Store:
             yield os.path.join(scratch, name)
 
     @contextmanager
-    def _fetched(self, path: str) -> Iterator[str]:
+    def _fetched(self, path: str, receipt: Receipt | None = None) -> Iterator[str]:
         """A local name of the file: its own, or that of a copy which goes afterwards."""
         target = self._full(path)
-        with self._failing_as("read", target):
+        with self._failing_as("read", target), ExitStack() as opened:
             try:
-                if self._local:
-                    yield target
-                else:
-                    with self._scratch(target) as name:
-                        self._ask(lambda: self._files.get_file(target, name))
-                        yield name
+                name = target
+                if not self._local:
+                    name = opened.enter_context(self._scratch(target))
+                    self._ask(lambda: self._files.get_file(target, name))
+                if receipt is not None and not receipt.of(name):
+                    raise DamagedError(
+                        f"{target} is not the file of {receipt.bytes} bytes that its receipt"
+                        " names: it was cut or altered, what made it makes it anew."
+                    )
+                yield name
             except FileNotFoundError as error:
                 raise MissingError(
                     f"{target} does not exist: compute it first, or check the path."
@@ -377,12 +394,8 @@ class Store:
                 f" {remedy(error)}."
             ) from error
 
-    def _damaged(self, path: str, kind: str, error: Exception) -> StorageError:
-        return StorageError(
-            f"{self._full(path)} cannot be read as {kind} ({reason(error)}): if it was cut or"
-            " altered, it has to be computed again."
+    def _damaged(self, path: str, kind: str, error: Exception) -> DamagedError:
+        return DamagedError(
+            f"{self._full(path)} cannot be read as {kind} ({reason(error)}): it was cut or altered,"
+            " what made it makes it anew."
         )
-
-
-def _matches(name: str, receipt: Receipt) -> bool:
-    return os.path.getsize(name) == receipt.bytes and checksum(name) == receipt.checksum

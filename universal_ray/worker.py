@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from universal_ray import checked
 from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
 from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.capacity import Pass
@@ -25,7 +26,7 @@ from universal_ray.errors import (
     NumericalError,
     ResourceError,
 )
-from universal_ray.folding import fold
+from universal_ray.folding import calibrations, fold
 from universal_ray.hardware import check_same, named
 from universal_ray.items import (
     Block,
@@ -194,7 +195,7 @@ class MomentsWorker(Worker):
             raise NumericalError(f"model {model.name}: {error}") from error
         tensors = {"shift": found.shift_N.cpu(), "scale": found.scale_N.cpu()}
         self._check_old(model, tensors)
-        return self.store.put_tensors(calibration_file(model), tensors)
+        return checked.put_tensors(self.store, calibration_file(model), tensors)
 
     def _check_old(self, model: Model, tensors: dict[str, torch.Tensor]) -> None:
         """Raise ConfigurationError where sums of an earlier version are of another calibration."""
@@ -212,7 +213,7 @@ class MomentsWorker(Worker):
 
     def _calibration(self, model: Model) -> Calibration:
         if model.identity not in self._calibrations:
-            stored = self.store.get_tensors(calibration_file(model))
+            stored = checked.get_tensors(self.store, calibration_file(model))
             self._calibrations[model.identity] = Calibration(
                 stored["shift"].to(self.told.device),
                 stored["scale"].to(self.told.device),
@@ -327,7 +328,13 @@ class MomentsWorker(Worker):
                 n = float(tensors["n"])
                 written.append(self.store.put_tensors(path, tensors))
             if part.stop == part.item.layers:
-                content = {"unit": unit.name, "n": n, "hardware": self.hardware}
-                content["of"] = part.item.of((unit,))
-                content["files"] = [vars(each) for each in written]
-                self.store.finish(marker(part.item.unit_folder(unit)), content)
+                checked.finish(
+                    self.store,
+                    marker(part.item.unit_folder(unit)),
+                    written,
+                    unit=unit.name,
+                    n=n,
+                    of=part.item.of((unit,)),
+                    hardware=self.hardware,
+                    calibrations=calibrations(self.store, part.item),
+                )

@@ -33,6 +33,8 @@ PURE_PACKAGES = {"torch", "numpy", "jaxtyping"}
 OWN = {
     "store": ["disk", "errors", "failures", "names"],
     "disk": [],
+    "checked": ["errors", "store"],
+    "finished": ["checked", "errors", "store"],
     "failures": [],
     "names": [],
     "wellformed": [],
@@ -50,7 +52,7 @@ OWN = {
     "changes": ["study"],
     "errors": [],
     "progress": [],
-    "driver": ["cluster", "lock", "scheduler", "store", "study"],
+    "driver": ["cluster", "errors", "lock", "scheduler", "store", "study"],
 }
 """All of the project that these modules may import."""
 

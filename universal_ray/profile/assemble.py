@@ -7,8 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from universal_ray.assemble import NEURONS_PATH, PAIRS_PATH, SUMMARY_PATH
+from universal_ray import checked, finished
 from universal_ray.corpus import TokenCorpus
+from universal_ray.finished import (
+    BANK_PATH,
+    FEATURES_PATH,
+    NEURONS_PATH,
+    PAIRS_PATH,
+    PROFILE,
+    STATISTICS_PATH,
+    SUMMARY_PATH,
+    TAXONOMY_PATH,
+    Draft,
+)
 from universal_ray.items import Model
 from universal_ray.profile.reduce import ProfileOrder
 from universal_ray.profile.summary import profile_summary
@@ -30,11 +41,6 @@ from universal_ray.taxonomy.assign import NONE, Assignment, assign
 from universal_ray.taxonomy.scores import why_none
 from universal_ray.taxonomy.vocabulary import Vocabulary
 
-STATISTICS_PATH = "tables/statistics.parquet"
-FEATURES_PATH = "tables/features.parquet"
-TAXONOMY_PATH = "tables/taxonomy.parquet"
-BANK_PATH = "tables/bank.parquet"
-PATHS = (STATISTICS_PATH, FEATURES_PATH, TAXONOMY_PATH, BANK_PATH)
 STORIES = ("family", "feature", "variance_reduction", "status", "partners_in_family")
 """Columns of the taxonomy that the table of neurons repeats."""
 
@@ -48,12 +54,18 @@ class Texts:
 
 
 def assemble_profile(
-    order: ProfileOrder, references: Sequence[Model], listed: int, texts: Texts
+    order: ProfileOrder, references: Sequence[Model], listed: int, texts: Texts, fingerprint: str
 ) -> None:
-    """Write the tables of the profile, and add to `neurons.parquet` and `summary.json`."""
+    """Write the draft of the profile's tables, and of `neurons.parquet` and `summary.json` with
+    what it adds to them.
+
+    `fingerprint`: of what they are made from.
+    """
     store, models, columns = Store(order.store_url), order.plan.models, order.columns
-    summary = store.get_json(SUMMARY_PATH)
-    neurons = store.get_table(NEURONS_PATH, NEURONS.names)
+    draft = Draft(store, PROFILE, fingerprint)
+    summary = finished.get_json(store, SUMMARY_PATH)
+    summary.pop("roles", None)  # told of what was
+    neurons = finished.get_table(store, NEURONS_PATH, NEURONS.names)
     partners = _partners(store, models)
     assigned: dict[str, Assignment] = {}
     missing: dict[str, dict[str, str]] = {}
@@ -61,7 +73,7 @@ def assemble_profile(
     for model in models:
         found = _found(store, order, model)
         assigned[model.name] = assign(found["reduction"], columns)
-        weights = store.get_tensors(order.weights_path(model))
+        weights = checked.get_tensors(store, order.weights_path(model))
         missing[model.name] = not_measured(weights)
         statistics.append(statistics_table(model, found, weights, texts.corpus, texts.vocabulary))
         features.append(features_table(model, found, columns, listed))
@@ -114,17 +126,21 @@ def assemble_profile(
         "features_without_tokens_of_their_own": order.bank.left_out,
     }
     width = max(model.width for model in models)
-    store.put_table(STATISTICS_PATH, pa.concat_tables(statistics), width)
-    store.put_table(FEATURES_PATH, pa.concat_tables(features), width)
-    store.put_table(TAXONOMY_PATH, pa.concat_tables(taxonomy), width)
-    store.put_table(BANK_PATH, bank_table(columns, support_F, [*reasons, None]), width)
-    store.put_table(NEURONS_PATH, pa.concat_tables(added), width)
-    store.put_json(SUMMARY_PATH, summary)
+    draft.put_table(STATISTICS_PATH, pa.concat_tables(statistics), width)
+    draft.put_table(FEATURES_PATH, pa.concat_tables(features), width)
+    draft.put_table(TAXONOMY_PATH, pa.concat_tables(taxonomy), width)
+    draft.put_table(BANK_PATH, bank_table(columns, support_F, [*reasons, None]), width)
+    draft.put_table(NEURONS_PATH, pa.concat_tables(added), width)
+    draft.put_json(SUMMARY_PATH, summary)
+    draft.finish()
 
 
 def _found(store: Store, order: ProfileOrder, model: Model) -> Tensors:
     return join_layers(
-        [store.get_tensors(order.layer_path(model, layer)) for layer in range(model.layers)]
+        [
+            checked.get_tensors(store, order.layer_path(model, layer))
+            for layer in range(model.layers)
+        ]
     )
 
 
@@ -143,7 +159,7 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 def _partners(store: Store, models: Sequence[Model]) -> dict[str, dict[str, np.ndarray]]:
     """By model and other model: every neuron's best partner as a flat index, -1 for none."""
     names = ["model", "other", "max_layer", "max_neuron"]
-    pairs = store.get_table(PAIRS_PATH, names)
+    pairs = finished.get_table(store, PAIRS_PATH, names)
     found: dict[str, dict[str, np.ndarray]] = {model.name: {} for model in models}
     keys = dict.fromkeys(zip(pairs["model"].to_pylist(), pairs["other"].to_pylist(), strict=True))
     for name, other in keys:

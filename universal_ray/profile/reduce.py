@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from universal_ray import checked
 from universal_ray.errors import NumericalError
 from universal_ray.folding import read_sums
 from universal_ray.items import Model
@@ -117,7 +118,8 @@ def reduce_layer(order: ProfileOrder, model: Model, layer: int) -> None:
         [scores.mean_difference_FN, torch.full_like(between_D, torch.nan)[None]]
     )
     found["support"] = torch.cat([scores.support_F, neurons.powers_5D[0, :1]])
-    store.put_tensors(order.layer_path(model, layer), {k: v.contiguous() for k, v in found.items()})
+    tensors = {name: value.contiguous() for name, value in found.items()}
+    checked.put_tensors(store, order.layer_path(model, layer), tensors)
 
 
 def _ends(
@@ -173,6 +175,6 @@ def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> No
         found[f"{name}_composition"], found[f"{name}_composition_head"] = value_N, head_N
         found["heads"] = torch.tensor(heads // layers)
     tensors = {name: value.contiguous() for name, value in found.items()}
-    Store(order.store_url).put_tensors(
-        order.weights_path(model), with_reasons(tensors, weights.missing)
+    checked.put_tensors(
+        Store(order.store_url), order.weights_path(model), with_reasons(tensors, weights.missing)
     )

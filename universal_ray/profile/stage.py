@@ -1,23 +1,25 @@
 """The stage of the profile: statistics of neurons, scores of features, families and tables."""
 
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from universal_ray import checked, finished
 from universal_ray.capacity import GIB
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
-from universal_ray.correlation_stage import TABLES_MARKER, worker_memory
+from universal_ray.correlation_stage import CorrelationStage, worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.items import Model, marker
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
-from universal_ray.profile.assemble import PATHS, Texts, assemble_profile
+from universal_ray.profile.assemble import Texts, assemble_profile
 from universal_ray.profile.plan import (
     PAPER_TOKENS,
     VERSION,
     ProfilePlan,
+    Shard,
     layer_groups,
     make_shards,
 )
@@ -35,7 +37,6 @@ from universal_ray.weights import embedding_norms
 
 TOPIC_TOKENS = 2_000_000
 """Tokens that topics are found in, the first of the corpus."""
-PROFILE_MARKER = "tables/profile.json"
 ROWS = 4096
 
 
@@ -50,7 +51,7 @@ class PreparedProfile:
     counts_V: np.ndarray
     """how often the corpus has each id where it can be predicted: in no row's first place"""
     excluded: tuple[int, ...]
-    topics_path: str
+    topics_folder: str
     topics: Topics
 
     def describe(self) -> list[tuple[str, str]]:
@@ -92,7 +93,7 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     content = [unit.name for unit in prepared.plan.layout.units if unit.start < rows]
     # What a token says and what a row is from: labels are made of them beside the ids.
     said = [prepared.record["corpus"]["tokenizer"], len(vocabulary), corpus.subsets_hash(0, rows)]
-    topics_path, topics = _topics(prepared, store, vocabulary, rows, [content, said])
+    topics_folder, topics = _topics(prepared, store, vocabulary, rows, [content, said])
     subsets = tuple(sorted(set(corpus.subsets(0, rows) or ())))
     first_V, counts_V = _counts(corpus, rows, len(vocabulary))
     bank = feature_bank(
@@ -111,7 +112,7 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     settings = study.cluster
     decided = [
         VERSION, prepared.plan.bits, content, said, rows, plain(options.exclude), options.examples,
-        [column.name for column in bank.row_columns()], topics_path, options.syntax,
+        [column.name for column in bank.row_columns()], _content(topics), options.syntax,
     ]  # fmt: skip
     plan = ProfilePlan(
         models=prepared.plan.models,
@@ -128,7 +129,7 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
                 model, plan.vocabulary, settings.memory * GIB, prepared.plan.footprint
             )
     return PreparedProfile(
-        prepared, plan, vocabulary, bank, counts_V, excluded, topics_path, topics
+        prepared, plan, vocabulary, bank, counts_V, excluded, topics_folder, topics
     )
 
 
@@ -138,14 +139,29 @@ def _topics(
     """Topics as the run has them already, else found now: another machine might differ in bits."""
     count, corpus = prepared.study.taxonomy.topics, prepared.corpus
     rows = min(rows, -(-TOPIC_TOKENS // corpus.context))
-    path = f"profile/topics-{fingerprint([content, rows, count])[:12]}.json"
-    if store.exists(path):
-        found = store.get_json(path)
-        return path, Topics(
+    folder = f"profile/topics-{fingerprint([content, rows, count])[:12]}"
+    receipt = checked.receipts(store, marker(folder)).get(_topics_file(folder))
+    if receipt and store.verify(receipt):
+        found = store.get_json(receipt.path)
+        return folder, Topics(
             np.array(found["group_V"]), tuple(found["words"]), np.array(found["rarity_G"]),
             np.array(found["weights_KG"]),
         )  # fmt: skip
-    return path, find_topics(TokenRows(corpus.read(0, rows), vocabulary), count)
+    return folder, find_topics(TokenRows(corpus.read(0, rows), vocabulary), count)
+
+
+def _topics_file(folder: str) -> str:
+    return f"{folder}/topics.json"
+
+
+def _content(topics: Topics) -> dict[str, Any]:
+    """Topics as they are stored."""
+    return {
+        "group_V": topics.group_V.tolist(),
+        "words": list(topics.words),
+        "rarity_G": topics.rarity_G.tolist(),
+        "weights_KG": topics.weights_KG.tolist(),
+    }
 
 
 def _counts(corpus: TokenCorpus, rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +180,7 @@ def _counts(corpus: TokenCorpus, rows: int, size: int) -> tuple[np.ndarray, np.n
 class ProfileStage:
     """Each shard's labels once, then every model over every shard; then scores and tables."""
 
-    name = "profile"
+    name = finished.PROFILE
     worker: type = ProfileWorker
 
     def __init__(self, found: PreparedProfile, store: Store):
@@ -177,34 +193,45 @@ class ProfileStage:
             study.taxonomy.convention.value,
             study.taxonomy.minimum_support,
         )
+        self._correlations = CorrelationStage(found.prepared, store).fingerprint
+        self._layers = [
+            (model, layer) for model in found.plan.models for layer in range(model.layers)
+        ]
 
-    def begin(self) -> ProfileAssignment | None:
-        """Raises MissingError where the correlations are not there yet."""
-        store, found = self.store, self.found
-        prepared, study = found.prepared, found.prepared.study
-        if not store.exists(TABLES_MARKER):
-            raise MissingError(
-                f"{store.url} holds no tables of correlations: make them first, by "
-                "jobs/correlate.py with the same options"
-            )
-        self._tables = fingerprint(
-            [store.get_json(TABLES_MARKER), self.order.layer_path(found.plan.models[0], 0),
-             self.order.weights_path(found.plan.models[0]), study.taxonomy.features,
+    @property
+    def fingerprint(self) -> str:
+        """Of all that the tables are made from."""
+        found = self.found
+        return fingerprint(
+            [self._correlations, self.order.layer_path(found.plan.models[0], 0),
+             self.order.weights_path(found.plan.models[0]),
+             found.prepared.study.taxonomy.features,
              vars(FamilyOptions()), [neuron_family(column) for column in self.order.columns]]
         )
-        standing = all(map(store.exists, (PROFILE_MARKER, *PATHS)))
-        if standing and store.get_json(PROFILE_MARKER)["fingerprint"] == self._tables:
-            return None
-        topics = found.topics
-        store.put_json(
-            found.topics_path,
-            {
-                "group_V": topics.group_V.tolist(),
-                "words": list(topics.words),
-                "rarity_G": topics.rarity_G.tolist(),
-                "weights_KG": topics.weights_KG.tolist(),
-            },
+
+    def stands(self) -> bool:
+        """Whether the tables are there, and what later stages read beside them."""
+        stored, order = set(self.store.list("profile")), self.order
+        kept = [order.weights_path(model) for model in order.plan.models]
+        kept += [order.layer_path(*layer) for layer in self._layers]
+        return stored.issuperset(map(checked.marker_of, kept)) and finished.stand(
+            self.store, self.name, self.fingerprint
         )
+
+    def begin(self) -> ProfileAssignment | None:
+        """Raises MissingError where the correlations are not there."""
+        store, found = self.store, self.found
+        prepared, study = found.prepared, found.prepared.study
+        if not finished.stand(store, finished.CORRELATIONS, self._correlations):
+            raise MissingError(
+                f"{store.url} holds no tables of correlations that are whole and of these "
+                "options: make them first, by jobs/correlate.py with the same options"
+            )
+        if self.stands():
+            return None
+        path = _topics_file(found.topics_folder)
+        receipt = store.put_json(path, _content(found.topics))
+        checked.finish(store, marker(found.topics_folder), [receipt])
         return ProfileAssignment(
             store_url=store.url,
             nonce=store.write_nonce(),
@@ -224,23 +251,24 @@ class ProfileStage:
     def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
         found, order, stored = self.found, self.order, set(self.store.list("profile"))
         plan, study = found.plan, found.prepared.study
-        left = plan.missing(stored)
+        left = self._left(stored)
         labels = [
             Task(f"label-{shard.index}", f"labels of shard {shard.index}", "label", (shard,))
             for shard in dict.fromkeys(shard for _, shard in left)
-            if plan.labels_file(shard) not in stored
+            if checked.marker_of(plan.labels_file(shard)) not in stored
         ]
         shifts = [
             Task(f"shift-{model.short}", f"shift of {model.name}", "shift", (model,))
             for model in dict.fromkeys(model for model, _ in left)
-            if plan.shift_file(model) not in stored
+            if checked.marker_of(plan.shift_file(model)) not in stored
         ]
         weights = [
             call(reduce_weights, f"weights-{m.short}", order, m, found.prepared.sources[m.identity])
             for m in plan.models
-            if order.weights_path(m) not in stored
+            if checked.marker_of(order.weights_path(m)) not in stored
         ]
         yield Batch("labels and weights", [*labels, *shifts, *weights])
+        left = self._left(stored)
         bytes_each = worker_memory(memory, study.cluster)
         footprint = found.prepared.plan.footprint
         sums = [
@@ -254,23 +282,40 @@ class ProfileStage:
             for model, shard in left
         ]
         yield Batch("statistics", sums, len(plan.models) * len(plan.shards) - len(sums))
-        layers = [(model, layer) for model in plan.models for layer in range(model.layers)]
         scores = [
             call(reduce_layer, f"scores-{model.short}-{layer}", order, model, layer)
-            for model, layer in layers
-            if order.layer_path(model, layer) not in stored
+            for model, layer in self._layers
+            if checked.marker_of(order.layer_path(model, layer)) not in stored
         ]
-        yield Batch("scores", scores, len(layers) - len(scores))
+        yield Batch("scores", scores, len(self._layers) - len(scores))
         texts = Texts(found.prepared.corpus, found.vocabulary)
         told = (order, found.prepared.plan.references, study.taxonomy.features, texts)
-        yield Batch("tables", [call(assemble_profile, "tables-of-profile", *told)])
+        tables = call(assemble_profile, "tables-of-profile", *told, self.fingerprint)
+        yield Batch("tables", [tables])
+
+    def _left(self, stored: set[str]) -> list[tuple[Model, Shard]]:
+        """Shards without sums, or whose sums are of a shift that was made anew and is another."""
+        plan, store = self.found.plan, self.store
+        left = plan.missing(stored)
+        now = {model: checked.checksum(store, plan.shift_file(model)) for model, _ in left}
+
+        def stale(model: Model, shard: Shard) -> bool:
+            told = checked.told(store, marker(plan.shard_folder(model, shard)))
+            return now.get(model) is not None and told.get("shift") != now[model]
+
+        return [
+            (model, shard)
+            for model in plan.models
+            for shard in plan.shards
+            if (model, shard) in left or stale(model, shard)
+        ]
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
         return ()
 
     def end(self) -> None:
-        found, told = self.found, {"fingerprint": self._tables, "making": uuid.uuid4().hex}
-        self.store.finish(PROFILE_MARKER, told)
+        found = self.found
+        finished.Draft(self.store, self.name, self.fingerprint).swap_in()
         for path in self.store.list("profile"):
-            if not path.startswith((found.plan.folder, found.topics_path, WEIGHTS_FOLDER)):
+            if not path.startswith((found.plan.folder, found.topics_folder, WEIGHTS_FOLDER)):
                 self.store.delete(path)

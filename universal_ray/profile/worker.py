@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from universal_ray import checked
 from universal_ray.items import Model, layer_file, marker
 from universal_ray.measure import Clock, peak_bytes
 from universal_ray.profile.plan import Layers, ProfilePlan, Shard
@@ -52,11 +53,12 @@ class ProfileWorker(Worker):
             )
             parts.append(np.packbits(told.bank.labels(rows).numpy(), axis=1))
         bits = torch.from_numpy(np.concatenate(parts))
-        return self.store.put_tensors(told.plan.labels_file(shard), {"bits": bits})
+        return checked.put_tensors(self.store, told.plan.labels_file(shard), {"bits": bits})
 
     def _labels(self, shard: Shard) -> torch.Tensor:
         """Bool [T, E] of a whole shard."""
-        bits = self.store.get_tensors(self.told.plan.labels_file(shard))["bits"].numpy()
+        path = self.told.plan.labels_file(shard)
+        bits = checked.get_tensors(self.store, path)["bits"].numpy()
         count = len(self.told.bank.row_columns())
         return torch.from_numpy(np.unpackbits(bits, axis=1, count=count).astype(bool))
 
@@ -73,7 +75,8 @@ class ProfileWorker(Worker):
         tokens_BP, _ = self.tokens(0, min(self.told.batch_rows, plan.shards[-1].stop))
         with self.computing():
             self.read_layers(model, tokens_BP, add)
-        return self.store.put_tensors(plan.shift_file(model), {"shift": torch.stack(means)})
+        shift = {"shift": torch.stack(means)}
+        return checked.put_tensors(self.store, plan.shift_file(model), shift)
 
     def _batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, Places, slice]]:
         """Tokens of each batch, which of them count, and where they lie in the shard."""
@@ -111,7 +114,8 @@ class ProfileWorker(Worker):
                 path = layer_file(folder, layer)
                 receipts.append(self.store.put_tensors(path, files.pop(layer)))
             spent["write"] = spent.get("write", 0.0) + time.monotonic() - began
-        self.store.finish(marker(folder), {"files": [vars(receipt) for receipt in receipts]})
+        shift = checked.checksum(self.store, told.plan.shift_file(model))
+        checked.finish(self.store, marker(folder), receipts, shift=shift)
         return {
             "model": model.name,
             "shard": shard.index,
@@ -128,7 +132,8 @@ class ProfileWorker(Worker):
     ) -> dict[int, tuple[LayerSums, FeatureSums]]:
         told, plan = self.told, self.told.plan
         self.keep((model.identity,))
-        shift_LD = self.store.get_tensors(plan.shift_file(model))["shift"].to(told.device)
+        stored = checked.get_tensors(self.store, plan.shift_file(model))
+        shift_LD = stored["shift"].to(told.device)
         made = {
             layer: (
                 LayerSums.zeros(

@@ -9,10 +9,18 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from universal_ray.assemble import NEURONS_PATH, SUMMARY_PATH
-from universal_ray.folding import read_checked
+from universal_ray import checked, finished
+from universal_ray.finished import (
+    ATTENTION_PATH,
+    HEADS_PATH,
+    INTERVENTIONS_PATH,
+    NEURONS_PATH,
+    ROLES_PATH,
+    SUMMARY_PATH,
+    Draft,
+)
 from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
-from universal_ray.items import Model
+from universal_ray.items import Model, marker
 from universal_ray.profile.summary import plain_numbers
 from universal_ray.reasons import absent, not_measured
 from universal_ray.roles.declare import CUT, MEAN, Declaration
@@ -47,10 +55,6 @@ from universal_ray.store import Store
 from universal_ray.taxonomy.features import CURRENT
 from universal_ray.taxonomy.vocabulary import Vocabulary
 
-ROLES_PATH = "tables/roles.parquet"
-INTERVENTIONS_PATH = "tables/interventions.parquet"
-ATTENTION_PATH = "tables/attention.parquet"
-HEADS_PATH = "tables/heads.parquet"
 PATHS = (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH)
 SCHEMAS = {INTERVENTIONS_PATH: INTERVENTIONS, ATTENTION_PATH: ATTENTION}
 
@@ -59,7 +63,7 @@ Tensors = dict[str, Tensor]
 
 def universality(store: Store, model: Model) -> pa.Array:
     """Whether each neuron of a reference model is universal; null where it has no correlation."""
-    neurons = store.get_table(NEURONS_PATH, ["model", "is_universal"])
+    neurons = finished.get_table(store, NEURONS_PATH, ["model", "is_universal"])
     return neurons.filter(pc.equal(neurons["model"], model.name))["is_universal"].combine_chunks()
 
 
@@ -72,30 +76,33 @@ def universal(flags: pa.Array) -> Tensor:
 def statistics(store: Store, order: RolesOrder, model: Model) -> Tensors:
     """Of weights, and of activations [N]: the mean, and how far they go from zero."""
     layers = [
-        store.get_tensors(order.profile.layer_path(model, layer)) for layer in range(model.layers)
+        checked.get_tensors(store, order.profile.layer_path(model, layer))
+        for layer in range(model.layers)
     ]
     return {
-        **store.get_tensors(order.profile.weights_path(model)),
+        **checked.get_tensors(store, order.profile.weights_path(model)),
         "post_mean": torch.cat([layer["post_mean"] for layer in layers]),
         "largest": torch.cat([layer["reach"] for layer in layers]),
     }
 
 
 def assemble_roles(
-    order: RolesOrder, declarations: dict[str, tuple[Declaration, str]], vocabulary: Vocabulary
+    order: RolesOrder, declarations: dict[str, tuple[Declaration, str]], vocabulary: Vocabulary,
+    fingerprint: str,
 ) -> None:
-    """Write the tables of roles, and add to `summary.json`.
+    """Write the draft of the tables of roles, and of `summary.json` with what they add to it.
 
     `declarations`: by identity of a model that was intervened on, what was done, and where the
-    sums lie.
+    sums lie; `fingerprint`: of what the tables are made from.
     """
     store = Store(order.store_url)
     columns = order.profile.bank.id_columns(CURRENT)
-    summary = store.get_json(SUMMARY_PATH)
+    draft = Draft(store, finished.ROLES, fingerprint)
+    summary = finished.get_json(store, SUMMARY_PATH)
     tables: dict[str, list[pa.Table]] = {path: [] for path in PATHS}
     every, models, references = [], [], []
     for model in order.models:
-        scores = store.get_tensors(order.scores_path(model))
+        scores = checked.get_tensors(store, order.scores_path(model))
         responses = _responses(store, order, model)
         known = statistics(store, order, model)
         missing = not_measured(scores)
@@ -152,15 +159,16 @@ def assemble_roles(
     )
     width = max(model.width for model in order.models)
     for path, parts in tables.items():
-        store.put_table(path, pa.concat_tables(parts), width)
-    store.put_json(SUMMARY_PATH, summary)
+        draft.put_table(path, pa.concat_tables(parts), width)
+    draft.put_json(SUMMARY_PATH, summary)
+    draft.finish()
 
 
 def _responses(store: Store, order: RolesOrder, model: Model) -> Tensors:
     """Of all layers, neurons numbered through."""
     layers = []
     for layer in range(model.layers):
-        found = store.get_tensors(order.responses_path(model, layer))
+        found = checked.get_tensors(store, order.responses_path(model, layer))
         found["role"] = found["role"] + layer * model.width
         layers.append(found)
     return {name: torch.cat([found[name] for found in layers]) for name in layers[0]}
@@ -216,7 +224,7 @@ def _sums(
     effects, paths = [], []
     for shard in order.shards:
         place = shard_folder(folder, shard.index)
-        found = read_checked(store, place, f"{place}/{SUMS}")
+        found = checked.get_tensors(store, f"{place}/{SUMS}", marker(place))
         count_R = found.pop(EFFECT + "count")
         sums = {
             name.removeprefix(EFFECT): tensor

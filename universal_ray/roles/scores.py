@@ -7,6 +7,7 @@ B bins, K entries of a list.
 import torch
 from torch import Tensor
 
+from universal_ray import checked
 from universal_ray.items import Model
 from universal_ray.models import ModelSource
 from universal_ray.reasons import with_reasons
@@ -43,7 +44,7 @@ def score_weights(order: RolesOrder, model: Model, source: ModelSource) -> None:
     """Store every score from weights, the neurons to intervene on and the paths to ablate."""
     store = Store(order.store_url)
     weights = load_weights(source, order.profile.convention, order.device)
-    stored = store.get_tensors(order.profile.weights_path(model))
+    stored = checked.get_tensors(store, order.profile.weights_path(model))
     found = _logits(order, weights, stored)
     unembed_CV = weights.unembed_CV[:, : len(order.counts_V)]  # without padding beyond all ids
     found["null_share"] = null_space_share(weights.w_out_NC, unembed_CV).cpu()
@@ -59,7 +60,7 @@ def score_weights(order: RolesOrder, model: Model, source: ModelSource) -> None:
         missing[AT_BOS] = reason
     found |= _histograms(order, weights, found)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
-    store.put_tensors(order.scores_path(model), with_reasons(tensors, missing))
+    checked.put_tensors(store, order.scores_path(model), with_reasons(tensors, missing))
 
 
 def _logits(

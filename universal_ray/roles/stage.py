@@ -1,22 +1,21 @@
 """The stage of the roles: scores from weights, responses to tokens, interventions, tables."""
 
 import logging
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from universal_ray import checked, finished
 from universal_ray.corpus import TokenCorpus, excluded_ids
 from universal_ray.correlation_stage import worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.items import Model, marker
 from universal_ray.profile.plan import layer_groups
-from universal_ray.profile.stage import PROFILE_MARKER, PreparedProfile, ProfileStage
+from universal_ray.profile.stage import PreparedProfile, ProfileStage
 from universal_ray.profile.worker import POST, PRE
 from universal_ray.roles.assemble import (
-    PATHS,
     assemble_roles,
     shard_folder,
     statistics,
@@ -34,8 +33,6 @@ from universal_ray.store import Store
 from universal_ray.study import fingerprint
 
 log = logging.getLogger(__name__)
-
-ROLES_MARKER = "tables/roles.json"
 
 
 @dataclass(frozen=True)
@@ -119,28 +116,33 @@ def _begin(tokenizer: Any, corpus: TokenCorpus, rows: int) -> tuple[int | None, 
 class RolesStage:
     """Scores of every model; then responses by layers; then interventions by shard; then tables."""
 
-    name = "roles"
+    name = finished.ROLES
     worker: type = RolesWorker
 
     def __init__(self, found: PreparedRoles, store: Store):
         self.found, self.order, self.store = found, found.order, store
+        self._profile = ProfileStage(found.profile, store)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that the tables are made from."""
+        order = self.order
+        return fingerprint(
+            [self._profile.fingerprint, order.scores_path(order.models[0]),
+             [vars(shard) for shard in order.shards], list(order.excluded)]
+        )
 
     def begin(self) -> RolesAssignment | None:
-        """Raises MissingError where the profile is not there yet."""
+        """Raises MissingError where the profile is not there."""
         store, order = self.store, self.order
         profile = self.found.profile
         prepared, study = profile.prepared, profile.prepared.study
-        if not store.exists(PROFILE_MARKER):
+        if not self._profile.stands():
             raise MissingError(
-                f"{store.url} holds no profile of its neurons: make it first, by jobs/taxonomy.py "
-                "with the same options"
+                f"{store.url} holds no profile of its neurons that is whole and of these options: "
+                "make it first, by jobs/taxonomy.py with the same options"
             )
-        self._tables = fingerprint(
-            [store.get_json(PROFILE_MARKER), order.scores_path(order.models[0]),
-             [vars(shard) for shard in order.shards], list(order.excluded)]
-        )
-        standing = all(map(store.exists, (ROLES_MARKER, *PATHS)))
-        if standing and store.get_json(ROLES_MARKER)["fingerprint"] == self._tables:
+        if finished.stand(store, self.name, self.fingerprint):
             return None
         self._folders: set[str] = set()
         return RolesAssignment(
@@ -164,7 +166,7 @@ class RolesStage:
         scores = [
             call(score_weights, f"scores-{model.short}", order, model, sources[model.identity])
             for model in order.models
-            if order.scores_path(model) not in stored
+            if checked.marker_of(order.scores_path(model)) not in stored
         ]
         yield Batch("role scores", scores, len(order.models) - len(scores))
         yield self._responses(memory, stored)
@@ -192,7 +194,7 @@ class RolesStage:
         ]
         every = len(order.shards) * len(declarations)
         yield Batch("interventions", tasks, every - len(tasks))
-        told = (order, declarations, profile.vocabulary)
+        told = (order, declarations, profile.vocabulary, self.fingerprint)
         yield Batch("tables", [call(assemble_roles, "tables-of-roles", *told)])
 
     def _responses(self, memory: list[tuple[str, float]], stored: set[str]) -> Batch:
@@ -209,7 +211,7 @@ class RolesStage:
                     order.responses_path(model, layer)
                     for layer in range(layers.start, layers.stop)
                 ]
-                if not stored.issuperset(paths):
+                if not stored.issuperset(map(checked.marker_of, paths)):
                     name = f"respond-{model.short}-{layers.start}"
                     label = f"responses of {model.name}"
                     tasks.append(Task(name, label, "respond", (model, layers)))
@@ -224,7 +226,7 @@ class RolesStage:
         Small: scores of one model, and a few of its statistics.
         """
         order, store = self.order, self.store
-        scores = store.get_tensors(order.scores_path(model))
+        scores = checked.get_tensors(store, order.scores_path(model))
         means_N = statistics(store, order, model)["post_mean"]
         universal_N = universal(universality(store, model))
         found = declare(scores, means_N, universal_N, model.width, order.options)
@@ -246,8 +248,7 @@ class RolesStage:
         return ()
 
     def end(self) -> None:
-        told = {"fingerprint": self._tables, "making": uuid.uuid4().hex}
-        self.store.finish(ROLES_MARKER, told)
+        finished.Draft(self.store, self.name, self.fingerprint).swap_in()
         self._folders.add(self.order.scores_path(self.order.models[0]).rsplit("/", 1)[0])
         for path in self.store.list(FOLDER):
             if not path.startswith(tuple(self._folders)):

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from universal_ray import checked
 from universal_ray.corpus import kept_mask
 from universal_ray.interventions import Effects, Intervener, merge_effects
 from universal_ray.items import Model, marker
@@ -93,7 +94,7 @@ class RolesWorker(Worker):
     def respond(self, model: Model, layers: Layers) -> None:
         """Store what the neurons of some layers respond to."""
         order, width = self.told.order, model.width
-        scores = self.store.get_tensors(order.scores_path(model))
+        scores = checked.get_tensors(self.store, order.scores_path(model))
         with self.computing():
             self.keep((model.identity,))
             made = {
@@ -111,14 +112,14 @@ class RolesWorker(Worker):
                 against_D = suppresses_its_token(last_D, w_out_DC, weights.unembed_CV)
                 tensors["detector_suppresses"] = against_D & (tensors["detector_length"] > 0)
         for layer, tensors in found.items():
-            self.store.put_tensors(order.responses_path(model, layer), tensors)
+            checked.put_tensors(self.store, order.responses_path(model, layer), tensors)
 
     def _layer(
         self, model: Model, layer: int, scores: dict[str, torch.Tensor]
     ) -> LayerResponses:
         order, device = self.told.order, self.told.device
         columns = slice(layer * model.width, (layer + 1) * model.width)
-        stored = self.store.get_tensors(order.profile.layer_path(model, layer))
+        stored = checked.get_tensors(self.store, order.profile.layer_path(model, layer))
         counted = float(stored["support"][-1])
         fired_D = stored["sparsity"] * counted
         candidates = {}
@@ -178,7 +179,7 @@ class RolesWorker(Worker):
                 tensors[PATH + "points"] = ablated.points_IXQ
             spent = clock.seconds()
         receipt = self.store.put_tensors(f"{folder}/{SUMS}", tensors)
-        self.store.finish(marker(folder), {"files": [vars(receipt)]})
+        checked.finish(self.store, marker(folder), [receipt])
         return {
             "model": model.name,
             "shard": shard.index,

@@ -1,0 +1,103 @@
+"""A small study of all three stages, and what can be done to its run directory."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from helpers_models import make_gpt2
+from helpers_stages import run_here
+from helpers_study import CONTEXT, VOCABULARY, make_tokens
+
+from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.preflight import prepare
+from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.store import Store
+from universal_ray.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    ModelsConfig,
+    RolesConfig,
+    RunConfig,
+    Study,
+    TaxonomyConfig,
+    UnitsConfig,
+    UniversalConfig,
+)
+
+ROWS = 12
+
+
+def make_inputs(folder: Path) -> tuple[list[str], str]:
+    """Two models of 2 x 32 neurons, and rows of tokens."""
+    models = [
+        str(make_gpt2(folder / name, seed, width=8, vocabulary=VOCABULARY, context=CONTEXT))
+        for seed, name in enumerate("ab")
+    ]
+    return models, make_tokens(folder / "tokens", ROWS)
+
+
+def whole_study(folder: Path, models: list[str], tokens: str) -> Study:
+    """Two units that fold into a block, one short unit after them; a shard of the profile."""
+    return Study(
+        run=RunConfig(dir=str(folder)),
+        models=ModelsConfig(reference=models[0], compared=models[1:]),
+        corpus=CorpusConfig(path=tokens),
+        units=UnitsConfig(tokens=5 * CONTEXT, batch=5 * CONTEXT, fold=2),
+        cluster=ClusterConfig(workers=1),
+        baseline=BaselineConfig(rotations=2),
+        universal=UniversalConfig(threshold=0.02),
+        taxonomy=TaxonomyConfig(
+            topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=5, syntax=None
+        ),
+        roles=RolesConfig(
+            tokens=4 * CONTEXT, sweep=[0.0], candidates=1, controls=1, sets=1, paths=1
+        ),
+    )  # fmt: skip
+
+
+def stages(study: Study) -> list:
+    store = Store(study.run.dir)
+    prepared = prepare(study, store)
+    profile = prepare_profile(prepared, store)
+    return [
+        CorrelationStage(prepared, store),
+        ProfileStage(profile, store),
+        RolesStage(prepare_roles(profile, store), store),
+    ]
+
+
+def run_stages(study: Study, chosen: slice = slice(None)) -> Store:
+    """What `jobs/run.py` does, or one of the jobs of one stage."""
+    store = Store(study.run.dir)
+    run_here(stages(study)[chosen], study, store)
+    return store
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A run directory as it is at this moment; the store replaces files and never writes in them."""
+    shutil.copytree(source, target, copy_function=os.link)
+    return target
+
+
+def _flipped(data: bytes) -> bytes:
+    place = len(data) * 2 // 3
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes] | None] = {
+    "bit": _flipped,
+    "half": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "gone": None,
+}
+
+
+def damage(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    change = DAMAGES[kind]
+    if change is not None:
+        path.write_bytes(change(data))
