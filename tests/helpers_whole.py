@@ -77,8 +77,8 @@ def run_stages(study: Study, chosen: slice = slice(None)) -> Store:
 
 
 def copied(source: Path, target: Path) -> Path:
-    """A run directory as it is at this moment; the store replaces files and never writes in them."""
-    shutil.copytree(source, target, copy_function=os.link)
+    """A run directory as it is now, without its lock: the store never writes into a file."""
+    shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns("lock"))
     return target
 
 

@@ -27,8 +27,7 @@ def told(store: Store, marker: str) -> dict[str, Any]:
     try:
         content = store.get_json(marker)
         for entry in content["files"]:
-            path, length, checksum = Receipt(**entry).__dict__.values()
-            if not (isinstance(path, str) and isinstance(length, int) and isinstance(checksum, str)):
+            if [type(value) for value in vars(Receipt(**entry)).values()] != [str, int, str]:
                 return {}
     except (MissingError, DamagedError, KeyError, TypeError):
         return {}

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
+from universal_ray import checked
 from universal_ray.compare import compared, draw, rows
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
+from universal_ray.finished import MARKER, NEURONS_PATH, PROFILE
 from universal_ray.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +35,8 @@ def finished(tmp_path):
         }
     )
     store = Store(str(tmp_path / "run"))
-    store.put_table("tables/neurons.parquet", own)
-    store.put_json("tables/profile.json", {})
+    written = store.put_table(NEURONS_PATH, own)
+    checked.finish(store, MARKER, [written], stages={PROFILE: ""})
     chosen = own.filter(pa.array(excess > 0.55)).drop_columns(["model", "family"])
     kurt = chosen["kurt"].to_numpy().copy()
     kurt[3] += 2.0

@@ -113,6 +113,7 @@ def test_null_is_not_measured_and_never_a_zero(whole, capsys, monkeypatch):
 def test_status_without_ray(finished):
     rows = dict(describe_run(finished))
     assert rows["stage"] == "finished"
+    assert rows["tables"] == "correlations"
     assert rows["sums"].startswith("13 of 13 done, ")
     assert "tokens/s" in rows["sums"]
 

@@ -76,7 +76,7 @@ class StoreContract:
         assert list(some) == ["layer.1"] and torch.equal(some["layer.1"], sums_LN[1])
         some["layer.1"] += 1  # the caller's own
         assert torch.equal(store.get_tensors("unit/sums.safetensors")["layer.1"], sums_LN[1])
-        with pytest.raises(StorageError, match=r"sums\.safetensors cannot be read"):
+        with pytest.raises(DamagedError, match=r"sums\.safetensors cannot be read"):
             store.get_tensors("unit/sums.safetensors", names=["layer.2"])
 
     def test_json_is_strict(self, store):
@@ -150,17 +150,29 @@ class StoreContract:
         with pytest.raises(DamagedError, match=r"u\.safetensors .* cut or altered"):
             store.get_tensors("u.safetensors", receipt)
         if damage != "one bit":  # which only a receipt reveals
-            with pytest.raises(StorageError, match=r"u\.safetensors cannot be read"):
+            with pytest.raises(DamagedError, match=r"u\.safetensors cannot be read"):
                 store.get_tensors("u.safetensors")
 
     def test_damaged_json_and_tables_are_named(self, store):
         store.put("m.json", b'{"n": ')
-        with pytest.raises(StorageError, match=r"m\.json cannot be read as JSON"):
+        with pytest.raises(DamagedError, match=r"m\.json cannot be read as JSON"):
+            store.get_json("m.json")
+        store.put("m.json", b"[1]")
+        with pytest.raises(DamagedError, match="it holds no object"):
             store.get_json("m.json")
         store.put_table("t.parquet", pa.table({"x": list(range(1000))}))
         self.corrupt(store, "t.parquet", store.get("t.parquet")[:-10])
-        with pytest.raises(StorageError, match=r"t\.parquet cannot be read as Parquet"):
+        with pytest.raises(DamagedError, match=r"t\.parquet cannot be read as Parquet"):
             store.get_table("t.parquet")
+
+    def test_a_file_that_is_moved_is_there_under_one_name(self, store):
+        store.put("a/new", b"new")
+        store.put("b/old", b"old")
+        store.move("a/new", "b/old")
+        assert store.list() == ["b/old"] and store.get("b/old") == b"new"
+        with pytest.raises(StorageError, match="could not be moved"):
+            store.move("a/new", "b/old")
+        assert store.get("b/old") == b"new"
 
     def test_create_succeeds_once(self, store):
         assert store.create("only", b"mine")

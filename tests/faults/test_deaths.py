@@ -1,0 +1,112 @@
+"""A driver that dies at any write, move or deletion of the tables leaves the tables of one study.
+
+A death is the run directory as it was at that moment, copied: no handler sees it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from helpers_study import table_bytes
+from helpers_whole import copied, make_inputs, run_stages, whole_study
+
+from universal_ray import finished
+from universal_ray.errors import MissingError
+from universal_ray.store import Store
+
+CHANGES = {
+    "universal.threshold": 0.3,
+    "baseline.rotations": 3,
+    "baseline.seed": 1,
+    "taxonomy.features": 2,
+    "roles.seed": 1,
+}
+
+
+def changed(study, key):
+    other = deepcopy(study)
+    section, name = key.split(".")
+    setattr(getattr(other, section), name, CHANGES[key])
+    return other
+
+
+@contextmanager
+def every_death(folder: Path, into: Path) -> Iterator[list[Path]]:
+    """Copies of a run directory before every change of its tables, and of what they are made of."""
+    deaths: list[Path] = []
+    states = set()
+
+    def before(method, self, path, *arguments):
+        if self.url == str(folder) and path.startswith(("tables", "reduce")):
+            stored = {(each, each.stat().st_ino) for each in folder.rglob("*") if each.is_file()}
+            state = frozenset(each for each in stored if "lock" not in each[0].parts)
+            if state not in states:
+                states.add(state)
+                deaths.append(copied(folder, into / f"{len(deaths):03d}"))
+        return method(self, path, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_publish", "delete", "move"):
+            method = getattr(Store, name)
+            patch.setattr(
+                Store, name, lambda *arguments, _method=method: before(_method, *arguments)
+            )
+        yield deaths
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished study and its tables."""
+    folder = tmp_path_factory.mktemp("deaths")
+    study = whole_study(folder / "run", *make_inputs(folder))
+    return study, table_bytes(run_stages(study))
+
+
+def check_deaths(whole, key, tmp_path, chosen):
+    study, expected = whole
+    folder = copied(Path(study.run.dir), tmp_path / "run")
+    other = changed(study, key)
+    other.run.dir = str(folder)
+    with every_death(folder, tmp_path) as deaths:
+        new = table_bytes(run_stages(other))
+    assert new != expected and len(deaths) > 30
+    kept = 0
+    for death in deaths[chosen]:
+        again = deepcopy(study)
+        again.run.dir = str(death)
+        store = Store(again.run.dir)
+        stood = finished.stages(store)
+        assert table_bytes(run_stages(again)) == expected, death
+        assert not store.list(finished.DRAFTS)
+        kept += len(stood) == len(finished.TABLES)
+    assert kept, "tables that were not touched yet stand"
+
+
+def test_a_death_among_the_tables_of_another_threshold_leaves_those_of_one_study(whole, tmp_path):
+    check_deaths(whole, "universal.threshold", tmp_path, slice(None, None, 6))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("key", CHANGES)
+def test_no_death_mixes_the_tables_of_two_studies(whole, tmp_path, key):
+    check_deaths(whole, key, tmp_path, slice(None))
+
+
+def test_tables_that_an_earlier_stage_has_outdated_are_dropped_and_told(whole, tmp_path):
+    study, expected = whole
+    other = changed(study, "universal.threshold")
+    other.run.dir = str(copied(Path(study.run.dir), tmp_path / "run"))
+    store = run_stages(other, slice(1))
+    assert set(table_bytes(store)) == set(finished.TABLES[finished.CORRELATIONS])
+    assert list(finished.stages(store)) == [finished.CORRELATIONS]
+    with pytest.raises(MissingError, match="holds no profile"):
+        run_stages(other, slice(2, 3))
+    # With the options of before nothing of it fits either.
+    again = deepcopy(study)
+    again.run.dir = other.run.dir
+    with pytest.raises(MissingError, match="no tables of correlations that are whole and of these"):
+        run_stages(again, slice(1, 2))
+    assert table_bytes(run_stages(again)) == expected

@@ -1,0 +1,62 @@
+"""What is stored and read again is read by its receipt; a marker that cannot be read is none."""
+
+import json
+
+import pytest
+import torch
+
+from universal_ray import checked
+from universal_ray.errors import DamagedError
+from universal_ray.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path))
+
+
+def test_a_piece_comes_back_and_its_marker_lies_beside_it(store):
+    receipt = checked.put_tensors(store, "a/x.safetensors", {"x": torch.ones(2)})
+    assert store.list() == ["a/x.json", "a/x.safetensors"]
+    assert torch.equal(checked.get_tensors(store, "a/x.safetensors")["x"], torch.ones(2))
+    assert checked.checksum(store, "a/x.safetensors") == receipt.checksum
+
+
+@pytest.mark.parametrize("change", ["bit", "gone"])
+def test_what_is_not_as_its_marker_says_loses_the_marker(store, tmp_path, change):
+    checked.put_tensors(store, "x.safetensors", {"x": torch.ones(2)})
+    if change == "bit":
+        data = bytearray((tmp_path / "x.safetensors").read_bytes())
+        data[-1] ^= 1
+        (tmp_path / "x.safetensors").write_bytes(data)
+    else:
+        (tmp_path / "x.safetensors").unlink()
+    with pytest.raises(DamagedError, match=r"x\.safetensors"):
+        checked.get_tensors(store, "x.safetensors")
+    assert not store.exists("x.json")
+    with pytest.raises(DamagedError, match=r"no receipt in x\.json"):
+        checked.get_tensors(store, "x.safetensors")
+
+
+ENTRY = {"path": "x.safetensors", "bytes": 1, "checksum": "0"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b"{}", b'{"files": null}', b'{"files": 3}',
+        *(
+            json.dumps({"files": entries}).encode()
+            for entries in (
+                [3], [None], [[]], [{}], {"path": 1}, [{**ENTRY, "more": 1}],
+                [{**ENTRY, "bytes": "1"}], [{**ENTRY, "path": 1}], [{**ENTRY, "checksum": None}],
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_marker_of_something_else_is_no_marker(store, content):
+    checked.put_tensors(store, "x.safetensors", {"x": torch.ones(2)})
+    store.put("x.json", content)
+    assert checked.receipts(store, "x.json") == {} and checked.told(store, "x.json") == {}
+    with pytest.raises(DamagedError, match=r"no receipt in x\.json"):
+        checked.get_tensors(store, "x.safetensors")
