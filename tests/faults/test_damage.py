@@ -16,7 +16,7 @@ from universal_ray.errors import UniversalRayError
 
 LEFT_ALONE = "lock/", ".nonce/", "study.yaml"
 """Signs of drivers; and what says of which study a run directory is."""
-BATCHES = 14
+BATCHES = 13
 """Of all stages, with work in them."""
 
 
