@@ -155,9 +155,7 @@ class Store:
         return False
 
     def get(self, path: str, receipt: Receipt | None = None) -> bytes:
-        """The file's bytes; this and what follows raise DamagedError where a file is not that of
-        its receipt, or not of its kind.
-        """
+        """The file's bytes; here and below, DamagedError where they are not its receipt's."""
         with self._fetched(path, receipt) as name:
             return Path(name).read_bytes()
 

@@ -9,6 +9,9 @@ from universal_ray import checked
 from universal_ray.errors import DamagedError
 from universal_ray.store import Store
 
+NAME = "0123456789ab"
+PATH, MARKER = f"calibration/{NAME}.safetensors", f"calibration/{NAME}.json"
+
 
 @pytest.fixture
 def store(tmp_path):
@@ -16,29 +19,29 @@ def store(tmp_path):
 
 
 def test_a_piece_comes_back_and_its_marker_lies_beside_it(store):
-    receipt = checked.put_tensors(store, "a/x.safetensors", {"x": torch.ones(2)})
-    assert store.list() == ["a/x.json", "a/x.safetensors"]
-    assert torch.equal(checked.get_tensors(store, "a/x.safetensors")["x"], torch.ones(2))
-    assert checked.checksum(store, "a/x.safetensors") == receipt.checksum
+    receipt = checked.put_tensors(store, PATH, {"x": torch.ones(2)})
+    assert store.list() == [MARKER, PATH]
+    assert torch.equal(checked.get_tensors(store, PATH)["x"], torch.ones(2))
+    assert checked.checksum(store, PATH) == receipt.checksum
 
 
 @pytest.mark.parametrize("change", ["bit", "gone"])
 def test_what_is_not_as_its_marker_says_loses_the_marker(store, tmp_path, change):
-    checked.put_tensors(store, "x.safetensors", {"x": torch.ones(2)})
+    checked.put_tensors(store, PATH, {"x": torch.ones(2)})
     if change == "bit":
-        data = bytearray((tmp_path / "x.safetensors").read_bytes())
+        data = bytearray((tmp_path / PATH).read_bytes())
         data[-1] ^= 1
-        (tmp_path / "x.safetensors").write_bytes(data)
+        (tmp_path / PATH).write_bytes(data)
     else:
-        (tmp_path / "x.safetensors").unlink()
-    with pytest.raises(DamagedError, match=r"x\.safetensors"):
-        checked.get_tensors(store, "x.safetensors")
-    assert not store.exists("x.json")
-    with pytest.raises(DamagedError, match=r"no receipt in x\.json"):
-        checked.get_tensors(store, "x.safetensors")
+        (tmp_path / PATH).unlink()
+    with pytest.raises(DamagedError, match=NAME):
+        checked.get_tensors(store, PATH)
+    assert not store.exists(MARKER)
+    with pytest.raises(DamagedError, match="has no receipt in calibration"):
+        checked.get_tensors(store, PATH)
 
 
-ENTRY = {"path": "x.safetensors", "bytes": 1, "checksum": "0"}
+ENTRY = {"path": PATH, "bytes": 1, "checksum": "0"}
 
 
 @pytest.mark.parametrize(
@@ -55,8 +58,8 @@ ENTRY = {"path": "x.safetensors", "bytes": 1, "checksum": "0"}
     ],
 )  # fmt: skip
 def test_a_marker_of_something_else_is_no_marker(store, content):
-    checked.put_tensors(store, "x.safetensors", {"x": torch.ones(2)})
-    store.put("x.json", content)
-    assert checked.receipts(store, "x.json") == {} and checked.told(store, "x.json") == {}
-    with pytest.raises(DamagedError, match=r"no receipt in x\.json"):
-        checked.get_tensors(store, "x.safetensors")
+    checked.put_tensors(store, PATH, {"x": torch.ones(2)})
+    store.put(MARKER, content)
+    assert checked.receipts(store, MARKER) == {} and checked.told(store, MARKER) == {}
+    with pytest.raises(DamagedError, match="has no receipt in calibration"):
+        checked.get_tensors(store, PATH)
