@@ -72,7 +72,7 @@ def stages(study: Study) -> list:
 def run_stages(study: Study, chosen: slice = slice(None)) -> Store:
     """What `jobs/run.py` does, or one of the jobs of one stage."""
     store = Store(study.run.dir)
-    run_here(stages(study)[chosen], study, store)
+    run_here(lambda: stages(study)[chosen], study, store)
     return store
 
 

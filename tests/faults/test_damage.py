@@ -14,8 +14,8 @@ from helpers_whole import DAMAGES, copied, damage, make_inputs, run_stages, whol
 
 from universal_ray.errors import UniversalRayError
 
-LEFT_ALONE = "lock/", ".nonce/", "study.yaml"
-"""Signs of drivers; and what says of which study a run directory is."""
+LEFT_ALONE = "lock/", ".nonce/", "study.yaml", "hardware.json"
+"""Signs of drivers; and what says of which study a run directory is, and made on what."""
 BATCHES = 13
 """Of all stages, with work in them."""
 
