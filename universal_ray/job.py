@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from universal_ray.store import Store
 
 
-
 def run(study: Study, wanted: tuple[str, ...]) -> None:
     """Plan, show the plan, and unless it is a dry run make the tables of some stages; show them."""
     from universal_ray.report.screen import Watcher, console, show_results
