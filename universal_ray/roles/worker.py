@@ -179,7 +179,8 @@ class RolesWorker(Worker):
                 tensors[PATH + "points"] = ablated.points_IXQ
             spent = clock.seconds()
         receipt = self.store.put_tensors(f"{folder}/{SUMS}", tensors)
-        checked.finish(self.store, marker(folder), [receipt])
+        of = {"models": [model.identity], "sums": told.order.profile.plan.sums_key}
+        checked.finish(self.store, marker(folder), [receipt], hardware=self.hardware, of=of)
         return {
             "model": model.name,
             "shard": shard.index,
