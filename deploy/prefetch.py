@@ -6,12 +6,12 @@ from universal_ray.study import Study
 
 @entry("config", Study)
 def main(study: Study) -> None:
-    from universal_ray.models import prefetch, resolve
+    from universal_ray.models import check_files, resolve
     from universal_ray.study import check, model_groups
 
     check(study)
     for name in (name for group in model_groups(study.models) for name in group):
-        print(f"{name}: {prefetch(resolve(name))}")
+        print(f"{name}: {check_files(resolve(name))}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The last step of the correlations: reduced pairs to the published tables and their summary."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,21 @@ def assemble(
     store = Store(order.store_url)
     draft = Draft(store, CORRELATIONS, fingerprint)
     by_model: dict[str, list[pa.Table]] = defaultdict(list)
+    length = len(plan.models) // (len(models.revisions) or 1)
+    groups = [plan.models[start : start + length] for start in range(0, len(plan.models), length)]
     for pair in plan.pairs:
         rows, columns = read_pair(store, order, pair)
         excluded = plan.total_tokens - int(rows.n)
-        for direction, mutual in zip(
-            (rows, columns), mutual_partners(rows, columns), strict=True
-        ):
-            by_model[direction.model.name].append(pair_table(direction, mutual, excluded))
+        mutual = mutual_partners(rows, columns)
+        # The same two models may meet at two revisions, under two names each.
+        for named in ({model: model for model in group} for group in groups):
+            if not all(model in named for model in pair.models):
+                continue
+            for direction, flags in zip((rows, columns), mutual, strict=True):
+                shown = replace(
+                    direction, model=named[direction.model], other=named[direction.other]
+                )
+                by_model[shown.model.name].append(pair_table(shown, flags, excluded))
     names = [model.name for model in plan.models]
     for tables in by_model.values():
         tables.sort(key=lambda table: names.index(table["other"][0].as_py()))

@@ -108,11 +108,12 @@ class CorrelationStage:
         sums = [*self._folds(), *map(self._unit, plan.work)]
         yield Batch("sums", sums, done, behind=len(plan.items))
         order, stored = self.order, set(self.store.list("reduce"))
+        single = [item for item in plan.items if len(item.models) == 1]
         models = [
             call(reduce.reduce_model, f"reduce-{item.key}", order, item)
             for item in self._unreduced()
         ]
-        yield Batch("baselines", models, len(plan.models) - len(models))
+        yield Batch("baselines", models, len(single) - len(models))
         rows = [
             call(reduce.reduce_rows, f"reduce-{pair.key}-{layer}", order, pair, layer)
             for pair in plan.pairs
@@ -143,7 +144,7 @@ class CorrelationStage:
         rows = self.prepared.calibration_rows
         return [
             Task(f"calibrate-{m.short}", f"calibration of {m.name}", "calibrate", (m, rows))
-            for m in self.plan.models
+            for m in dict.fromkeys(self.plan.models)
             if not checked.receipts(self.store, checked.marker_of(calibration_file(m)))
         ]
 

@@ -5,7 +5,7 @@ Gram of each layer) or a pair of models (Σu vᵀ by layer of the first). Work i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -15,9 +15,9 @@ from universal_ray.study import Pairs, fingerprint
 
 @dataclass(frozen=True)
 class Model:
-    """What planning needs of a model."""
+    """What planning needs of a model: its content, whatever it is called."""
 
-    name: str
+    name: str = field(compare=False)
     identity: str
     layers: int
     width: int
@@ -160,13 +160,16 @@ def make_units(
 def make_items(groups: Sequence[Sequence[Model]], pairs: Pairs) -> tuple[Item, ...]:
     """All models, then the pairs within each group, whose first model is the reference.
 
-    A pair is ordered by identity: the same whoever is reference.
+    A pair is ordered by identity: the same whoever is reference. Each item is there once: one model
+    may have the same weights at two revisions, in the same place of two groups. Raises
+    ConfigurationError where two models have them.
     """
-    models = [model for group in groups for model in group]
-    for first, second in combinations(models, 2):
-        if first.identity == second.identity:
+    placed = [(place, model) for group in groups for place, model in enumerate(group)]
+    for (place, first), (other, second) in combinations(placed, 2):
+        if first.identity == second.identity and place != other:
             raise ConfigurationError(
-                f"models {first.name} and {second.name} have the same weights: name each once"
+                f"models {first.name} and {second.name} have the same weights, so that each neuron "
+                "would be its own best partner: name each model once"
             )
     chosen = [
         pair
@@ -178,7 +181,8 @@ def make_items(groups: Sequence[Sequence[Model]], pairs: Pairs) -> tuple[Item, .
         )
     ]
     ordered = [tuple(sorted(pair, key=lambda model: model.identity)) for pair in chosen]
-    return tuple(Item((model,)) for model in models) + tuple(Item(pair) for pair in ordered)
+    every = [*((model,) for _, model in placed), *ordered]
+    return tuple(dict.fromkeys(map(Item, every)))
 
 
 @dataclass(frozen=True)

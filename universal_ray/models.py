@@ -1,4 +1,4 @@
-"""Models: which one a name means, its tokenizer, and the values of its MLP neurons.
+"""Models: which one a name means, its weights, and the values of its MLP neurons.
 
 The only module that imports transformer_lens. A model is a directory in the Hugging Face layout
 or a hub id with an optional revision, `owner/name[@revision]`.
@@ -9,9 +9,6 @@ V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,22 +19,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from universal_ray.checkpoint import (
+    INDEXES,
+    State,
+    build,
+    changed,
+    choose,
+    digest_of,
+    identity_of,
+    on_meta,
+    read_weights,
+)
+from universal_ray.configuration import CONFIGURATION, check_regular, configure, read_json
 from universal_ray.errors import MissingError, ModelError
 from universal_ray.gelu import Gelu
+from universal_ray.hub import TOKENIZER, digests, directory_of, header, locate
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-HUB_NAME = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[^@\s]+))?")
 ACTIVATIONS = ("post", "pre")
-# What a forward pass and a tokenizer need: repositories also hold optimizer states of many
-# gigabytes. Pickled weights are fetched only where there are no safetensors.
-FILES = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model"]
-WEIGHTS = [
-    ["*.safetensors", "*.safetensors.index.json"],
-    ["pytorch_model*.bin", "pytorch_model.bin.index.json"],
-]
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,14 @@ class ModelSource:
     location: str  # absolute directory, or "owner/name"
     commit: str | None  # of a hub model; None for a directory
     identity: str  # 64 hex digits: the same content has the same identity wherever it lies
+    kind: str  # what its configuration calls its type: "gpt2"
+    architecture: str  # the class of transformers: "GPT2LMHeadModel"
     layers: int  # L, MLP layers
     width: int  # D, neurons per layer
     vocabulary: int  # V, rows of the embedding; a padded vocabulary exceeds the tokenizer's
     context: int  # positions of the longest row
     gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)
+    files: tuple[tuple[str, str], ...]  # what is loaded, config.json first, with its sha256
 
     @property
     def neurons(self) -> int:
@@ -61,25 +66,84 @@ class ModelSource:
 
 
 def resolve(name: str) -> ModelSource:
-    """Find a model and its shapes from files and configuration alone, no weights in memory.
+    """Find a model, its shapes and the hashes of its files, and check that these make a model of
+    its configuration; no weights are held in memory, nor downloaded from the hub where it tells
+    their hashes.
 
     Raises MissingError where there is no such directory or hub model, ModelError where it has no
-    configuration, no weights or an unknown architecture.
+    configuration, no weights that fit it, or an architecture that is not supported.
     """
-    location, revision = _locate(name, "model")
-    directory = _directory(name, location, revision, ["config.json"])
-    if not (directory / "config.json").is_file():
+    location, revision = locate(name, "model")
+    directory = directory_of(name, location, revision, [CONFIGURATION, *INDEXES])
+    if not (directory / CONFIGURATION).exists():
         raise ModelError(
             f"Model {name!r} holds no config.json in {directory}: give a model that "
             "save_pretrained wrote, with configuration, weights and tokenizer."
         )
+    raw, configuration = read_json(name, directory / CONFIGURATION)
+    config = configure(name, raw)
+    architecture, layers, width, vocabulary, context, gated = _shapes(name, directory, config)
     commit: str | None = None
     if revision is None:
-        identity = _content(directory)
+        known: dict[str, str | None] = {path.name: None for path in directory.iterdir()}
+        loaded, hashed = choose(name, directory, known)
     else:
         commit = directory.name  # the hub's cache names a snapshot by its commit
-        identity = hashlib.sha256(f"{location}@{commit}".encode()).hexdigest()
-    return ModelSource(name, location, commit, identity, *_shapes(name, directory))
+        known = digests(location, commit, directory)
+        loaded, _ = choose(name, directory, known)
+        hashed = loaded
+        unknown = [each for each in hashed if known[each] is None]
+        if unknown:  # small ones, which the hub keeps by another hash
+            directory_of(name, location, commit, unknown)
+    parts = _headers(name, location, commit, [directory / each for each in loaded])
+    if parts:
+        _check_parts(name, config, architecture, parts)
+    for each in hashed:
+        if known[each] is None:
+            check_regular(name, directory / each)
+            known[each] = digest_of(directory / each)
+    found = {each: str(known[each]) for each in hashed}
+    files = ((CONFIGURATION, configuration), *((each, found[each]) for each in loaded))
+    identity, kind = identity_of(configuration, found), str(raw["model_type"])
+    return ModelSource(
+        name, location, commit, identity, kind, architecture, layers, width, vocabulary, context,
+        gated, files,
+    )  # fmt: skip
+
+
+def _headers(
+    name: str, location: str, commit: str | None, paths: Sequence[Path]
+) -> list[tuple[Path, State]]:
+    """Names, shapes and dtypes of the weights, as the files tell them or else the hub; none where
+    only a download would tell.
+    """
+    read = []
+    for path in paths:
+        if path.exists() or commit is None:
+            read.append((path, read_weights(name, path)))
+            continue
+        told = header(location, commit, path.name)
+        if told is None:
+            return []
+        read.append((path, on_meta(name, path, told)))
+    return read
+
+
+def _check_parts(
+    name: str, config: PreTrainedConfig, architecture: str, parts: Sequence[tuple[Path, State]]
+) -> None:
+    """Raises ModelError where weights of these names and shapes do not make the model."""
+    tensors = sum(len(state) for _, state in parts)
+    layers = getattr(config, "num_hidden_layers", 0)
+    if layers > tensors:  # a model of so many would take minutes to make even without weights
+        raise ModelError(
+            f"Model {name!r} has {layers} layers by its config.json, and weights of only "
+            f"{tensors} names: choose weights and configuration of one model."
+        )
+    build(
+        name, config, architecture, parts, dtype=torch.float32, attn_implementation="eager",
+        device_map={"": "meta"},
+    )  # fmt: skip
 
 
 def prefetch(source: ModelSource) -> str:
@@ -89,73 +153,60 @@ def prefetch(source: ModelSource) -> str:
     """
     if source.commit is None:
         return source.location
-    for weights in WEIGHTS:
-        directory = _directory(source.name, source.location, source.commit, FILES + weights)
-        if any(directory.glob(weights[0])):
-            return str(directory)
-    raise MissingError(
-        f"Model {source.name!r} has no weights in {directory}: download it while the network is "
-        "there, or choose a revision that holds safetensors or pytorch_model.bin."
-    )
+    names = [name for name, _ in source.files]
+    directory = directory_of(source.name, source.location, source.commit, TOKENIZER + names)
+    if not all((directory / name).is_file() for name in names):
+        raise MissingError(
+            f"Model {source.name!r} has no weights in {directory}: download it while the network "
+            "is there, or choose a revision that holds safetensors or pytorch_model.bin."
+        )
+    return str(directory)
 
 
-def tokenizer(name: str | ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, or of any directory or hub id that holds tokenizer files.
+def check_files(source: ModelSource) -> str:
+    """The directory of `prefetch`, every file of it compared with its hash.
 
-    Raises MissingError where there is no such directory or hub repository, ModelError where it
-    holds no tokenizer that encodes text (transformers then makes up an empty one, silently).
+    Raises ModelError for one that is another.
     """
-    if isinstance(name, ModelSource):
-        shown, location, revision = name.name, name.location, name.commit
-    else:
-        shown, (location, revision) = name, _locate(name, "tokenizer")
-    directory = _directory(shown, location, revision, FILES)
-    from transformers import AutoTokenizer
-
-    sentence = (
-        f"{shown!r} has no usable tokenizer: put its tokenizer files beside the model, or name the "
-        "tokenizer with models.tokenizer."
-    )
-    try:
-        found = AutoTokenizer.from_pretrained(str(directory))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise ModelError(sentence) from error
-    ids = found.encode("neuron", add_special_tokens=False)
-    if len(found) <= 1 or set(ids) <= {found.unk_token_id}:
-        raise ModelError(sentence)
-    return found
+    directory = prefetch(source)
+    for name, expected in source.files:
+        path = Path(directory) / name
+        check_regular(source.name, path)
+        found = digest_of(path)
+        if found != expected:
+            raise ModelError(changed(source.name, path, found, expected))
+    return directory
 
 
-def check_tokenizers(
-    sources: Sequence[ModelSource], named: str | None = None
-) -> PreTrainedTokenizerBase:
-    """The one tokenizer of all models: the one named, else the one they share.
+def load_model(
+    source: ModelSource,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attention: str = "eager",
+) -> PreTrainedModel:
+    """The model of transformers, of the very files that the source was resolved to.
 
-    Raises ModelError where a model lacks a tokenizer and none is named, where two differ, or where
-    the tokenizer has ids beyond a model's vocabulary.
+    The only place where weights are loaded. Raises ModelError for a file that is another one by
+    its hash, and for weights that are not the whole model.
     """
-    shared = tokenizer(named if named is not None else sources[0])
-    if named is None:
-        for source in sources[1:]:
-            if tokenizer_identity(tokenizer(source)) != tokenizer_identity(shared):
-                raise ModelError(
-                    f"Models {sources[0].name!r} and {source.name!r} have different tokenizers: "
-                    "compare models that share one, or name it with models.tokenizer."
-                )
-    ids = max(shared.get_vocab().values()) + 1
-    for source in sources:
-        if ids > source.vocabulary:
-            raise ModelError(
-                f"The tokenizer of {named or sources[0].name!r} has ids up to {ids - 1}, but model "
-                f"{source.name!r} embeds only {source.vocabulary}: name a tokenizer that fits."
-            )
-    return shared
-
-
-def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """64 hex digits over the tokenizer's vocabulary: every token string with its id."""
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+    directory = Path(prefetch(source))
+    (configuration, expected), *weights = source.files
+    raw, found = read_json(source.name, directory / configuration)
+    if found != expected:
+        raise ModelError(changed(source.name, directory / configuration, found, expected))
+    read = [
+        (directory / name, read_weights(source.name, directory / name, digest))
+        for name, digest in weights
+    ]
+    model = build(
+        source.name, configure(source.name, raw), source.architecture, read, dtype=dtype,
+        attn_implementation=attention,
+    )  # fmt: skip
+    del read
+    for parameter in model.parameters():  # some architectures keep a few in float32
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model.to(torch.device(device))  # type: ignore[arg-type]
 
 
 Take = Callable[[str, int, torch.Tensor], None]
@@ -189,7 +240,7 @@ class Capture:
         self.source = source
         self.device = torch.device(device)
         self.dtype = dtype
-        bridge = _boot(prefetch(source), device=device, dtype=dtype)
+        bridge = boot(source, device, dtype)
         widths = _widths(source.name, bridge)
         if widths != [source.width] * source.layers:
             raise ModelError(
@@ -241,100 +292,56 @@ def _drop(activation: str, layer: int, x_TD: torch.Tensor) -> None:
     """Take nothing."""
 
 
-def _locate(name: str, what: str) -> tuple[str, str | None]:
-    """A name as (absolute directory, None) or (hub id, revision)."""
-    directory = Path(name).expanduser()
-    if name and directory.is_dir():  # Path("") is the working directory
-        return str(directory.resolve()), None
-    match = HUB_NAME.fullmatch(name)
-    if match is None:
-        raise MissingError(
-            f"There is no {what} {name!r}: it is neither a directory nor a hub id of the form "
-            "owner/name[@revision]."
-        )
-    return match["id"], match["revision"] or "main"
-
-
-def _directory(name: str, location: str, revision: str | None, patterns: list[str]) -> Path:
-    """The directory itself, or the snapshot of a hub model with the files that match `patterns`."""
-    if revision is None:
-        return Path(location)
-    from huggingface_hub import constants, errors, snapshot_download
-
-    try:
-        return Path(snapshot_download(location, revision=revision, allow_patterns=patterns))
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise MissingError(
-            f"The hub has no {location!r} at revision {revision!r} that can be read: check "
-            "spelling and revision, and log in where it is private."
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        reason = (
-            "the hub is not asked because HF_HUB_OFFLINE is set"
-            if constants.is_offline_mode()
-            else "the hub cannot be reached"
-        )
-        raise MissingError(
-            f"{name!r} is neither a directory nor in the local hub cache, and {reason}: check the "
-            "path, or download it while the network is there."
-        ) from error
-
-
-def _content(directory: Path) -> str:
-    """Hash of the configuration and of the weight files that transformers will load."""
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        weights = sorted(directory.glob(pattern))
-        if weights:
-            break
-    else:
-        raise ModelError(
-            f"Directory {directory} holds no weights: it needs model.safetensors or "
-            "pytorch_model.bin beside its config.json."
-        )
-    total = hashlib.sha256()
-    for path in (directory / "config.json", *weights):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.name} {digest}\n".encode())
-    return total.hexdigest()
-
-
-def _shapes(name: str, directory: Path) -> tuple[int, int, int, int, bool]:
-    """(L, D, V, context, gated) as transformer_lens reads them off the configuration."""
+def _shapes(
+    name: str, directory: Path, config: PreTrainedConfig
+) -> tuple[str, int, int, int, int, bool]:
+    """(architecture, L, D, V, context, gated) as transformer_lens reads the configuration."""
     from transformer_lens.factories.architecture_adapter_factory import (
         SUPPORTED_ARCHITECTURES,
         ArchitectureAdapterFactory,
     )
     from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
-    from transformers import AutoConfig
 
-    try:
-        configuration = AutoConfig.from_pretrained(str(directory))
-    except (OSError, ValueError, KeyError) as error:
+    architecture = next(filter(SUPPORTED_ARCHITECTURES.__contains__, _architectures(config)), None)
+    if architecture is None:
         raise ModelError(
-            f"Model {name!r} has a config.json that transformers cannot read: check that it is "
-            "whole and of an architecture that transformers knows."
-        ) from error
-    architectures = configuration.architectures or []
-    known = [each for each in architectures if each in SUPPORTED_ARCHITECTURES]
-    if not known:
-        raise ModelError(
-            f"Model {name!r} has architectures {architectures} in its config.json, none of which "
-            "transformer_lens supports: choose a decoder that its bridge loads."
+            f"Model {name!r} has architectures {config.architectures} in its config.json, none of "
+            "which transformer_lens supports: choose a decoder that its bridge loads."
         )
-    adapter = ArchitectureAdapterFactory.select_architecture_adapter(
-        build_bridge_config_from_hf(configuration, known[0], str(directory), torch.float32)
-    )
+    config.architectures = [architecture]
+    try:
+        adapter = ArchitectureAdapterFactory.select_architecture_adapter(
+            build_bridge_config_from_hf(config, architecture, str(directory), torch.float32)
+        )
+    except Exception as error:  # each adapter reads what it needs in its own way
+        raise ModelError(
+            f"Model {name!r} has a config.json that transformer_lens cannot read as that of a "
+            f"{architecture}: check that it is whole."
+        ) from error
     shapes = adapter.cfg
     # OPT and Falcon name D in their own way, where transformer_lens assumes four times d_model.
-    named = [getattr(configuration, key, None) for key in ("ffn_dim", "ffn_hidden_size")]
+    named = [getattr(config, key, None) for key in ("ffn_dim", "ffn_hidden_size")]
     width = next(filter(None, [*named, shapes.d_mlp]), None)
     if width is None:
         raise ModelError(
             f"Model {name!r} has no MLP layers in its config.json: choose a decoder whose every "
             "layer has a plain or gated MLP."
         )
-    return shapes.n_layers, width, shapes.d_vocab, shapes.n_ctx, bool(shapes.gated_mlp)
+    sizes = shapes.n_layers, width, shapes.d_vocab, shapes.n_ctx
+    return architecture, *sizes, bool(shapes.gated_mlp)
+
+
+def _architectures(config: PreTrainedConfig) -> list[str]:
+    """Those that a configuration names; for a model saved without its head, the one with it."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_MAPPING_NAMES,
+    )
+
+    named = [each for each in config.architectures or [] if isinstance(each, str)]
+    if MODEL_MAPPING_NAMES.get(config.model_type) in named:
+        named.append(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, ""))
+    return named
 
 
 def _widths(name: str, bridge: TransformerBridge) -> list[int]:
@@ -348,26 +355,18 @@ def _widths(name: str, bridge: TransformerBridge) -> list[int]:
         ) from error
 
 
-def _boot(directory: str, **options: Any) -> TransformerBridge:
-    """Boot a bridge from a local directory, quietly and without asking for its tokenizer."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedTokenizerFast
-    from transformers.utils import logging as messages
+def boot(source: ModelSource, device: str, dtype: torch.dtype) -> TransformerBridge:
+    """A bridge to the loaded model, which needs no tokenizer here."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-    # The bridge would load the model's tokenizer, twice, or make one up; nothing here uses it.
-    unused = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, "a")))
-    bars = messages.is_progress_bar_enabled()
-    messages.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # Optional hooks that an architecture does not have, none of them ours.
-            warnings.filterwarnings("ignore", message="Hook alias .* did not resolve")
-            return TransformerBridge.boot_transformers(directory, tokenizer=unused, **options)
-    finally:
-        if bars:
-            messages.enable_progress_bar()
+    model = load_model(source, device, dtype)
+    with warnings.catch_warnings():
+        # Optional hooks that an architecture does not have, none of them ours.
+        warnings.filterwarnings("ignore", message="Hook alias .* did not resolve")
+        return build_bridge_from_module(
+            model, source.architecture, hf_config=model.config, dtype=dtype, device=device,
+            model_name=source.name,
+        )  # fmt: skip
 
 
 def _unwrap(bridge: TransformerBridge) -> None:

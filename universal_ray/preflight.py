@@ -11,7 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from universal_ray import checked, models
+from universal_ray import checked, models, tokenizer
 from universal_ray.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
 from universal_ray.changes import bits
 from universal_ray.corpus import (
@@ -68,11 +68,11 @@ def prepare(study: Study, store: Store) -> Prepared:
     refuse_foreign(store)
     groups = [[models.resolve(name) for name in names] for names in model_groups(study.models)]
     sources = [source for group in groups for source in group]
-    tokenizer = models.check_tokenizers(sources, study.models.tokenizer)
-    identity = models.tokenizer_identity(tokenizer)
+    shared = tokenizer.check_tokenizers(sources, study.models.tokenizer)
+    identity, ids = tokenizer.tokenizer_identity(shared), tokenizer.ids_of(shared)
     contexts = {source.name: source.context for source in sources}
     _check_context(study, contexts)
-    corpus = _open(study, store, tokenizer, identity)
+    corpus = _open(study, store, shared, identity)
     if study.corpus.context not in (None, corpus.context):
         raise CorpusError(
             f"{corpus.path} has rows of {corpus.context} tokens, not corpus.context="
@@ -80,12 +80,12 @@ def prepare(study: Study, store: Store) -> Prepared:
         )
     check_fits(
         corpus,
-        vocabulary={source.name: source.vocabulary for source in sources},
+        vocabulary={source.name: ids for source in sources},
         context=contexts,
         tokenizer_identity=identity,
     )
     rows = _rows(study, corpus)
-    excluded = excluded_ids(study.corpus.exclude.value, tokenizer)
+    excluded = excluded_ids(study.corpus.exclude.value, shared)
     study = _settled(study, store, rows * corpus.context, corpus.context)
     units, policy = study.units, study.precision.moments
     assert units.tokens and units.batch and units.fold and policy
@@ -149,7 +149,7 @@ def prepare(study: Study, store: Store) -> Prepared:
         plan,
         corpus,
         {source.identity: source for source in sources},
-        tokenizer,
+        shared,
         excluded,
         calibration_rows,
         damaged,

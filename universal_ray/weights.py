@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from universal_ray.errors import ModelError
-from universal_ray.models import ModelSource, _boot, prefetch
+from universal_ray.models import ModelSource, boot
 from universal_ray.statistics.weights import CONVENTIONS, ModelWeights
 
 UNGATED = "its MLP has no gate"
@@ -40,16 +40,19 @@ def load_weights(
     convention: str = "folded",
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    ids: int | None = None,
 ) -> ModelWeights:
     """Load a model and take its weights, no part of which the caller shares with anyone.
 
+    `ids`: how many ids of the vocabulary stand for something, all where None; what a model unembeds
+    beyond them is padding.
     Raises ModelError for a convention that is none, or that the architecture does not allow.
     """
     if convention not in CONVENTIONS:
         raise ModelError(
             f"Weights convention {convention!r} is unknown: choose one of {', '.join(CONVENTIONS)}."
         )
-    bridge = _boot(prefetch(source), device=device, dtype=dtype)
+    bridge = boot(source, device, dtype)
     if convention == "folded":
         _refuse_unfoldable(source, bridge)
         bridge.enable_compatibility_mode(disable_warnings=True)
@@ -80,7 +83,7 @@ def load_weights(
         bias_N=None if bias_LD is None else bias_LD.flatten(),
         up_NC=None if up_LCD is None else up_LCD.transpose(1, 2).flatten(0, 1),
         up_bias_N=None if up_bias_LD is None else up_bias_LD.flatten(),
-        unembed_CV=bridge.W_U.detach().clone(),
+        unembed_CV=_unpadded(bridge, ids, convention),
         query_HCK=_every_head(found["query"], found["query"]),
         key_HCK=_every_head(found["key"], found["query"]),
         value_HCK=_every_head(found["value"], found["output"]),
@@ -100,6 +103,15 @@ def _after_norm(bridge: Any, w_out_LDC: torch.Tensor) -> torch.Tensor:
     if not bridge.cfg.uses_rms_norm:
         w_out_LDC = w_out_LDC - w_out_LDC.mean(2, keepdim=True)
     return w_out_LDC * gain_LC[:, None]
+
+
+def _unpadded(bridge: Any, ids: int | None, convention: str) -> torch.Tensor:
+    """Without padding, which transformer_lens has counted where it took the mean out."""
+    unembed_CV = bridge.W_U.detach()[:, :ids].clone()
+    centred = convention == "folded" and not bridge.cfg.output_logits_soft_cap > 0
+    if centred and unembed_CV.shape != bridge.W_U.shape:
+        unembed_CV -= unembed_CV.mean(1, keepdim=True)
+    return unembed_CV
 
 
 def _refuse_unfoldable(source: ModelSource, bridge: Any) -> None:
@@ -127,9 +139,6 @@ def _every_head(shared: torch.Tensor | None, heads: torch.Tensor | None) -> torc
 
 
 def embedding_norms(source: ModelSource, size: int) -> np.ndarray:
-    """Length of each token's embedding, float64 [V]; NaN for ids up to `size` that it lacks."""
-    bridge = _boot(prefetch(source), device="cpu", dtype=torch.float32)
-    norm_V = np.full(size, np.nan)
-    embedding_VC = bridge.W_E.detach().double()
-    norm_V[: len(embedding_VC)] = embedding_VC.norm(dim=1).numpy()
-    return norm_V
+    """Length of each token's embedding, float64 [size]; beyond `size` a vocabulary is padding."""
+    bridge = boot(source, "cpu", torch.float32)
+    return bridge.W_E.detach()[:size].double().norm(dim=1).numpy()

@@ -59,7 +59,7 @@ def test_both_schemes_find_the_same_correlations(tmp_path):
     timing, prepared = run_sums(make_study(tmp_path, TINY, MEANS), MEANS)
     order = run_reduction(prepared, MEANS, timing)
     reference, other = (
-        naive.activations(prepared.sources[model.identity].location, "cpu")
+        naive.activations(prepared.sources[model.identity], "cpu")
         for model in prepared.plan.models[:2]
     )
     form = naive.Shape(TINY.layers, TINY.width)

@@ -1,6 +1,5 @@
 """What a model shows of its MLP neurons, against plain Hugging Face models with plain hooks."""
 
-import json
 import statistics
 import time
 from dataclasses import replace
@@ -9,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from helpers_models import make_gpt2, save_model, values
+from transformers import GPT2LMHeadModel
 
 from universal_ray.errors import ModelError
 from universal_ray.models import Capture, resolve
@@ -164,10 +164,10 @@ def test_tokens_run_row_by_row_and_neurons_layer_by_layer(tmp_path):
     for row in range(4):
         alone_TN = values(capture, tokens_BP[row : row + 1])
         torch.testing.assert_close(x_TN[row * 10 : row * 10 + 10], alone_TN, rtol=0, atol=1e-5)
-    shallow = make_gpt2(tmp_path / "shallow", seed=1, layers=3)
-    (shallow / "config.json").write_text(
-        json.dumps({**json.loads((shallow / "config.json").read_text()), "n_layer": 2})
-    )
+    model = GPT2LMHeadModel.from_pretrained(tmp_path)
+    del model.transformer.h[2]
+    model.config.n_layer = 2
+    shallow = save_model(model, tmp_path / "shallow")
     first_TN = values(Capture(resolve(str(shallow))), tokens_BP)
     torch.testing.assert_close(x_TN[:, : 2 * 128], first_TN)
 
@@ -226,8 +226,6 @@ def test_loading_is_quiet(tmp_path, capfd, recwarn):
 )
 def test_takes_at_most_1_4_times_plain_hooks(tmp_path, shape):
     """Medians of interleaved runs, and a second look before failing: other work disturbs them."""
-    from transformers import GPT2LMHeadModel
-
     make_gpt2(tmp_path, seed=0, initializer_range=0.02, **shape)
     tokens_BP = rows(500, (1, 128) if shape["width"] == 768 else (16, 128))
     model = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="sdpa").eval()

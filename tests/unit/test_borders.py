@@ -50,6 +50,9 @@ OWN = {
     "sums": ["capacity", "items", "moments"],
     "study": ["errors"],
     "changes": ["study"],
+    "configuration": ["errors"],
+    "hub": ["errors"],
+    "checkpoint": ["configuration", "errors"],
     "errors": [],
     "progress": [],
     "driver": ["cluster", "errors", "lock", "scheduler", "store", "study"],
@@ -121,6 +124,12 @@ def test_the_tables_name_files_that_exist():
     for home in [home for homes in ONLY_IN.values() for home in homes if home[-1] != "/"]:
         assert home in paths
     assert set(PURE) <= set(OWN)
+
+
+def test_models_and_tokenizers_are_loaded_in_one_place_each():
+    """Where what a checkpoint lacks and whose code would run is looked at."""
+    loading = [path for path in FILES if ".from_pretrained(" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in loading] == ["checkpoint.py", "tokenizer.py"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from universal_ray.models import ModelSource, load_model
+
 Activations = Callable[[Tensor], Tensor]
 """Tokens [B, P] to raw activations [T, N], float32."""
 
@@ -37,15 +39,12 @@ ROWS = 24
 """Rows of tokens in one batch, as the paper's code has."""
 
 
-def activations(directory: str, device: str) -> Activations:
+def activations(source: ModelSource, device: str) -> Activations:
     """A GPT-2 of transformers, hooked where its neurons are read.
 
     Attention is computed step by step, as the library that the paper's code builds on does.
     """
-    from transformers import GPT2LMHeadModel
-
-    model: Any = GPT2LMHeadModel.from_pretrained(directory, attn_implementation="eager").eval()
-    model.to(device)
+    model: Any = load_model(source, device, attention="eager")
     seen: list[Tensor] = []
     for block in model.transformer.h:
         block.mlp.c_proj.register_forward_pre_hook(

@@ -111,7 +111,7 @@ class _Naive:
             if not self.pairs:
                 return
             left, right = (
-                (naive.activations(prepared.sources[model.identity].location, self.device),
+                (naive.activations(prepared.sources[model.identity], self.device),
                  self.form)
                 for model in (models[0], models[self.pairs.pop(0)])
             )

@@ -10,7 +10,7 @@ import torch
 
 from universal_ray.benchmark.loop import Means, Shape, make_inputs
 from universal_ray.interventions import Intervener, held
-from universal_ray.models import resolve
+from universal_ray.models import load_model, resolve
 from universal_ray.roles.decoder import load_decoder
 from universal_ray.roles.entropy import SWEEP
 from universal_ray.roles.frequency import unigram
@@ -24,14 +24,12 @@ def beside(shape: Shape, means: Means) -> dict[str, Any]:
 
     Both compute all measures of every token, and the better of two runs counts.
     """
-    from transformers import AutoModelForCausalLM
-
     device = means.device.value
     with TemporaryDirectory() as folder:
         (name, *_), _ = make_inputs(Path(folder), shape)
-        decoder = load_decoder(resolve(name), device)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, attn_implementation="sdpa")
-    model = model.eval().to(device)
+        source = resolve(name)
+        decoder = load_decoder(source, device)
+        model: Any = load_model(source, device, attention="sdpa")
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.config.vocab_size
     tokens_BP = torch.randint(vocabulary, (ROWS, shape.context), generator=generator).to(device)

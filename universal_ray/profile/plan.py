@@ -103,7 +103,8 @@ class ProfilePlan:
     def bytes(self) -> int:
         """Of all sums by token id, on disk."""
         return sum(
-            layer_bytes(model, self.vocabulary) * model.layers for model in self.models
+            layer_bytes(model, self.vocabulary) * model.layers
+            for model in dict.fromkeys(self.models)
         ) * len(self.shards)
 
     @property
@@ -125,7 +126,7 @@ class ProfilePlan:
         """
         return [
             (model, shard)
-            for model in self.models
+            for model in dict.fromkeys(self.models)
             for shard in self.shards
             if f"{self.shard_folder(model, shard)}/done.json" not in stored
         ]

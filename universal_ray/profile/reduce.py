@@ -4,7 +4,7 @@ Plain functions over the store, each one task of the cluster. Shapes: D neurons 
 model, F columns of the bank with the one of the position after them, K entries of a list.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -75,7 +75,7 @@ class ProfileOrder:
         return f"{self.plan.folder}/{model.short}/scores-{key}/layer-{layer:02d}.safetensors"
 
     def weights_path(self, model: Model) -> str:
-        # Tokens beyond the vocabulary that all models share do not count.
+        # Ids that only pad a vocabulary do not count.
         told = f"{self.convention}-{self.plan.vocabulary}"
         return f"{WEIGHTS_FOLDER}/{model.short}-{told}.safetensors"
 
@@ -153,9 +153,7 @@ def _ends(
 
 def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> None:
     """What the weights of a model say about each of its neurons."""
-    weights = load_weights(source, order.convention)
-    # A model may have padded its vocabulary beyond what the tokenizer has.
-    weights = replace(weights, unembed_CV=weights.unembed_CV[:, : order.plan.vocabulary])
+    weights = load_weights(source, order.convention, ids=order.plan.vocabulary)
     found = dict(vector_statistics(weights))
     written = vocabulary(weights.w_out_NC, weights.unembed_CV, LISTED)
     found |= written.moments

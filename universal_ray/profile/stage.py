@@ -33,6 +33,7 @@ from universal_ray.taxonomy.bank import BankOptions, FeatureBank, feature_bank
 from universal_ray.taxonomy.features import TokenRows
 from universal_ray.taxonomy.semantics import Topics, find_topics
 from universal_ray.taxonomy.vocabulary import Vocabulary, read_vocabulary
+from universal_ray.tokenizer import ids_of
 from universal_ray.weights import embedding_norms
 
 TOPIC_TOKENS = 2_000_000
@@ -87,9 +88,7 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
             f"taxonomy.exclude={options.exclude.value} leaves no token of the first {rows} rows of "
             f"{corpus.path}: exclude fewer"
         )
-    sources = list(prepared.sources.values())
-    # No token lies beyond the smallest of them, or it would not be every model's.
-    vocabulary = read_vocabulary(prepared.tokenizer, min(source.vocabulary for source in sources))
+    vocabulary = read_vocabulary(prepared.tokenizer, ids_of(prepared.tokenizer))
     content = [unit.name for unit in prepared.plan.layout.units if unit.start < rows]
     # What a token says and what a row is from: labels are made of them beside the ids.
     said = [prepared.record["corpus"]["tokenizer"], len(vocabulary), corpus.subsets_hash(0, rows)]
@@ -195,7 +194,9 @@ class ProfileStage:
         )
         self._correlations = CorrelationStage(found.prepared, store).fingerprint
         self._layers = [
-            (model, layer) for model in found.plan.models for layer in range(model.layers)
+            (model, layer)
+            for model in dict.fromkeys(found.plan.models)
+            for layer in range(model.layers)
         ]
 
     @property
@@ -264,7 +265,7 @@ class ProfileStage:
         ]
         weights = [
             call(reduce_weights, f"weights-{m.short}", order, m, found.prepared.sources[m.identity])
-            for m in plan.models
+            for m in dict.fromkeys(plan.models)
             if checked.marker_of(order.weights_path(m)) not in stored
         ]
         yield Batch("labels and weights", [*labels, *shifts, *weights])
@@ -281,7 +282,7 @@ class ProfileStage:
             )
             for model, shard in left
         ]
-        yield Batch("statistics", sums, len(plan.models) * len(plan.shards) - len(sums))
+        yield Batch("statistics", sums, len(set(plan.models)) * len(plan.shards) - len(sums))
         scores = [
             call(reduce_layer, f"scores-{model.short}-{layer}", order, model, layer)
             for model, layer in self._layers
@@ -305,7 +306,7 @@ class ProfileStage:
 
         return [
             (model, shard)
-            for model in plan.models
+            for model in dict.fromkeys(plan.models)
             for shard in plan.shards
             if (model, shard) in left or stale(model, shard)
         ]

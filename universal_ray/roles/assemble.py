@@ -92,7 +92,7 @@ def assemble_roles(
 ) -> None:
     """Write the draft of the tables of roles, and of `summary.json` with what they add to it.
 
-    `declarations`: by identity of a model that was intervened on, what was done, and where the
+    `declarations`: by name of a model that was intervened on, what was done, and where the
     sums lie; `fingerprint`: of what the tables are made from.
     """
     store = Store(order.store_url)
@@ -113,14 +113,14 @@ def assemble_roles(
         )
         is_universal = pa.nulls(model.neurons, pa.bool_())
         mediated: dict[str, tuple[Tensor, Interval]] = {}
-        if model.identity not in declarations:
+        if model.name not in declarations:
             missing[INTERVENED] = order.untouched.get(
                 model.identity, "reference models alone are intervened on"
             )
         if model in order.references:
             told: dict[str, Any] = {"model": model.name}
-            if model.identity in declarations:
-                declared, folder = declarations[model.identity]
+            if model.name in declarations:
+                declared, folder = declarations[model.name]
                 mediated = _intervened(store, order, model, declared, folder, scores, tables, told)
             else:
                 told |= {"not_measured": {INTERVENED: missing[INTERVENED]}}

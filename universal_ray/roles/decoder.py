@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from universal_ray.errors import ModelError
-from universal_ray.models import ModelSource, prefetch
+from universal_ray.models import ModelSource, load_model
 
 See = Callable[[Tensor], None]
 """Is shown what enters W_out, [B, P, D], and may change it in place."""
@@ -25,13 +25,13 @@ See = Callable[[Tensor], None]
 class Decoder(ABC):
     """The layers of one model; what architectures do in ways of their own is in the subclasses."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, ids: int | None = None) -> None:
         self._base = model.base_model
         self.blocks: Any = self._blocks()
         self.layers = len(self.blocks)
         self.width = self.w_out(0).shape[0]  # D
         self.final_norm: nn.LayerNorm = self._final_norm()
-        self.unembed: nn.Linear = model.get_output_embeddings()
+        self.unembed = _unpadded(model.get_output_embeddings(), ids)
         self.context: int = model.config.max_position_embeddings
 
     @property
@@ -126,10 +126,10 @@ class Decoder(ABC):
 class GPT2(Decoder):
     """Learned positions; the MLP after attention."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, ids: int | None = None) -> None:
         from transformers.activations import NewGELUActivation
 
-        super().__init__(model)
+        super().__init__(model, ids)
         for block in self.blocks:
             if isinstance(block.mlp.act, NewGELUActivation):
                 block.mlp.act = nn.GELU(approximate="tanh")  # the same formula, in one pass
@@ -230,33 +230,30 @@ class GPTNeoX(Decoder):
 ARCHITECTURES: dict[str, type[Decoder]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX}
 
 
-def architecture(source: ModelSource) -> str:
-    """The type that a model's configuration names."""
-    from transformers import AutoConfig
-
-    return str(AutoConfig.from_pretrained(prefetch(source)).model_type)
+def _unpadded(unembed: nn.Linear, ids: int | None) -> nn.Linear:
+    """Logits of the first ids alone: what a model has beyond them only pads its vocabulary."""
+    if ids is None or ids >= unembed.out_features:
+        return unembed
+    cut = nn.Linear(unembed.in_features, ids, bias=unembed.bias is not None, device="meta")
+    cut.weight = nn.Parameter(unembed.weight.detach()[:ids])
+    if unembed.bias is not None:
+        cut.bias = nn.Parameter(unembed.bias.detach()[:ids])
+    return cut
 
 
 def load_decoder(
-    source: ModelSource, device: str = "cpu", dtype: torch.dtype = torch.float32
+    source: ModelSource,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    ids: int | None = None,
 ) -> Decoder:
-    """Load a model for interventions. Raises ModelError for an architecture not known here."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as messages
+    """Load a model for interventions, which predicts the first `ids` of its vocabulary, or all.
 
-    directory, kind = prefetch(source), architecture(source)
-    if kind not in ARCHITECTURES:
+    Raises ModelError for an architecture not known here.
+    """
+    if source.kind not in ARCHITECTURES:
         raise ModelError(
-            f"Model {source.name!r} is of type {kind!r}, which interventions do not know: choose "
-            f"one of type {' or '.join(ARCHITECTURES)}."
+            f"Model {source.name!r} is of type {source.kind!r}, which interventions do not know: "
+            f"choose one of type {' or '.join(ARCHITECTURES)}."
         )
-    bars = messages.is_progress_bar_enabled()
-    messages.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, attn_implementation="sdpa"
-        )
-    finally:
-        if bars:
-            messages.enable_progress_bar()
-    return ARCHITECTURES[kind](model.eval().to(device))
+    return ARCHITECTURES[source.kind](load_model(source, device, dtype, "sdpa"), ids)

@@ -43,11 +43,11 @@ EFFECT_BINS = 60
 def score_weights(order: RolesOrder, model: Model, source: ModelSource) -> None:
     """Store every score from weights, the neurons to intervene on and the paths to ablate."""
     store = Store(order.store_url)
-    weights = load_weights(source, order.profile.convention, order.device)
+    ids = len(order.counts_V)
+    weights = load_weights(source, order.profile.convention, order.device, ids=ids)
     stored = checked.get_tensors(store, order.profile.weights_path(model))
     found = _logits(order, weights, stored)
-    unembed_CV = weights.unembed_CV[:, : len(order.counts_V)]  # without padding beyond all ids
-    found["null_share"] = null_space_share(weights.w_out_NC, unembed_CV).cpu()
+    found["null_share"] = null_space_share(weights.w_out_NC, weights.unembed_CV).cpu()
     found |= _entropy(order, weights.layers, {**stored, "null_share": found["null_share"]})
     found |= _frequency(order, weights)
     missing = {}
@@ -116,8 +116,7 @@ def _entropy(order: RolesOrder, layers: int, stored: dict[str, Tensor]) -> dict[
 def _frequency(order: RolesOrder, weights: ModelWeights) -> dict[str, Tensor]:
     """Along the unigram direction; chosen are those of the last layers that lie most along it."""
     direction = unigram(torch.from_numpy(order.counts_V).to(weights.unembed_CV.device))
-    ids = len(order.counts_V)
-    scores = frequency_scores(weights.w_out_NC, weights.unembed_CV[:, :ids], direction)
+    scores = frequency_scores(weights.w_out_NC, weights.unembed_CV, direction)
     cosine_N = scores.cosine_N.cpu()
     late_N = cosine_N.abs().nan_to_num(0).view(weights.layers, -1).clone()
     late_N[: -EntropyOptions.last_layers] = 0
@@ -185,7 +184,7 @@ def _histograms(
     index_R = torch.nonzero(some_N).flatten()
     member_VF = order.profile.bank.membership_VF
     low, high, inside, outside = [], [], [], []
-    unembed_CV = weights.unembed_CV[:, : len(member_VF)].double()
+    unembed_CV = weights.unembed_CV.double()
     for neuron in index_R.tolist():
         effect_V = (weights.w_out_NC[neuron].double() @ unembed_CV).cpu()
         place = int(found["class"][neuron])

@@ -23,7 +23,7 @@ from universal_ray.roles.assemble import (
     universality,
 )
 from universal_ray.roles.declare import Declaration, declare
-from universal_ray.roles.decoder import ARCHITECTURES, architecture
+from universal_ray.roles.decoder import ARCHITECTURES
 from universal_ray.roles.frequency import unigram
 from universal_ray.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
 from universal_ray.roles.scores import score_weights
@@ -74,10 +74,9 @@ def prepare_roles(profile: PreparedProfile, store: Store) -> PreparedRoles:
     unigram(torch.from_numpy(profile.counts_V))
     untouched = {}
     for source in prepared.sources.values():
-        kind = architecture(source)
-        if kind not in ARCHITECTURES:
+        if source.kind not in ARCHITECTURES:
             untouched[source.identity] = (
-                f"models of type {kind} are not intervened on, nor their attention read: "
+                f"models of type {source.kind} are not intervened on, nor their attention read: "
                 f"interventions know {' and '.join(ARCHITECTURES)}"
             )
     bos, no_bos = _begin(prepared.tokenizer, prepared.corpus, rows)
@@ -165,35 +164,35 @@ class RolesStage:
         sources = profile.prepared.sources
         scores = [
             call(score_weights, f"scores-{model.short}", order, model, sources[model.identity])
-            for model in order.models
+            for model in dict.fromkeys(order.models)
             if checked.marker_of(order.scores_path(model)) not in stored
         ]
-        yield Batch("role scores", scores, len(order.models) - len(scores))
+        yield Batch("role scores", scores, len(set(order.models)) - len(scores))
         yield self._responses(memory, stored)
         declarations = {
-            model.identity: self._declared(model)
+            model.name: self._declared(model)
             for model in order.references
             if model.identity not in order.untouched
         }
-        left = [
-            (model, shard, *declarations[model.identity])
+        wanted = {  # by folder: the same may be declared of a model at two revisions
+            shard_folder(folder, shard.index): (model, shard, declared)
             for model in order.references
+            if model.name in declarations
+            for declared, folder in [declarations[model.name]]
             for shard in order.shards
-            if model.identity in declarations
-            and marker(shard_folder(declarations[model.identity][1], shard.index)) not in stored
-        ]
+        }
+        left = {folder: each for folder, each in wanted.items() if marker(folder) not in stored}
         tasks = [
             Task(
-                f"intervene-{shard.index}-{model.short}",
+                f"intervene-{place}-{model.short}",
                 f"interventions on {model.name}, shard {shard.index}",
                 "intervene",
-                (model, shard, declared, shard_folder(folder, shard.index)),
+                (model, shard, declared, folder),
                 tokens=float((shard.stop - shard.start) * order.profile.plan.context),
             )
-            for model, shard, declared, folder in left
+            for place, (folder, (model, shard, declared)) in enumerate(left.items())
         ]
-        every = len(order.shards) * len(declarations)
-        yield Batch("interventions", tasks, every - len(tasks))
+        yield Batch("interventions", tasks, len(wanted) - len(tasks))
         told = (order, declarations, profile.vocabulary, self.fingerprint)
         yield Batch("tables", [call(assemble_roles, "tables-of-roles", *told)])
 
@@ -203,7 +202,7 @@ class RolesStage:
         prepared = self.found.profile.prepared
         bytes_each = worker_memory(memory, prepared.study.cluster)
         tasks = []
-        for model in order.models:
+        for model in dict.fromkeys(order.models):
             for layers in layer_groups(
                 model, order.profile.plan.vocabulary, bytes_each, prepared.plan.footprint
             ):

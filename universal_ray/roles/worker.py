@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 
 from universal_ray import checked
@@ -104,9 +103,11 @@ class RolesWorker(Worker):
             for tokens_BP, place_T, where in self._batches():
                 self.read_layers(model, tokens_BP, partial(_add, made, place_T, where))
             found = {layer: responses.found() for layer, responses in made.items()}
-            weights = load_weights(self.told.sources[model.identity], order.profile.convention)
+            vocabulary = len(order.counts_V)
+            weights = load_weights(
+                self.told.sources[model.identity], order.profile.convention, ids=vocabulary
+            )
             for layer, tensors in found.items():
-                vocabulary = len(order.counts_V)
                 last_D = tensors["detector_ngram"][:, 0].clamp_min(0) % vocabulary
                 w_out_DC = weights.w_out_NC[layer * width : (layer + 1) * width]
                 against_D = suppresses_its_token(last_D, w_out_DC, weights.unembed_CV)
@@ -143,7 +144,9 @@ class RolesWorker(Worker):
         if model.identity not in self._decoders:
             self._decoders.clear()
             source = self.told.sources[model.identity]
-            self._decoders[model.identity] = load_decoder(source, self.told.device)
+            self._decoders[model.identity] = load_decoder(
+                source, self.told.device, ids=len(self.told.order.counts_V)
+            )
         return self._decoders[model.identity]
 
     def intervene(self, model: Model, shard: Shard, declared: Declaration, folder: str) -> dict:
@@ -155,9 +158,8 @@ class RolesWorker(Worker):
         with self.computing():
             clock = Clock(told.device)
             decoder = self._decoder(model)
-            counts_V = np.zeros(decoder.unembed.weight.shape[0], np.int64)
-            counts_V[: len(told.order.counts_V)] = told.order.counts_V
-            intervener = Intervener(decoder, declared.chosen(), torch.from_numpy(counts_V))
+            counts_V = torch.from_numpy(told.order.counts_V)
+            intervener = Intervener(decoder, declared.chosen(), counts_V)
             clock.lap("load")
             for start in range(shard.start, shard.stop, step):
                 tokens_BP, kept_T = self.tokens(start, min(start + step, shard.stop))

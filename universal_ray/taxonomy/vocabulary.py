@@ -67,7 +67,8 @@ def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     special = set(tokenizer.all_special_ids) | {key for key in added if added[key].special}
     to_bytes = _reader(tokenizer)
     pieces = [b""] * size
-    for key, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+    ids = range(max(tokenizer.get_vocab().values()) + 1)  # of which some may stand for nothing
+    for key, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
         if key in special or token is None:
             continue
         pieces[key] = str(added[key]).encode() if key in added else to_bytes(key, token)

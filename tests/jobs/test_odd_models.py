@@ -1,0 +1,190 @@
+"""Whole studies of a model that pads its vocabulary, and of one with the same weights twice."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from helpers_models import make_gpt2, save_model
+from helpers_stages import run_here
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.preflight import prepare
+from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.store import Store
+from universal_ray.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    ModelsConfig,
+    RolesConfig,
+    RunConfig,
+    Study,
+    TaxonomyConfig,
+    UnitsConfig,
+    UniversalConfig,
+)
+
+IDS, PADDED, CONTEXT, ROWS = 300, 364, 16, 80
+
+
+def make_neox(folder: Path) -> tuple[str, str]:
+    """A random GPT-NeoX whose last 64 ids are padding of large weights, and the same without."""
+    config = GPTNeoXConfig(
+        vocab_size=PADDED, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=CONTEXT, initializer_range=0.2,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model: Any = GPTNeoXForCausalLM(config)
+    with torch.no_grad():
+        for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+            embedding.weight[IDS:] *= 20
+    padded = save_model(model, folder / "padded")
+    with torch.no_grad():
+        model.resize_token_embeddings(IDS)
+    return str(padded), str(save_model(model, folder / "cut"))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A reference with padding, the same without, the model compared, tokens."""
+    folder = tmp_path_factory.mktemp("padded")
+    other = make_gpt2(folder / "other", seed=1, layers=2, width=24, vocabulary=IDS, context=CONTEXT)
+    tokens_BP = np.random.default_rng(0).integers(1, IDS, (ROWS, CONTEXT))
+    tokens_BP[:, 0] = 0
+    datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(str(folder / "tokens"))
+    return *make_neox(folder), str(other), str(folder / "tokens")
+
+
+def make_study(folder: Path, models: list[str], tokens: str) -> Study:
+    return Study(
+        run=RunConfig(dir=str(folder)),
+        models=ModelsConfig(reference=models[0], compared=models[1:]),
+        corpus=CorpusConfig(path=tokens),
+        units=UnitsConfig(tokens=40 * CONTEXT, batch=20 * CONTEXT, fold=2),
+        cluster=ClusterConfig(workers=1),
+        baseline=BaselineConfig(rotations=1),
+        universal=UniversalConfig(threshold=0.02),
+        taxonomy=TaxonomyConfig(
+            topics=2, unigram_ids=2, unigram_occurrences=1, minimum_support=5, syntax=None,
+        ),
+        roles=RolesConfig(
+            tokens=8 * CONTEXT, candidates=2, controls=2, sets=1, paths=1, null_share=0.1,
+            sweep=[0.0, 2.0],
+        ),
+    )  # fmt: skip
+
+
+def run(study: Study) -> Store:
+    store = Store(study.run.dir)
+    prepared = prepare(study, store)
+    profile = prepare_profile(prepared, store)
+    stages: list[Any] = [
+        CorrelationStage(prepared, store),
+        ProfileStage(profile, store),
+        RolesStage(prepare_roles(profile, store), store),
+    ]
+    run_here(stages, study, store)
+    return store
+
+
+def alike(one: pa.Table, other: pa.Table, path: str) -> None:
+    """Equal but for rounding, and for what is called after the model or drawn by its identity."""
+    assert one.column_names == other.column_names and one.num_rows == other.num_rows, path
+    for name in one.column_names:
+        if name in ("model", "other") or "baseline" in name or "excess" in name:
+            continue
+        left, right = one[name].combine_chunks(), other[name].combine_chunks()
+        while pa.types.is_list(left.type):
+            assert left.value_lengths().equals(right.value_lengths()), (path, name)
+            left, right = left.flatten(), right.flatten()
+        if pa.types.is_floating(left.type):
+            assert left.is_null().equals(right.is_null()), (path, name)
+            np.testing.assert_allclose(
+                left.to_numpy(zero_copy_only=False), right.to_numpy(zero_copy_only=False),
+                rtol=1e-4, atol=1e-5, err_msg=f"{path} {name}",
+            )  # fmt: skip
+        elif pa.types.is_integer(left.type) or pa.types.is_string(left.type):
+            assert left.equals(right), (path, name)
+
+
+def test_padding_is_in_no_statistic_and_no_list(inputs, tmp_path):
+    """The oracle is the same model without it: every table is the same but for names."""
+    padded, cut, other, tokens = inputs
+    stores = [
+        run(make_study(tmp_path / name, [model, other], tokens))
+        for name, model in (("padded", padded), ("cut", cut))
+    ]
+    paths = [path for path in stores[0].list("tables") if path.endswith(".parquet")]
+    assert {f"tables/{name}.parquet" for name in ("statistics", "roles", "interventions")} <= {
+        *paths
+    }
+    for path in paths:
+        schema = stores[0].get_table(path).schema.names
+        alike(*(store.get_table(path, schema) for store in stores), path)
+    statistics = stores[0].get_table("tables/statistics.parquet")
+    for name in (name for name in statistics.column_names if name.endswith("_id")):
+        assert max(statistics[name].combine_chunks().flatten().to_pylist()) < IDS
+
+
+def test_a_corpus_of_padding_is_refused(inputs, tmp_path):
+    padded, _, other, _ = inputs
+    tokens = np.full((ROWS, CONTEXT), IDS)
+    datasets.Dataset.from_dict({"tokens": tokens.tolist()}).save_to_disk(str(tmp_path / "tokens"))
+    study = make_study(tmp_path / "run", [padded, other], str(tmp_path / "tokens"))
+    with pytest.raises(CorpusError, match=f"knows only ids below {IDS}"):
+        prepare(study, Store(study.run.dir))
+
+
+@pytest.fixture(scope="module")
+def followed(inputs, tmp_path_factory):
+    """Two models at two steps: `a` has the same weights at both, `b` has not."""
+    folder = tmp_path_factory.mktemp("followed")
+    sizes = {"layers": 2, "width": 24, "vocabulary": IDS, "context": CONTEXT}
+    for seed, name in enumerate(("a-0", "b-0", "b-1"), 1):
+        make_gpt2(folder / name, seed, **sizes)
+    shutil.copytree(folder / "a-0", folder / "a-1")
+    return [f"{folder}/{name}-{{revision}}" for name in "ab"]
+
+
+def at_both(folder: Path, models: list[str], tokens: str) -> Study:
+    study = make_study(folder, models, tokens)
+    return replace(study, models=replace(study.models, revisions=["0", "1"]))
+
+
+def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path):
+    tokens = inputs[-1]
+    together = run(at_both(tmp_path / "together", followed, tokens))
+    items = {path.split("/")[1] for path in together.list("moments")}
+    assert sorted(item.partition("-")[0] for item in items) == ["model"] * 3 + ["pair"] * 2
+    # A revision is a model like any other: the same tables as a study of its own.
+    names = [name.replace("{revision}", "1") for name in followed]
+    alone = run(make_study(tmp_path / "alone", names, tokens))
+    for path in ("neurons", "pairs", "statistics", "taxonomy", "roles", "interventions"):
+        path = f"tables/{path}.parquet"
+        columns = alone.get_table(path).schema.names
+        expected, every = (store.get_table(path, columns) for store in (alone, together))
+        mine = every.filter(pc.is_in(every["model"], pa.array(names)))
+        assert mine.equals(expected) and mine.num_rows > 0, path
+    (told,) = together.get_json("tables/summary.json")["followed"]
+    assert told["revisions"] == ["0", "1"]
+
+
+def test_two_models_with_the_same_weights_are_refused_at_any_revision(inputs, followed, tmp_path):
+    twin = tmp_path / "twin"
+    for step in "01":
+        shutil.copytree(followed[1].replace("{revision}", "0"), f"{twin}-{step}")
+    study = at_both(tmp_path / "run", [*followed, f"{twin}-{{revision}}"], inputs[-1])
+    with pytest.raises(ConfigurationError, match="have the same weights"):
+        prepare(study, Store(study.run.dir))

@@ -1,0 +1,100 @@
+"""Tokenizers: the one of a model, the one that all models of a study share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from universal_ray.checkpoint import quietly
+from universal_ray.configuration import CONFIGURATION, check_regular, read_json
+from universal_ray.errors import ModelError
+from universal_ray.hub import TOKENIZER, directory_of, locate
+from universal_ray.models import ModelSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SETTINGS = "tokenizer_config.json"
+LARGEST = 2**30
+
+
+def tokenizer(name: str | ModelSource) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, or of any directory or hub id that holds tokenizer files.
+
+    Raises MissingError where there is no such directory or hub repository, ModelError where it
+    holds no tokenizer that encodes text (transformers then makes up an empty one, silently).
+    """
+    if isinstance(name, ModelSource):
+        shown, location, revision = name.name, name.location, name.commit
+    else:
+        shown, (location, revision) = name, locate(name, "tokenizer")
+    directory = directory_of(shown, location, revision, TOKENIZER)
+    for path in sorted({path for pattern in TOKENIZER for path in directory.glob(pattern)}):
+        check_regular(shown, path, LARGEST)
+    from transformers import AutoTokenizer
+
+    sentence = (
+        f"{shown!r} has no usable tokenizer: put its tokenizer files beside the model, or name the "
+        "tokenizer with models.tokenizer."
+    )
+    try:
+        with quietly():
+            found = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+    except Exception as error:  # every class fails in its own way
+        if any(_asks_for_code(shown, directory / name) for name in (SETTINGS, CONFIGURATION)):
+            sentence = (
+                f"The tokenizer of {shown!r} asks for code of its own repository, which is never "
+                "run: name one that transformers knows by itself with models.tokenizer."
+            )
+        raise ModelError(sentence) from error
+    ids = found.encode("neuron", add_special_tokens=False)
+    if len(found) <= 1 or set(ids) <= {found.unk_token_id}:
+        raise ModelError(sentence)
+    return found
+
+
+def _asks_for_code(name: str, path: Path) -> bool:
+    """Whether a configuration leads to a tokenizer's class in a repository."""
+    places = read_json(name, path)[0].get("auto_map") if path.is_file() else None
+    return isinstance(places, dict | list) and "AutoTokenizer" in places
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many ids a tokenizer has, V: a model may embed more, as padding, which stand for nothing.
+    """
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def check_tokenizers(
+    sources: Sequence[ModelSource], named: str | None = None
+) -> PreTrainedTokenizerBase:
+    """The one tokenizer of all models: the one named, else the one they share.
+
+    Raises ModelError where a model lacks a tokenizer and none is named, where two differ, or where
+    the tokenizer has ids beyond a model's vocabulary.
+    """
+    shared = tokenizer(named if named is not None else sources[0])
+    if named is None:
+        for source in sources[1:]:
+            if tokenizer_identity(tokenizer(source)) != tokenizer_identity(shared):
+                raise ModelError(
+                    f"Models {sources[0].name!r} and {source.name!r} have different tokenizers: "
+                    "compare models that share one, or name it with models.tokenizer."
+                )
+    ids = ids_of(shared)
+    for source in sources:
+        if ids > source.vocabulary:
+            raise ModelError(
+                f"The tokenizer of {named or sources[0].name!r} has ids up to {ids - 1}, but model "
+                f"{source.name!r} embeds only {source.vocabulary}: name a tokenizer that fits."
+            )
+    return shared
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """64 hex digits over the tokenizer's vocabulary: every token string with its id."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
