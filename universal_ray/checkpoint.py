@@ -171,7 +171,7 @@ def _safetensors(file: BinaryIO, values: bool) -> tuple[State, str]:
             state[key] = torch.empty(shape, dtype=dtype, device="meta")
             continue
         bytes_B = torch.empty(end - begin, dtype=torch.uint8)
-        view = memoryview(bytes_B.numpy())
+        view = bytes_B.numpy().data
         if file.readinto(view) != end - begin:  # type: ignore[attr-defined]
             raise ValueError(f"it ends within {key}")
         total.update(view)

@@ -19,6 +19,7 @@ from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.record import read_record
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.store import Store
 from universal_ray.study import (
@@ -168,6 +169,11 @@ def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path
     together = run(at_both(tmp_path / "together", followed, tokens))
     items = {path.split("/")[1] for path in together.list("moments")}
     assert sorted(item.partition("-")[0] for item in items) == ["model"] * 3 + ["pair"] * 2
+    recorded = read_record(together)
+    assert recorded is not None
+    for model in recorded["models"]:
+        assert [name for name, _ in model["files"]] == ["config.json", "model.safetensors"]
+        assert all(len(sha256) == 64 for _, sha256 in model["files"])
     # A revision is a model like any other: the same tables as a study of its own.
     names = [name.replace("{revision}", "1") for name in followed]
     alone = run(make_study(tmp_path / "alone", names, tokens))
