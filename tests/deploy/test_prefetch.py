@@ -36,7 +36,7 @@ def test_every_model_of_a_study_is_named_with_its_place():
             "error: 'stanford-crfm/alias-gpt2-small-x21@checkpoint-400000'",
         ),
         (["models.compared=[]"], "error: models.compared is empty"),
-        (["models.compare=[]"], "error: Could not override 'models.compare'"),
+        (["models.compare=[]"], "error: models.compare=[] names no option"),
     ],
 )
 def test_what_cannot_be_had_is_one_sentence(tmp_path, options, sentence):
