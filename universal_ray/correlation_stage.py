@@ -97,9 +97,9 @@ class CorrelationStage:
             calibrations = self._calibrations()
             yield Batch("calibration", calibrations)
             if calibrations:  # sums of others than these are there no more
-                done, damaged = find_done(self.store, self.plan.items, self.plan.layout)
+                stored, damaged = find_done(self.store, self.plan.items, self.plan.layout)
                 self._drop(damaged)
-                self.plan, self._done = replace(self.plan, done=done), set(done)
+                self.plan, self._done = replace(self.plan, done=stored), set(stored)
             # What fixes the bits stays; which sums are held together may change.
             self.plan = replace(self.plan, memory=worker_memory(memory, study.cluster))
         plan = self.plan
@@ -107,7 +107,7 @@ class CorrelationStage:
         done = len(plan.groups) * units - len(plan.work) if plan.work else units
         sums = [*self._folds(), *map(self._unit, plan.work)]
         yield Batch("sums", sums, done, behind=len(plan.items))
-        order, stored = self.order, set(self.store.list("reduce"))
+        order, reduced = self.order, set(self.store.list("reduce"))
         single = [item for item in plan.items if len(item.models) == 1]
         models = [
             call(reduce.reduce_model, f"reduce-{item.key}", order, item)
@@ -118,7 +118,7 @@ class CorrelationStage:
             call(reduce.reduce_rows, f"reduce-{pair.key}-{layer}", order, pair, layer)
             for pair in plan.pairs
             for layer in range(pair.layers)
-            if checked.marker_of(layer_file(order.folder(pair), layer)) not in stored
+            if checked.marker_of(layer_file(order.folder(pair), layer)) not in reduced
         ]
         every = sum(pair.layers for pair in plan.pairs)
         yield Batch("correlations", rows, every - len(rows))

@@ -25,7 +25,7 @@ from helpers_roles import hooked_logits, load
 from helpers_stages import run_here
 from transformers import AutoTokenizer
 
-from universal_ray import driver
+from universal_ray import checked, driver
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.items import marker
@@ -245,7 +245,7 @@ def test_what_was_stored_with_another_meaning_is_not_taken_for_this(run, monkeyp
         model, stage._folders = stage.order.models[0], set()
         scores = stage.order.scores_path(model)
         if not store.exists(scores):
-            store.put_tensors(scores, tensors)
+            checked.put_tensors(store, scores, tensors)
         sums = shard_folder(stage._declared(model)[1], 0)
         return [scores, stage.order.responses_path(model, 0), marker(sums)]
 

@@ -1,6 +1,7 @@
 """What is stored and read again is read by its receipt; a marker that cannot be read is none."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -41,20 +42,18 @@ def test_what_is_not_as_its_marker_says_loses_the_marker(store, tmp_path, change
         checked.get_tensors(store, PATH)
 
 
-ENTRY = {"path": PATH, "bytes": 1, "checksum": "0"}
+ENTRY: dict[str, Any] = {"path": PATH, "bytes": 1, "checksum": "0"}
+OTHERS: list[Any] = [
+    [3], [None], [[]], [{}], {"path": 1}, [{**ENTRY, "more": 1}], [{**ENTRY, "bytes": "1"}],
+    [{**ENTRY, "path": 1}], [{**ENTRY, "checksum": None}],
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "content",
     [
         b"", b"{", b"\xff\xfe", b"[]", b"3", b"null", b"{}", b'{"files": null}', b'{"files": 3}',
-        *(
-            json.dumps({"files": entries}).encode()
-            for entries in (
-                [3], [None], [[]], [{}], {"path": 1}, [{**ENTRY, "more": 1}],
-                [{**ENTRY, "bytes": "1"}], [{**ENTRY, "path": 1}], [{**ENTRY, "checksum": None}],
-            )
-        ),
+        *(json.dumps({"files": entries}).encode() for entries in OTHERS),
     ],
 )  # fmt: skip
 def test_a_marker_of_something_else_is_no_marker(store, content):
