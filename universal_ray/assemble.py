@@ -152,16 +152,19 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
         "mutual_share": _mean(
             np.array([share for table in pairs if (share := _share(table["mutual"])) is not None])
         ),
-        "partner_layers": partner_layers(pairs, layers).tolist(),
+        "partner_layers": partner_layers(pairs, layers),
         "statistics": statistics,
         "published": published(name),
     }
 
 
-def partner_layers(pairs: list[pa.Table], layers: int) -> torch.Tensor:
-    """Share of each layer's neurons by the layer of their best partner, mean over other models."""
+def partner_layers(pairs: list[pa.Table], layers: int) -> list[list[float] | None]:
+    """Share of each layer's neurons by the layer of their best partner, mean over other models;
+    None for a layer none of whose neurons has a partner in any.
+    """
     depth = max(pc.max(table["max_layer"]).as_py() or 0 for table in pairs) + 1
     matrix = torch.zeros(layers, max(depth, layers), dtype=torch.float64)
+    models_L = torch.zeros(layers, dtype=torch.float64)
     for table in pairs:
         live = table.filter(pc.is_valid(table["max_layer"]))
         here = torch.tensor(live["layer"].to_numpy()).long()
@@ -169,4 +172,6 @@ def partner_layers(pairs: list[pa.Table], layers: int) -> torch.Tensor:
         counts = torch.zeros_like(matrix)
         counts.index_put_((here, there), torch.ones(len(here)).double(), accumulate=True)
         matrix += counts / counts.sum(1, keepdim=True).clamp_min(1)
-    return matrix / len(pairs)
+        models_L += counts.any(1)
+    shares = (matrix / models_L.clamp_min(1)[:, None]).tolist()
+    return [row if some else None for row, some in zip(shares, models_L.tolist(), strict=True)]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from typing import Any
 
 import pytest
 from store_processes import CONTEXT, hold
@@ -119,7 +120,7 @@ def test_status_of_an_unlocked_directory_changes_nothing(store):
     assert not os.path.exists(store.url)
 
 
-JUNK = [b"", b'{"owner": "x"}', b"[1]", b"\xff", b"[" * 100_000]
+JUNK: list[Any] = [b"", b'{"owner": "x"}', b"[1]", b"\xff", b"[" * 100_000]
 JUNK += [{"heartbeat": "now"}, {"heartbeat": 1e300}, {"since": -1e300}, {"pid": None}, {"host": 3}]
 
 

@@ -1,8 +1,9 @@
 """Why a row of the tables has no correlation, from the codes of the sums to what is counted."""
 
+import pyarrow as pa
 import torch
 
-from universal_ray.assemble import summary
+from universal_ray.assemble import partner_layers, summary
 from universal_ray.items import Model
 from universal_ray.moments import CONSTANT, FAINT, MOVED, POLICIES
 from universal_ray.reduce import Direction
@@ -53,3 +54,9 @@ def test_a_neuron_without_any_partner_has_that_reason_and_others_their_own():
     reasons = table["null_reason"].to_pylist()
     assert reasons[0] == reasons[3] == NO_PARTNER
     assert len(set(reasons)) == 4 and table["max_corr"].null_count == 6
+
+
+def test_a_layer_without_partners_has_no_shares_of_them():
+    table = pa.table({"layer": [0, 0, 1, 2], "max_layer": [0, 1, None, 1]})
+    other = pa.table({"layer": [0, 0, 1, 2], "max_layer": [1, 1, None, None]})
+    assert partner_layers([table, other], 3) == [[0.25, 0.75, 0.0], None, [0.0, 1.0, 0.0]]

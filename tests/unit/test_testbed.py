@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from universal_ray.errors import MissingError, NumericalError
+from universal_ray.errors import ConfigurationError, MissingError, NumericalError
 from universal_ray.testbed import MODEL_NAMES, model_path, text, tokens_path, training
 
 MICRO = training.Settings(
@@ -227,15 +227,27 @@ def test_models_along_the_way_and_export(prepared, tmp_path):
     load(output / "a-step3")
     other = arrays(output / "f")
     assert not torch.equal(other["transformer.wte.weight"], final["transformer.wte.weight"])
-    training.export(output, ["a", "f"], tmp_path)
-    training.export(output, ["a", "f"], tmp_path)  # again, over the first
-    content = json.loads((tmp_path / "training.json").read_text())
+    package = tmp_path / "package"
+    training.export(output, ["a", "f"], package)
+    training.export(output, ["a", "f"], package)  # again, over the first
+    content = json.loads((package / "training.json").read_text())
     assert [seed["held_out_loss"] for seed in content["seeds"]] == [
         record["held_out_loss"] for record in records
     ]
-    assert training.held_out_loss(load(tmp_path / "a"), tmp_path) == pytest.approx(
+    assert training.held_out_loss(load(package / "a"), package) == pytest.approx(
         records[0]["held_out_loss"], abs=0.01
     )
+
+
+def test_folders_of_others_are_not_trained_into_nor_exported_over(prepared, tmp_path):
+    for path in ("mine/a/thesis.txt", "theirs/a/thesis.txt"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text("years of work")
+    with pytest.raises(ConfigurationError, match=r"mine is not empty and holds no data"):
+        training.prepare(MICRO, tmp_path / "mine", [])
+    with pytest.raises(ConfigurationError, match=r"theirs is not empty and holds no training.json"):
+        training.export(prepared, [], tmp_path / "theirs")
+    assert len(list(tmp_path.glob("*/a/thesis.txt"))) == len(list(tmp_path.glob("*/*"))) == 2
 
 
 def test_training_learns(prepared, tmp_path):

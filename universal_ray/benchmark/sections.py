@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -190,8 +191,8 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
             own = replace(means, threads=threads)
             study = make_study(Path(folder), shape, own, workers=count)
             store = Store(study.run.dir)
-            stage = CorrelationStage(prepare(study, store), store)
-            driver.run(lambda stage=stage: [stage], study, store, lambda *_: None)
+            stages = [CorrelationStage(prepare(study, store), store)]
+            driver.run(partial(list, stages), study, store, lambda *_: None)
             metrics = read_metrics(store)
         starts = [m["finished"] - sum(m["seconds"].values()) for m in metrics]
         seconds = max(m["finished"] for m in metrics) - min(starts)

@@ -6,6 +6,7 @@ unchanged ones find what is done.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from universal_ray.capacity import GIB, USABLE, Footprint, weight_bytes
 from universal_ray.errors import ConfigurationError
@@ -106,6 +107,10 @@ class ProfilePlan:
             layer_bytes(model, self.vocabulary) * model.layers
             for model in dict.fromkeys(self.models)
         ) * len(self.shards)
+
+    def of(self, model: Model) -> dict[str, Any]:
+        """What the sums of a model say that they are of."""
+        return {"models": [model.identity], "sums": self.sums_key}
 
     @property
     def folder(self) -> str:

@@ -295,14 +295,17 @@ class ProfileStage:
         yield Batch("tables", [tables])
 
     def _left(self, stored: set[str]) -> list[tuple[Model, Shard]]:
-        """Shards without sums, or whose sums are of a shift that was made anew and is another."""
+        """Shards without sums, or whose sums are of something else by their own word, or of a shift
+        that was made anew and is another.
+        """
         plan, store = self.found.plan, self.store
         left = plan.missing(stored)
         now = {model: checked.checksum(store, plan.shift_file(model)) for model, _ in left}
 
         def stale(model: Model, shard: Shard) -> bool:
             told = checked.told(store, marker(plan.shard_folder(model, shard)))
-            return now.get(model) is not None and told.get("shift") != now[model]
+            other = told.get("of") != plan.of(model)
+            return other or (now.get(model) is not None and told.get("shift") != now[model])
 
         return [
             (model, shard)

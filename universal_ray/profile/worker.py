@@ -115,9 +115,9 @@ class ProfileWorker(Worker):
                 receipts.append(self.store.put_tensors(path, files.pop(layer)))
             spent["write"] = spent.get("write", 0.0) + time.monotonic() - began
         shift = checked.checksum(self.store, told.plan.shift_file(model))
-        of = {"models": [model.identity], "sums": told.plan.sums_key}
         checked.finish(
-            self.store, marker(folder), receipts, shift=shift, hardware=self.hardware, of=of
+            self.store, marker(folder), receipts, shift=shift, hardware=self.hardware,
+            of=told.plan.of(model),
         )
         return {
             "model": model.name,

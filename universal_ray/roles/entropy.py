@@ -33,7 +33,7 @@ class EntropyOptions:
 
     last_layers: int = 2
     # Of the length of w_out in the bottom directions, at least; of this project's choosing. Half of
-    # the length, a quarter of its square, is 16 times what a random direction has there.
+    # the length, a quarter of its square, is 17 times what a random direction has there.
     null_share: float = 0.5
     norm_percentile: float = 50.0  # w_out at least as long as this percentile of those layers
     kurtosis: float = 10.0  # vocab_kurt at most
@@ -49,11 +49,12 @@ def null_space_share(
 ) -> Float[Tensor, "N"]:
     """|V₀ᵀ w_out| / |w_out| for the bottom left singular vectors V₀ of the unembedding; float64.
 
-    Directions that the unembedding does not read and no neuron writes along either count for none:
-    with folded LayerNorms the one of equal channels. A random direction of the S others has
-    √(directions / S) in the root mean square. NaN for a neuron that writes nothing.
+    Of the bottom `directions` those that the unembedding does not read and no neuron writes along
+    either are left out: with folded LayerNorms the one of equal channels, so that k - 1 count. A
+    random direction of the S others then has √((k - 1) / S) in the root mean square. NaN for a
+    neuron that writes nothing.
 
-    Raises ConfigurationError where there are not so many directions.
+    Raises ConfigurationError where there are not so many directions, or none that counts.
     """
     w_out_NC = w_out_NC.double()
     length_N = w_out_NC.norm(dim=1)
@@ -64,19 +65,22 @@ def null_space_share(
     singular_C = left_CC.new_zeros(channels)
     singular_C[: len(found_X)] = found_X
     zero_C = singular_C <= ZERO * singular_C.square().mean().sqrt()
+    idle = 0
     if bool(zero_C.any()):
         share_NZ = (w_out_NC[length_N > 0] / length_N[length_N > 0, None]) @ left_CC[:, zero_C]
         square_Z, turn_ZZ = torch.linalg.eigh(share_NZ.T @ share_NZ / max(1, len(share_NZ)))
         written_CX = left_CC[:, zero_C] @ turn_ZZ[:, square_Z > ZERO**2]
         left_CC = torch.cat([left_CC[:, ~zero_C], written_CX], dim=1)
+        idle = channels - left_CC.shape[1]
     if directions is None:
-        directions = max(1, round(channels / CHANNELS_PER_DIRECTION))
-    if not 1 <= directions < left_CC.shape[1]:
+        directions = max(1 + idle, round(channels / CHANNELS_PER_DIRECTION))
+    if not idle < directions < channels:
         raise ConfigurationError(
-            f"The unembedding has {left_CC.shape[1]} singular directions, of which {directions} "
-            "cannot be the bottom ones: choose fewer, and one at least."
+            f"The unembedding has {channels} singular directions, {idle} of which nothing reads or "
+            f"writes: the bottom {directions} tell nothing, choose more than {idle} and fewer than "
+            f"{channels}."
         )
-    return (w_out_NC @ left_CC[:, -directions:]).norm(dim=1) / length_N
+    return (w_out_NC @ left_CC[:, idle - directions :]).norm(dim=1) / length_N
 
 
 @dataclass(frozen=True)

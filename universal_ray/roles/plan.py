@@ -12,7 +12,7 @@ from universal_ray.study import RolesConfig, fingerprint, plain
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""
 FOLDER = "roles"
-MEANING = 2
+MEANING = 3
 """Raised when what is stored comes to mean something else: what was stored before is then made
 again."""
 

@@ -181,7 +181,12 @@ class RolesStage:
             for declared, folder in [declarations[model.name]]
             for shard in order.shards
         }
-        left = {folder: each for folder, each in wanted.items() if marker(folder) not in stored}
+        plan = order.profile.plan
+        left = {
+            folder: each
+            for folder, each in wanted.items()
+            if checked.told(self.store, marker(folder)).get("of") != plan.of(each[0])
+        }
         tasks = [
             Task(
                 f"intervene-{place}-{model.short}",

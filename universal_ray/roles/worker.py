@@ -181,7 +181,7 @@ class RolesWorker(Worker):
                 tensors[PATH + "points"] = ablated.points_IXQ
             spent = clock.seconds()
         receipt = self.store.put_tensors(f"{folder}/{SUMS}", tensors)
-        of = {"models": [model.identity], "sums": told.order.profile.plan.sums_key}
+        of = told.order.profile.plan.of(model)
         checked.finish(self.store, marker(folder), [receipt], hardware=self.hardware, of=of)
         return {
             "model": model.name,

@@ -64,6 +64,17 @@ def _write(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def _refuse_foreign(folder: Path, sign: str) -> None:
+    """Raise ConfigurationError for a folder with files in it and none of this project's making:
+    what is written there replaces folders of the same names.
+    """
+    if folder.exists() and not (folder / sign).exists() and any(folder.iterdir()):
+        raise ConfigurationError(
+            f"{folder} is not empty and holds no {sign}, so that its files are not this project's: "
+            "choose another folder"
+        )
+
+
 def prepare(settings: Settings, output: Path, documents: list[text.Document]) -> Path:
     """Tokenizer, training tokens (one int16 stream) and held-out rows; made once per `output`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -83,6 +94,8 @@ def prepare(settings: Settings, output: Path, documents: list[text.Document]) ->
                 f"{data} was made with another {' and '.join(differing)}: choose another output"
             )
         return data
+    if not data.exists():  # else a preparation that was cut short
+        _refuse_foreign(output, "data/manifest.json")
     data.mkdir(parents=True, exist_ok=True)
     training = [document for document in documents if not document.held_out]
     tokenizer = Tokenizer(models.BPE())
@@ -335,7 +348,11 @@ def train_seed(settings: Settings, name: str, output: Path, device: str = "cpu")
 
 
 def export(output: Path, names: list[str], package: Path) -> None:
-    """Copy finished models, held-out tokens and the record of their training to `package`."""
+    """Copy finished models, held-out tokens and the record of their training to `package`.
+
+    Raises ConfigurationError for a folder with files of others.
+    """
+    _refuse_foreign(package, "training.json")
     records = [json.loads((output / f"{name}.json").read_text()) for name in names]
     for source in [*names, "data/tokens"]:
         target = package / Path(source).name
