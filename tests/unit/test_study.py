@@ -110,7 +110,8 @@ WRONG = [
     ([("units.batch", 2_000), ("units.tokens", 1_000)],
      "units.batch (2000) is larger than units.tokens (1000)"),
     *[([("universal.threshold", wrong)], f"universal.threshold is {wrong}: give a correlation")
-      for wrong in (-1.5, 2.5, float("nan"))],
+      for wrong in (-1.5, 2.5)],
+    ([("universal.threshold", float("nan"))], "universal.threshold is nan: give a number that is"),
 ]
 
 
