@@ -90,8 +90,16 @@ def _share(flags: pa.ChunkedArray) -> float | None:
     return pc.mean(flags.cast(pa.float64())).as_py()
 
 
+def _universal(known: np.ndarray, neurons: int) -> dict[str, int | float | None]:
+    """How many of some neurons are universal; `known`: which, of those that have a correlation."""
+    if not known.size:
+        return {"universal": None, "universal_share": None}
+    return {"universal": int(known.sum()), "universal_share": float(known.sum() / neurons)}
+
+
 def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
-    """What the paper prints about a reference model, with the published figures where it has them.
+    """What the paper prints about a reference model, with the published figures where it has them;
+    null where no neuron has a correlation.
 
     `partner_layers[l][k]`: share of layer l's neurons whose best partner lies in layer k, averaged
     over the other models. `spread`: mean of max_corr - min_corr. `statistics`: Pearson
@@ -107,7 +115,6 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
     }
     spread = columns["max_corr"] - columns["min_corr"]
     counts = np.bincount(neurons["layer"].to_numpy(), minlength=layers)
-    found = np.bincount(layer[universal], minlength=layers)
     statistics = {}
     if len(layer) > 2:
         keys = ("mean_corr", "mean_baseline", "excess_corr")
@@ -125,14 +132,12 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
         "reasons_without_correlation": dict(
             sorted(Counter(filter(None, neurons["null_reason"].to_pylist())).items())
         ),
-        "universal": int(universal.sum()),
-        "universal_share": float(universal.sum() / neurons.num_rows),
+        **_universal(universal, neurons.num_rows),
         "layers": [
             {
                 "layer": index,
                 "neurons": int(counts[index]),
-                "universal": int(found[index]),
-                "universal_share": float(found[index] / counts[index]),
+                **_universal(universal[layer == index], int(counts[index])),
                 "mean_corr": _mean(columns["mean_corr"][layer == index]),
                 "mean_baseline": _mean(columns["mean_baseline"][layer == index]),
                 "mean_excess": _mean(columns["excess_corr"][layer == index]),
@@ -145,6 +150,8 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
         "largest_excess": float(columns["excess_corr"].max()) if len(layer) else None,
         "excess_above": {
             f"{level:.1f}": float((columns["excess_corr"] > level).sum() / neurons.num_rows)
+            if len(layer)
+            else None
             for level in (0.3, 0.4, 0.5)
         },
         "spread": _mean(spread),

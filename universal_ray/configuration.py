@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from universal_ray.errors import ModelError
+from universal_ray.wellformed import mistake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -69,7 +70,9 @@ def read_json(name: str, path: Path) -> tuple[dict[str, Any], str]:
     check_regular(name, path, LARGEST_JSON)
     content = path.read_bytes()
     try:
-        found = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        found = json.loads(
+            content, parse_constant=_refuse, parse_float=_finite, parse_int=_of_64_bits
+        )
     except (ValueError, RecursionError) as error:
         raise ModelError(
             f"Model {name!r} has a {path.name} that is not JSON ({words(error)}): restore {path}."
@@ -85,6 +88,12 @@ def _refuse(constant: str) -> float:
 
 def _finite(text: str) -> float:
     return float(text) if math.isfinite(float(text)) else _refuse(text)
+
+
+def _of_64_bits(text: str) -> int:
+    if not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"{text[:50]} is beyond 64 bits")
+    return int(text)
 
 
 def words(error: BaseException) -> str:
@@ -116,6 +125,12 @@ def configure(name: str, raw: Mapping[str, Any]) -> PreTrainedConfig:
         raise ModelError(
             f"Model {name!r} has quantised weights, by quantization_config in its config.json: "
             "choose the model with its own floating-point weights."
+        )
+    named = raw.get("architectures")
+    if named is not None and mistake(named, [str]):
+        raise ModelError(
+            f"Model {name!r} has architectures = {str(named)[:50]} in its config.json: it must be "
+            "a list of names."
         )
     # What could lead transformers elsewhere than to the weights that are given to it.
     left_out = ("original_architecture", "transformers_weights", "fusion_config", "auto_map")

@@ -338,7 +338,7 @@ def _architectures(config: PreTrainedConfig) -> list[str]:
         MODEL_MAPPING_NAMES,
     )
 
-    named = [each for each in config.architectures or [] if isinstance(each, str)]
+    named = list(config.architectures or [])
     if MODEL_MAPPING_NAMES.get(config.model_type) in named:
         named.append(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, ""))
     return named

@@ -290,6 +290,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(copy, name, kind):
         ({"architectures": [3]}, "architectures"),
         ({"architectures": []}, "architectures"),
         ({"architectures": {"a": 1}}, "architectures"),
+        ({"architectures": 3}, "architectures = 3"),
+        ({"architectures": True}, "architectures = True"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
     ],
 )
@@ -303,6 +305,7 @@ def test_a_configuration_of_no_model_is_refused(copy, changes, words):
     [
         b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b'{"model_type": "gpt2", "n_layer": NaN}',
         b'{"model_type": "gpt2", "layer_norm_epsilon": 1e999}', b"[" * 200_000,
+        b'{"model_type": "gpt2", "pad_token_id": 1' + b"0" * 30 + b"}",
     ],
 )  # fmt: skip
 def test_a_configuration_that_is_no_json_object_is_refused(copy, content):

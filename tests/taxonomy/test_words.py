@@ -1,5 +1,6 @@
 """Word lists of a user's own: read, refused with a sentence, and no trap of YAML missed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ def test_a_list_declares_features(tmp_path):
         ("family: colour", "kin: colour", "must hold `family`, `match` and `features`"),
         ("words: red", "word: red", "must hold `description` and `words` alone"),
         ("features:", "features: [", "is no YAML"),
+        ("family:", "family: \x01", "is no YAML"),
+        ("features:", "features: " + "[" * 5_000, "is no YAML"),
+        ("match: word", "match: [word]", "choose one of word"),
+        ("a warm colour", "3", "`description` of warm .* must be text"),
     ],
 )
 def test_what_is_amiss_is_said(tmp_path, old, new, sentence):
@@ -48,7 +53,7 @@ def test_what_is_amiss_is_said(tmp_path, old, new, sentence):
     path = write(tmp_path / "colours.yaml", COLOURS.replace(old, new))
     with pytest.raises(ConfigurationError, match=sentence) as raised:
         read_words(path)
-    assert str(path) in str(raised.value)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_features_that_are_no_mapping_are_refused(tmp_path):
@@ -57,9 +62,18 @@ def test_features_that_are_no_mapping_are_refused(tmp_path):
         read_words(path)
 
 
-def test_a_missing_list_is_missing(tmp_path):
-    with pytest.raises(MissingError, match=r"does not exist: check taxonomy\.words"):
-        read_words(tmp_path / "none.yaml")
+def test_what_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "binary.yaml"
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ConfigurationError, match="is no YAML"):
+        read_words(path)
+
+
+def test_a_missing_list_is_missing_and_a_folder_or_a_pipe_is_none(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("none.yaml", "pipe.yaml", "."):
+        with pytest.raises(MissingError, match=r"there is no word list .*: check taxonomy\.words"):
+            read_words(tmp_path / name)
 
 
 def test_the_projects_own_lists_are_read_whole():

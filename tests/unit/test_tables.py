@@ -13,16 +13,18 @@ from universal_ray.tables import NO_PARTNER, neuron_table, pair_table
 NULL_N = torch.tensor([0, CONSTANT, FAINT, 0, MOVED, FAINT])
 
 
-def pairs(policy: str, live_M: torch.Tensor, others: int = 2) -> list:
+def pairs(
+    policy: str, live_M: torch.Tensor, others: int = 2, null_N: torch.Tensor = NULL_N
+) -> list:
     """Pair tables of one model of six neurons, some without a correlation, with others of five."""
     found = []
     for seed in range(others):
         r_NM = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        r_NM[NULL_N > 0] = torch.nan
+        r_NM[null_N > 0] = torch.nan
         direction = Direction(
             Model("m", "m", 2, 3), Model(f"o{seed}", f"o{seed}", 1, 5),
             summarise(r_NM, live_M, 0, 3), torch.full((6, 2), 0.1).double(),
-            torch.full((6,), 0.01).double(), torch.full((6,), torch.nan).double(), NULL_N, 9.0,
+            torch.full((6,), 0.01).double(), torch.full((6,), torch.nan).double(), null_N, 9.0,
             policy,
         )
         found.append(pair_table(direction, torch.zeros(6, dtype=torch.bool), 0))
@@ -47,6 +49,22 @@ def test_every_reason_is_told_apart_in_both_tables_and_counted():
         counted = summary(neurons, tables, 2)
         assert counted["neurons_without_correlation"] == 4
         assert counted["reasons_without_correlation"] == {constant: 1, faint: 2, moved: 1}
+
+
+def test_where_no_neuron_has_a_correlation_how_many_are_universal_is_null():
+    live_M = torch.ones(5, dtype=torch.bool)
+    half_N = torch.tensor([0, 0, CONSTANT, FAINT, FAINT, FAINT])
+    tables = pairs("fp32", live_M, null_N=half_N)
+    told = summary(neuron_table(tables, -1.0), tables, 2)
+    first, second = told["layers"]
+    assert (told["universal"], told["universal_share"]) == (2, 2 / 6)
+    assert (first["universal"], first["universal_share"]) == (2, 2 / 3)
+    assert second["neurons"] == 3
+    assert second["universal"] is second["universal_share"] is None
+    tables = pairs("fp32", live_M, null_N=torch.full((6,), FAINT))
+    told = summary(neuron_table(tables, -1.0), tables, 2)
+    assert told["universal"] is told["universal_share"] is told["largest_excess"] is None
+    assert set(told["excess_above"].values()) == {None}
 
 
 def test_a_neuron_without_any_partner_has_that_reason_and_others_their_own():

@@ -26,17 +26,18 @@ ends with one; stripped, case and all, it is one (`case`); as it stands, spaces 
 
 def read_words(path: Path) -> tuple[IdFeature, ...]:
     """The features that one file declares. Raises ConfigurationError for anything unexpected."""
+    if not path.is_file():
+        raise MissingError(f"there is no word list {path}: check taxonomy.words")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingError(f"word list {path} does not exist: check taxonomy.words") from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"word list {path} is no YAML: {error}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        line = str(error).splitlines()[0].rstrip(".")
+        raise ConfigurationError(f"word list {path} is no YAML ({line}): mend it") from error
     if not isinstance(content, dict) or set(content) != {"family", "match", "features"}:
         raise ConfigurationError(
             f"word list {path} must hold `family`, `match` and `features`, and nothing else"
         )
-    if content["match"] not in MATCHES:
+    if str(content["match"]) not in MATCHES:
         raise ConfigurationError(
             f"`match` of {path} is {content['match']}: choose one of {', '.join(MATCHES)}"
         )
@@ -57,6 +58,8 @@ def _features(path: Path, family: str, match: str, name: str, entry: Any) -> lis
     """One feature of a list of words, or one for each word where the name has a place for it."""
     if not isinstance(entry, dict) or set(entry) != {"description", "words"}:
         raise ConfigurationError(f"{name} in {path} must hold `description` and `words` alone")
+    if not isinstance(entry["description"], str):
+        raise ConfigurationError(f"`description` of {name} in {path} must be text")
     words = entry["words"].split() if isinstance(entry["words"], str) else entry["words"]
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
         raise ConfigurationError(
