@@ -50,7 +50,7 @@ OWN = {
     "sums": ["capacity", "items", "moments"],
     "study": ["errors"],
     "changes": ["study"],
-    "configuration": ["errors"],
+    "configuration": ["errors", "wellformed"],
     "hub": ["errors"],
     "checkpoint": ["configuration", "errors"],
     "errors": [],
