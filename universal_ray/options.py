@@ -114,6 +114,7 @@ def register(name: str, schema: type) -> None:
 
 def parse(config: DictConfig, schema: type[Job]) -> Job:
     """A typed job. Raises ConfigurationError for what the schema does not allow."""
+    _check_lists(OmegaConf.to_container(config))
     try:
         job = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -122,6 +123,15 @@ def parse(config: DictConfig, schema: type[Job]) -> Job:
         ) from error
     assert isinstance(job, schema)
     return job
+
+
+def _check_lists(value: Any, key: str = "") -> None:
+    """Raise ConfigurationError for lists of more than single values, which OmegaConf lets pass."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_lists(each, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and any(isinstance(each, list | dict) for each in value):
+        raise ConfigurationError(f"{key} is {value}: give a list of single values")
 
 
 def keys_of(schema: type, above: str = "") -> dict[str, bool]:
