@@ -152,6 +152,13 @@ def _labelled(
                     f"document {number} of {settings.source} has no `{settings.subset}`: "
                     "label every document or set corpus.text.subset=null"
                 )
+        try:
+            f"{text}{label}".encode()
+        except UnicodeEncodeError as error:  # JSON may spell what is no text
+            raise CorpusError(
+                f"document {number} of {settings.source} has half of a surrogate pair, which is "
+                "no character: mend that line"
+            ) from error
         yield text or "", str(label)
         number += 1
 

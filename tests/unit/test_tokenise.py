@@ -471,6 +471,7 @@ def test_ready_sources_are_pinned_files_on_the_hub(name, tmp_path, tokenizer, mo
     (['{"text": "x"}', '{"text": '], "document 1 of .* is no JSON"),
     (["[" * 100_000], "is no JSON"),
     (["\x00\x01"], "is no JSON"),
+    (['{"text": "x"}', r'{"text": "\ud800"}'], "document 1 of .* half of a surrogate pair"),
 ])
 def test_lines_that_are_no_objects_are_named_and_end_no_process(
     tmp_path, tokenizer, suffix, lines, told
