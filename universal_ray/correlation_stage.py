@@ -10,7 +10,7 @@ import yaml
 from universal_ray import checked, finished, folding, reduce
 from universal_ray.assemble import assemble
 from universal_ray.capacity import GIB
-from universal_ray.items import Item, calibration_file, layer_file, marker
+from universal_ray.items import Item, calibration_file, layer_file, marker, same_weights
 from universal_ray.names import STUDY_FILE
 from universal_ray.plan import Work
 from universal_ray.preflight import Prepared, find_done
@@ -96,6 +96,7 @@ class CorrelationStage:
         if self.plan.work or self._unreduced():
             calibrations = self._calibrations()
             yield Batch("calibration", calibrations)
+            self._check_apart()
             if calibrations:  # sums of others than these are there no more
                 stored, damaged = find_done(self.store, self.plan.items, self.plan.layout)
                 self._drop(damaged)
@@ -147,6 +148,17 @@ class CorrelationStage:
             for m in dict.fromkeys(self.plan.models)
             if not checked.receipts(self.store, checked.marker_of(calibration_file(m)))
         ]
+
+    def _check_apart(self) -> None:
+        """Raise ConfigurationError where two models make the same activations, whatever files their
+        weights lie in: saved once as safetensors, once as .bin, or in other parts.
+        """
+        for pair in self.plan.pairs:
+            first, second = (
+                checked.checksum(self.store, calibration_file(model)) for model in pair.models
+            )
+            if first == second:
+                raise same_weights(*(model.name for model in pair.models))
 
     def _unreduced(self) -> list[Item]:
         """Models whose sums are not reduced yet, as items."""

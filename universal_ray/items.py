@@ -157,20 +157,20 @@ def make_units(
     )
 
 
+def same_weights(first: str, second: str) -> ConfigurationError:
+    """What is raised for two names of one model."""
+    return ConfigurationError(
+        f"models {first} and {second} have the same weights, so that each neuron would be its own "
+        "best partner: name each model once"
+    )
+
+
 def make_items(groups: Sequence[Sequence[Model]], pairs: Pairs) -> tuple[Item, ...]:
     """All models, then the pairs within each group, whose first model is the reference.
 
     A pair is ordered by identity: the same whoever is reference. Each item is there once: one model
-    may have the same weights at two revisions, in the same place of two groups. Raises
-    ConfigurationError where two models have them.
+    may be the same at two revisions.
     """
-    placed = [(place, model) for group in groups for place, model in enumerate(group)]
-    for (place, first), (other, second) in combinations(placed, 2):
-        if first.identity == second.identity and place != other:
-            raise ConfigurationError(
-                f"models {first.name} and {second.name} have the same weights, so that each neuron "
-                "would be its own best partner: name each model once"
-            )
     chosen = [
         pair
         for group in groups
@@ -181,7 +181,7 @@ def make_items(groups: Sequence[Sequence[Model]], pairs: Pairs) -> tuple[Item, .
         )
     ]
     ordered = [tuple(sorted(pair, key=lambda model: model.identity)) for pair in chosen]
-    every = [*((model,) for _, model in placed), *ordered]
+    every = [*((model,) for group in groups for model in group), *ordered]
     return tuple(dict.fromkeys(map(Item, every)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import repeat
+from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,17 @@ from universal_ray.corpus import (
 )
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.folding import calibrations
-from universal_ray.items import Item, Layout, Model, Unit, make_items, make_units, marker, unit_rows
+from universal_ray.items import (
+    Item,
+    Layout,
+    Model,
+    Unit,
+    make_items,
+    make_units,
+    marker,
+    same_weights,
+    unit_rows,
+)
 from universal_ray.lock import refuse_foreign
 from universal_ray.measure import machine_bytes
 from universal_ray.names import STUDY_FILE
@@ -68,6 +78,7 @@ def prepare(study: Study, store: Store) -> Prepared:
     refuse_foreign(store)
     groups = [[models.resolve(name) for name in names] for names in model_groups(study.models)]
     sources = [source for group in groups for source in group]
+    _check_apart(groups)
     shared = tokenizer.check_tokenizers(sources, study.models.tokenizer)
     identity, ids = tokenizer.tokenizer_identity(shared), tokenizer.ids_of(shared)
     contexts = {source.name: source.context for source in sources}
@@ -155,6 +166,15 @@ def prepare(study: Study, store: Store) -> Prepared:
         damaged,
         record,
     )
+
+
+def _check_apart(groups: Sequence[Sequence[models.ModelSource]]) -> None:
+    """No two models have the same weights; one may have, at two revisions, in its own place."""
+    placed = [(place, source) for group in groups for place, source in enumerate(group)]
+    for (place, first), (other, second) in combinations(placed, 2):
+        (_, *mine), (_, *others) = first.files, second.files  # config.json says more than a model
+        if {sha256 for _, sha256 in mine} == {sha256 for _, sha256 in others} and place != other:
+            raise same_weights(first.name, second.name)
 
 
 def _check_context(study: Study, contexts: dict[str, int]) -> None:

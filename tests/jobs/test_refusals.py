@@ -1,5 +1,7 @@
 """What is refused before any model runs, each with one sentence that says what to do."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +9,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from helpers_models import make_gpt2
-from helpers_study import CONTEXT, VOCABULARY, make_models, make_study, make_tokens, run
+from helpers_study import CONTEXT, VOCABULARY, make, make_models, make_study, make_tokens, run
 from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
 
 from universal_ray.cluster import cluster
 from universal_ray.errors import (
@@ -78,6 +82,31 @@ def test_same_model_under_two_names(study, inputs, tmp_path):
     twin.symlink_to(inputs[0][1])
     study.models.compared = [inputs[0][1], str(twin)]
     refused(study, ConfigurationError, "same weights")
+
+
+def copy_of(model: str, folder: Path) -> Path:
+    """The same model, whose configuration says the version that saved it in other words."""
+    shutil.copytree(model, folder)
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "_name_or_path": "me/twin"}))
+    return folder
+
+
+def test_same_weights_beside_other_words_in_the_configuration(study, inputs, tmp_path):
+    study.models.compared = [*inputs[0][1:], str(copy_of(inputs[0][1], tmp_path / "twin"))]
+    refused(study, ConfigurationError, "same weights")
+
+
+def test_same_weights_in_files_of_another_format(study, inputs, tmp_path):
+    """Bytes do not tell: what the models make of the first batch does, before sums are made."""
+    twin = copy_of(inputs[0][0], tmp_path / "twin")
+    torch.save(load_file(twin / "model.safetensors"), twin / "pytorch_model.bin")
+    (twin / "model.safetensors").unlink()
+    study.models.compared = [str(twin)]
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="same weights"):
+            make(study)
+    assert not Store(study.run.dir).list("moments")
 
 
 def test_missing_corpus(study):

@@ -167,12 +167,6 @@ def test_items_are_known_by_content_not_by_name():
     ]
 
 
-def test_models_with_the_same_weights_are_refused():
-    twin = model("copy of b", identity=MODELS[1].identity)
-    with pytest.raises(ConfigurationError, match="models b and copy of b have the same weights"):
-        make_items([[*MODELS, twin]], Pairs.reference)
-
-
 # Cost and what is left
 
 
