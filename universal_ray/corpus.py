@@ -115,6 +115,11 @@ class TokenCorpus:
         known = {TOKENS: bytes(tokens)} | ({SUBSET: bytes(labels)} if labels else {})
         return replace(self, known=known)
 
+    @property
+    def content(self) -> str:
+        """sha256 (hex) of what the rows were when the corpus was opened."""
+        return hashlib.sha256(b"".join(self.known[name] for name in sorted(self.known))).hexdigest()
+
     def subsets_hash(self, start: int, stop: int) -> str | None:
         """sha256 (hex) of the rows' subset labels, None where the corpus has none."""
         labels = self.subsets(start, stop)

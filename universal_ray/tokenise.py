@@ -28,7 +28,7 @@ from universal_ray.corpus import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_cor
 from universal_ray.disk import make_folder, sync, sync_all
 from universal_ray.documents import JOINS, TextSettings, documents
 from universal_ray.errors import ConfigurationError, CorpusError, StorageError
-from universal_ray.wellformed import MalformedError, parse
+from universal_ray.wellformed import ABSENT, MalformedError, parse
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ A single longer document is encoded whole."""
 ROWS_PER_SHARD = 16384
 """32 MiB of int32 at 512 positions: a worker's unit touches few files."""
 TOKENS_PER_LOG_LINE = 10_000_000
+SHAPE = {"tokenizer": str, "settings": dict, "content": (str, ABSENT)}
+"""What is read again of a manifest; version 0.1.0 of this project did not write the content."""
 
 
 def tokenise(
@@ -47,15 +49,15 @@ def tokenise(
     """Tokenise text into the directory `destination`, or open it where that is done already.
 
     The directory appears complete or not at all. One made with other settings or another tokenizer
-    is refused (ConfigurationError, naming what differs); text that a finished one was made from is
-    not looked at again. Raises CorpusError or MissingError for text that cannot be read.
+    is refused (ConfigurationError, naming what differs), and one that was altered since
+    (StorageError); text that a finished one was made from is not looked at again. Raises CorpusError
+    or MissingError for text that cannot be read.
     """
     target = Path(destination)
     wanted = {"tokenizer": tokenizer_identity, **asdict(settings)}
     if target.is_dir() and any(target.iterdir()):
-        _refuse_other(target, wanted)
         log.info("corpus %s is tokenised already", target)
-        return open_corpus(destination)
+        return _finished(target, wanted)
     if settings.context < 2:
         raise ConfigurationError(
             f"corpus.context is {settings.context}: a row needs BOS and at least one token"
@@ -100,8 +102,7 @@ def tokenise(
         "subset_rows": dict(zip(labels.tolist(), per_label.tolist(), strict=True)),
     }
     _write(target, tokens_BP, subset_B if settings.subset else None, manifest)
-    _refuse_other(target, wanted)
-    return open_corpus(destination)
+    return _finished(target, wanted)
 
 
 @dataclass
@@ -231,7 +232,8 @@ def _write(
         datasets.Dataset(pa.table(columns)).save_to_disk(
             partial, num_shards=-(-len(tokens_BP) // ROWS_PER_SHARD)
         )
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        told = {**manifest, "content": open_corpus(str(partial)).content}
+        (partial / MANIFEST).write_text(json.dumps(told, indent=1) + "\n")
         sync_all(partial)
         partial.rename(target)
         sync(target.parent)
@@ -258,10 +260,12 @@ def _discard_half_done(target: Path) -> None:
             continue
 
 
-def _refuse_other(target: Path, wanted: dict[str, Any]) -> None:
-    """Raise ConfigurationError unless the target is a finished corpus of the wanted settings."""
+def _finished(target: Path, wanted: dict[str, Any]) -> TokenCorpus:
+    """The corpus that the target is. Raises ConfigurationError unless it is one of the wanted
+    settings, StorageError where its rows are not what was tokenised.
+    """
     try:
-        manifest = parse((target / MANIFEST).read_bytes(), {"tokenizer": str, "settings": dict})
+        manifest = parse((target / MANIFEST).read_bytes(), SHAPE)
         # Before there was a choice, EOS joined documents.
         there = {"tokenizer": manifest["tokenizer"], "join": "eos", **manifest["settings"]}
     except (OSError, MalformedError) as error:
@@ -280,3 +284,10 @@ def _refuse_other(target: Path, wanted: dict[str, Any]) -> None:
             f"{target} was tokenised with other settings ({changes}): "
             "delete it or name another directory"
         )
+    corpus = open_corpus(str(target))
+    if manifest.get("content", corpus.content) != corpus.content:
+        raise StorageError(
+            f"{target} was cut or altered since its text was tokenised: delete that folder, and the "
+            "same command tokenises it again"
+        )
+    return corpus

@@ -228,6 +228,25 @@ def test_a_finished_one_is_opened_even_where_the_text_has_gone(tmp_path, tokeniz
     assert tokenise(settings, None, "identity", str(tmp_path / "c")) == corpus
 
 
+def test_rows_that_are_not_what_was_tokenised_are_refused(tmp_path, tokenizer):
+    settings = TextSettings(source=jsonl(tmp_path / "t.jsonl", documents(20)), context=16)
+    corpus = tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
+    (path,) = (tmp_path / "c").glob("*.arrow")
+    whole, row = path.read_bytes(), corpus.read(3, 4).astype(np.int32).tobytes()
+    assert whole.count(row) == 1
+    path.unlink()  # it is mapped
+    path.write_bytes(whole.replace(row, row[:-4] + row[:4]))
+    with pytest.raises(StorageError, match=r"c was cut or altered .*: delete that folder, and"):
+        tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
+    path.write_bytes(whole)
+    assert tokenise(settings, tokenizer, "identity", str(tmp_path / "c")) == corpus
+    # What version 0.1.0 wrote says nothing of its rows.
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    del manifest["content"]
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest))
+    assert tokenise(settings, tokenizer, "identity", str(tmp_path / "c")) == corpus
+
+
 def test_other_settings_are_refused_by_name(tmp_path, tokenizer):
     source = jsonl(tmp_path / "t.jsonl", documents(20))
     settings = TextSettings(source=source, context=16)
