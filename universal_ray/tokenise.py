@@ -50,8 +50,8 @@ def tokenise(
 
     The directory appears complete or not at all. One made with other settings or another tokenizer
     is refused (ConfigurationError, naming what differs), and one that was altered since
-    (StorageError); text that a finished one was made from is not looked at again. Raises CorpusError
-    or MissingError for text that cannot be read.
+    (StorageError); text that a finished one was made from is not looked at again. Raises
+    CorpusError or MissingError for text that cannot be read.
     """
     target = Path(destination)
     wanted = {"tokenizer": tokenizer_identity, **asdict(settings)}
@@ -287,7 +287,7 @@ def _finished(target: Path, wanted: dict[str, Any]) -> TokenCorpus:
     corpus = open_corpus(str(target))
     if manifest.get("content", corpus.content) != corpus.content:
         raise StorageError(
-            f"{target} was cut or altered since its text was tokenised: delete that folder, and the "
-            "same command tokenises it again"
+            f"{target} was cut or altered since its text was tokenised: delete that folder, and "
+            "the same command tokenises it again"
         )
     return corpus
