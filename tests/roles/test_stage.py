@@ -17,7 +17,6 @@ from helpers_planted import (
     SWITCH,
     SWITCHED_HEAD,
     SWITCHED_LAYER,
-    VOCABULARY,
     WIDTH,
     plant,
 )
@@ -81,10 +80,10 @@ def inputs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("roles")
     models = [str(plant(folder / f"seed-{seed}", seed)) for seed in (3, 4)]
     rng = np.random.default_rng(0)
-    tokens_BP = rng.integers(1, VOCABULARY, (ROWS, CONTEXT))
+    tokenizer = AutoTokenizer.from_pretrained(models[0])
+    tokens_BP = rng.integers(1, len(tokenizer), (ROWS, CONTEXT))  # beyond it ids are padding
     tokens_BP[:, 0] = 0
     datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(str(folder / "tokens"))
-    tokenizer = AutoTokenizer.from_pretrained(models[0])
     texts = [tokenizer.decode([index]) for index in MEMBERS]
     words = folder / "words.yaml"
     feature = {"description": "ids that were planted", "words": texts}
@@ -168,6 +167,7 @@ def test_interventions_are_those_of_a_plain_model_with_hooks(run, inputs):
     _, store = run
     reference = inputs[0][0]
     model = load(Path(reference), torch.float64)
+    ids = len(AutoTokenizer.from_pretrained(reference))
     tokens = np.asarray(datasets.load_from_disk(inputs[1])["tokens"][:INTERVENED])
     tokens_BP = torch.from_numpy(tokens)
     keep_BP = tokens_BP != 0
@@ -179,7 +179,7 @@ def test_interventions_are_those_of_a_plain_model_with_hooks(run, inputs):
             continue
         held = {} if row["neuron"] is None else {row["layer"]: {row["neuron"]: row["value"]}}
         logits_BPV, scale_BP = hooked_logits(model, tokens_BP, held)
-        log_BPV = logits_BPV.log_softmax(-1)
+        log_BPV = logits_BPV[..., :ids].log_softmax(-1)  # padding is never predicted
         loss_BP = -log_BPV.gather(-1, target_BP[..., None])[..., 0]
         entropy_BP = -(log_BPV.exp() * log_BPV).sum(-1)
         for name, value_BP in (("loss", loss_BP), ("entropy", entropy_BP), ("scale", scale_BP)):
