@@ -170,7 +170,7 @@ def open_corpus(path: str) -> TokenCorpus:
         table = _table(Path(path) / name)
         column = _sound(_token_column(table, path), name)
         if SUBSET in table.column_names:
-            _sound(table[SUBSET], name)
+            _check_labels(_sound(table[SUBSET], name), path)
         for chunk in column.chunks:
             if len(chunk) == 0:
                 continue
@@ -346,6 +346,17 @@ def _token_column(table: pa.Table, path: str) -> pa.ChunkedArray:
             f"`{TOKENS}` of {path} holds {kind.value_type}: token ids must be integers"
         )
     return table[TOKENS]
+
+
+def _check_labels(column: pa.ChunkedArray, path: str) -> None:
+    """Raise CorpusError unless each row has a label: a text, or the number of a class."""
+    kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_integer
+    if not any(fits(column.type) for fits in kinds):
+        raise CorpusError(f"`{SUBSET}` of {path} is {column.type}: it must hold a text per row")
+    if column.null_count:
+        raise CorpusError(
+            f"{path} has rows without `{SUBSET}` (null): label every row or drop the column"
+        )
 
 
 def _lengths(chunk: pa.Array, path: str) -> np.ndarray:

@@ -271,6 +271,16 @@ def test_columns_that_are_refused(tmp_path, column, message):
         open_corpus(save(tmp_path / "c", {"tokens": column}))
 
 
+@pytest.mark.parametrize("labels, message", [
+    (pa.array(["a", None]), "has rows without `subset`"),
+    (pa.array([b"a", b"b"]), "is binary: it must hold a text per row"),
+    (pa.array([["a"], ["b"]]), "it must hold a text per row"),
+])
+def test_labels_that_are_refused(tmp_path, labels, message):
+    with pytest.raises(CorpusError, match=message):
+        open_corpus(save(tmp_path / "c", {"tokens": pa.array([[1], [2]]), "subset": labels}))
+
+
 def test_a_ragged_row_is_counted_through_all_files(tmp_path):
     rows = [[1, 2]] * 40
     rows[33] = [1]
