@@ -14,6 +14,7 @@ from helpers_whole import copied, make_inputs, run_stages, whole_study
 
 from universal_ray import finished
 from universal_ray.errors import MissingError
+from universal_ray.names import ours
 from universal_ray.store import Store
 
 CHANGES = {
@@ -62,6 +63,14 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deaths")
     study = whole_study(folder / "run", *make_inputs(folder))
     return study, table_bytes(run_stages(study))
+
+
+def test_every_file_of_a_whole_run_bears_a_name_of_ours(whole):
+    """By which alone it can be dropped: one of another name would stay, in silence."""
+    study, _ = whole
+    paths = Store(study.run.dir).list()
+    assert {path.split("/")[0] for path in paths} > {"moments", "reduce", "profile", "roles"}
+    assert [path for path in paths if not ours(path)] == []
 
 
 def check_deaths(whole, key, tmp_path, chosen):
