@@ -6,7 +6,7 @@ Shapes: C channels, H heads of a layer, K channels of a head, V vocabulary.
 from pathlib import Path
 
 import torch
-from helpers_models import make_gpt2, save_model
+from helpers_models import TEXT, make_gpt2, make_tokenizer, save_model
 from helpers_roles import load
 
 CHANNELS, WIDTH, LAYERS, HEADS, VOCABULARY = 128, 96, 3, 4, 512
@@ -14,6 +14,13 @@ SWITCH, ENTROPY, PROMOTER, SUPPRESSOR = 7, 2 * WIDTH + 11, 2 * WIDTH + 30, 2 * W
 SWITCHED_LAYER, SWITCHED_HEAD = 1, 2
 MEMBERS = range(66, 82)
 """Ids of single letters."""
+WORDS = " ".join(
+    first + middle + last
+    for first in ("pre", "con", "sub", "tri")
+    for middle in ("lu", "mo", "ra", "ti", "so", "ne")
+    for last in ("ment", "tion", "ly", "ness", "ful", "ing", "er")
+)
+"""Enough of them that every id of the vocabulary stands for something."""
 
 
 def plant(directory: Path, seed: int = 3) -> Path:
@@ -46,4 +53,5 @@ def plant(directory: Path, seed: int = 3) -> Path:
         first.mlp.c_proj.weight[7] -= first.mlp.c_proj.weight[7].mean()
         value_CK = weight_C3HK[:, 2, 2]  # it has nothing to say there, the constant aside
         value_CK -= torch.outer(read_C, read_C @ value_CK) / read_C.square().sum()
-    return save_model(model, directory)
+    save_model(model, directory, tokenizer=False)
+    return make_tokenizer(directory, TEXT + WORDS, VOCABULARY)
