@@ -102,10 +102,13 @@ class Lasting:
 def lasting_output() -> Iterator[None]:
     """What cannot be printed any more stops no work: the exit status tells how that ended."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (Lasting(stream) for stream in before)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        sys.stdout, sys.stderr = before
+    with open(os.devnull, "w") as nowhere:  # for a stream that was closed from the start (`>&-`)
+        sys.stdout, sys.stderr = (  # type: ignore[assignment]
+            Lasting(stream or nowhere) for stream in before
+        )
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stdout, sys.stderr = before

@@ -93,6 +93,17 @@ def test_a_job_whose_output_nobody_reads_ends_well(tmp_path):
     assert (found.returncode, found.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_job_without_a_stream_ends_well(tmp_path, closed):
+    Store(str(tmp_path)).put("study.yaml", b"")
+    told = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, ROOT / "jobs" / "status.py",
+         f"run.dir={tmp_path}"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (told.returncode, told.stderr) == (0, "")
+
+
 def test_a_run_goes_on_unread_and_ends_by_a_signal_with_its_lock_given_back(tmp_path):
     study = make_study(
         tmp_path / "run", make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens")
