@@ -38,8 +38,6 @@ OPERAND_BYTES = {
     Device.cuda: {Policy.fp32: 4, Policy.fp16: 2, Policy.split: 4},
 }
 """Bytes of one activation as it is multiplied."""
-PRODUCTS = {Policy.fp32: 1, Policy.fp16: 1, Policy.split: 3}
-"""Matrix products of one update of the sums."""
 USABLE = 0.9
 """Share of a device's memory that is planned for; the rest is the libraries'."""
 GPU_GIB = 80.0

@@ -117,7 +117,7 @@ def prepare(study: Study, store: Store) -> Prepared:
     ]
     everyone = tuple(model for group in planned for model in group)
     items = make_items(planned, study.models.pairs)
-    _check_revisions(study, planned)
+    _check_revisions(planned)
     record = {
         "configuration": plain(study),
         "bits": fixed,
@@ -307,7 +307,7 @@ def find_done(
     return frozenset(done), tuple(dropped)
 
 
-def _check_revisions(study: Study, groups: list[list[Model]]) -> None:
+def _check_revisions(groups: list[list[Model]]) -> None:
     """A model followed through training keeps its neurons."""
     for models_of_one in zip(*groups, strict=True):
         shapes = {(model.layers, model.width) for model in models_of_one}
