@@ -35,11 +35,14 @@ SIZES = {
     "num_experts": 2**16,
     "num_local_experts": 2**16,
     "head_dim": 2**20,
+    "rotary_dim": 2**20,
     "vocab_size": 2**28,
     "max_position_embeddings": 2**31,
 }
 """Sizes by transformers' common names, with what no model reaches."""
-OPTIONAL = {"n_inner", "num_key_value_heads", "num_kv_heads", "head_dim", "ffn_hidden_size"}
+OPTIONAL = {
+    "n_inner", "num_key_value_heads", "num_kv_heads", "head_dim", "rotary_dim", "ffn_hidden_size",
+}  # fmt: skip
 """Sizes that may be null: they follow from others."""
 ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation")
 
@@ -161,6 +164,12 @@ def _check_sizes(name: str, raw: Mapping[str, Any], aliases: Mapping[str, str]) 
                     f"a whole number from 1 to {largest:,}."
                 )
             found[size] = value
+    for key, value in raw.items():
+        if "drop" in key and type(value) in (int, float) and not 0 <= value <= 1:
+            raise ModelError(
+                f"Model {name!r} has {key} = {value} in its config.json: it must be a share from 0 "
+                "to 1."
+            )
     heads = found.get("num_attention_heads", 1)
     for size in ("hidden_size", "num_key_value_heads"):
         larger, smaller = sorted((found.get(size, heads), heads), reverse=True)

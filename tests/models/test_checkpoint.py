@@ -291,6 +291,8 @@ def test_what_is_no_file_is_refused_and_not_waited_for(copy, name, kind):
         ({"architectures": []}, "architectures"),
         ({"architectures": {"a": 1}}, "architectures"),
         ({"architectures": 3}, "architectures = 3"),
+        ({"resid_pdrop": 1.5}, "resid_pdrop = 1.5"),
+        ({"rotary_dim": 10**12}, "rotary_dim = 1000000000000"),
         ({"architectures": True}, "architectures = True"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
     ],
