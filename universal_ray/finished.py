@@ -41,8 +41,6 @@ TABLES = {
     ROLES: (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH, SUMMARY_PATH),
 }  # fmt: skip
 """What each stage writes, in the order of the stages; a later one adds to some of an earlier."""
-_BEFORE = f"{FOLDER}/profile.json", f"{FOLDER}/roles.json"
-"""Markers of later stages in runs made by version 0.1.0 of this project."""
 
 
 def stages(store: Store) -> dict[str, str]:
@@ -114,7 +112,7 @@ class Draft:
         store.delete(MARKER)
         store.delete(self._marker)
         outdated = {path for tables in TABLES.values() for path in tables} - kept - places.keys()
-        for path in sorted(outdated.union(_BEFORE)):
+        for path in sorted(outdated):
             store.delete(path)
         for (path, place), receipt in zip(places.items(), made, strict=True):
             store.move(place, path)

@@ -122,11 +122,6 @@ def calibration_file(model: Model) -> str:
     return f"calibration/{model.short}-{model.calibrated[:12]}.safetensors"
 
 
-def old_calibration_file(model: Model) -> str:
-    """Where version 0.1.0 of this project put it, whatever rows it was made from."""
-    return f"calibration/{model.short}.safetensors"
-
-
 def unit_rows(rows: int, context: int, unit_tokens: int) -> list[tuple[int, int]]:
     """Row ranges of the units: `unit_tokens` rounded down to whole rows, the last may be short."""
     step = unit_tokens // context

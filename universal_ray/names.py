@@ -18,7 +18,7 @@ _NAMES = (
     r"study\.yaml|hardware\.json|progress\.json|metrics\.jsonl",
     r"lock/\d{6,}\.json",
     r"\.nonce/[0-9a-f]{32}",
-    rf"calibration/{_ID}(-{_ID})?\.(safetensors|json)",
+    rf"calibration/{_ID}-{_ID}\.(safetensors|json)",
     rf"moments/{_ITEM}/(unit|block)-\d{{6,}}-{_KEY}/{_LAYER}",
     rf"reduce/{_ITEM}-{_KEY}/(model\.(safetensors|json)|{_LAYER})",
     rf"profile/topics-{_ID}(\.json|/(done|topics)\.json)",

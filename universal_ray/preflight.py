@@ -285,8 +285,7 @@ def find_done(
         good = (
             bool(files)
             and all(stored.get(path) == length for path, length in files.items())
-            # Version 0.1.0 of this project let the name of a folder alone say it.
-            and told.get("of", of) == of
+            and told.get("of") == of
             and all(made_with.get(model, now) == now for model, now in standing.items())
         )
         if not good:

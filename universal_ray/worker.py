@@ -21,7 +21,6 @@ from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import (
-    ConfigurationError,
     MemoryShortError,
     NumericalError,
     ResourceError,
@@ -36,7 +35,6 @@ from universal_ray.items import (
     calibration_file,
     layer_file,
     marker,
-    old_calibration_file,
 )
 from universal_ray.measure import Clock, machine_bytes, peak_bytes
 from universal_ray.models import Capture, ModelSource, Take
@@ -194,22 +192,7 @@ class MomentsWorker(Worker):
         except NumericalError as error:
             raise NumericalError(f"model {model.name}: {error}") from error
         tensors = {"shift": found.shift_N.cpu(), "scale": found.scale_N.cpu()}
-        self._check_old(model, tensors)
         return checked.put_tensors(self.store, calibration_file(model), tensors)
-
-    def _check_old(self, model: Model, tensors: dict[str, torch.Tensor]) -> None:
-        """Raise ConfigurationError where sums of an earlier version are of another calibration."""
-        path = old_calibration_file(model)
-        if not self.store.exists(path):
-            return
-        old = self.store.get_tensors(path)
-        if not all(name in old and torch.equal(old[name], made) for name, made in tensors.items()):
-            raise ConfigurationError(
-                f"the sums in {self.store.url} were begun by an earlier version of this project "
-                f"with another calibration of {model.name}, which changes their last bits: choose "
-                "another run.dir"
-            )
-        self.store.delete(path)
 
     def _calibration(self, model: Model) -> Calibration:
         if model.identity not in self._calibrations:

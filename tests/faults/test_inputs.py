@@ -20,7 +20,6 @@ from helpers_study import (
 )
 
 from universal_ray.errors import ConfigurationError, CorpusError
-from universal_ray.items import calibration_file, old_calibration_file
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
 from universal_ray.study import Activation
@@ -111,36 +110,6 @@ def test_growing_from_fewer_rows_than_a_batch_has_the_same_bits(inputs, expected
     assert len(store.list("calibration")) >= 2
     make(study)
     assert table_bytes(store) == expected
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_a_calibration_of_version_0_1_0_is_taken_over_where_it_is_the_same(
-    inputs, expected, tmp_path, same
-):
-    study = make_study(tmp_path, *inputs)
-    store = make(study)
-    for model in prepare(study, store).plan.models:
-        tensors = store.get_tensors(calibration_file(model))
-        tensors["shift"][3] += 0 if same else 1e-3
-        store.put_tensors(old_calibration_file(model), tensors)
-    for path in store.list():
-        if path.startswith(("calibration/", "reduce/", "tables/")) and "-" in path:
-            store.delete(path)
-    for path in store.list("moments"):
-        if path.endswith("done.json"):
-            told = store.get_json(path)
-            store.put_json(path, {k: told[k] for k in told.keys() - {"of", "calibrations"}})
-    store.delete("tables/done.json")
-    last = [path for path in store.list("moments") if "unit" in path]
-    for path in last:
-        store.delete(path)
-    if not same:
-        with pytest.raises(ConfigurationError, match="begun by an earlier version"):
-            make(study)
-        return
-    make(study)
-    assert table_bytes(store) == expected
-    assert not any(map(store.exists, map(old_calibration_file, prepare(study, store).plan.models)))
 
 
 def test_a_tokenizer_that_says_other_words_labels_anew(inputs, tmp_path):
