@@ -1,5 +1,6 @@
 """Documents of a text source, with their subset labels, streamed through `datasets`."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -194,10 +195,15 @@ def _opening(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
         if not files:
             raise MissingError(f"no file matches {source}: check corpus.text.source")
         opened["data_files"] = {settings.split: files}
-        provenance = {"files": {file: os.path.getsize(file) for file in files}}
+        provenance = {"files": {file: _sha256(file) for file in files}}
     if reader == "text":
         opened["sample_by"] = "document"
     return opened, provenance
+
+
+def _sha256(file: str) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _hub(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -23,6 +23,7 @@ from typing import Any
 
 from universal_ray.errors import ConfigurationError, LockedError, MissingError, StorageError
 from universal_ray.names import STUDY_FILE, before_a_study
+from universal_ray.record import read_record
 from universal_ray.store import Store
 from universal_ray.wellformed import ABSENT, MalformedError, moment, parse
 
@@ -162,8 +163,11 @@ class RunLock:
 
 
 def refuse_foreign(store: Store) -> None:
-    """Raise ConfigurationError where a directory holds files and no run: they are not ours."""
-    if store.exists(STUDY_FILE):
+    """Raise ConfigurationError where a directory holds files and no run: they are not ours.
+
+    Raises StorageError where its record is not one of ours.
+    """
+    if read_record(store) is not None:
         return
     others = [name for name in store.names() if not before_a_study(name)]
     if others:

@@ -66,10 +66,18 @@ def tokenise(
         raise ConfigurationError(
             f"corpus.text.join is {settings.join}: choose one of {', '.join(JOINS)}"
         )
+    if target.exists() and not target.is_dir():
+        raise ConfigurationError(
+            f"corpus.text.prepared={target} is a file: name a folder that is new"
+        )
     eos = tokenizer.eos_token_id
-    if eos is None:
-        raise CorpusError("the tokenizer has no EOS token to join documents: set its eos_token")
     bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if bos is None:
+        raise CorpusError("the tokenizer has neither BOS nor EOS to begin rows: set its eos_token")
+    if eos is None:
+        if settings.join == "eos":
+            raise CorpusError("the tokenizer has no EOS token to join documents: set its eos_token")
+        eos = -1  # no token: there is none to leave out
 
     text, provenance = documents(settings)
     rows = None if settings.tokens is None else -(-settings.tokens // settings.context)

@@ -96,12 +96,13 @@ def test_sections_tell_shares_and_ratios():
 def test_exactness_keeps_its_bounds_in_every_table():
     (found,) = report.run(["exactness"], TINY, MEANS, 1024, SLIGHT)
     rows = found["exactness"]
-    by_tokens, by_chunk, by_size, by_change, by_type = (
+    by_tokens, of_relus, by_chunk, by_size, by_change, by_type = (
         list(group) for _, group in groupby(rows, lambda row: row["table"])
     )
     assert [row["tokens"] for row in by_tokens] == [1_024, 8_192, 65_536]
     assert [row["chunk"] for row in by_chunk] == [1_024, 4_096, 16_384, 65_536]
-    for row in by_tokens + by_chunk + by_size:
+    assert [row["tokens"] for row in of_relus] == [row["tokens"] for row in by_tokens]
+    for row in by_tokens + of_relus + by_chunk + by_size:
         assert 0 < row["fp32"] < 1e-6 and 0 < row["split"] < 1e-6 and 0 < row["fp16"] < 1e-4
     usual = by_chunk[1]  # the same trial, told three times
     for policy in POLICIES:

@@ -284,19 +284,16 @@ def test_unprepared_and_diverging_training_are_refused(prepared, tmp_path):
 
 
 def test_the_job_trains_what_is_shipped():
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import ConfigCompositionException
-    from omegaconf import OmegaConf
+    from universal_ray.options import composed
 
     specification = importlib.util.spec_from_file_location("train_seeds_job", JOB)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # a dataclass looks its module up
     specification.loader.exec_module(module)
-    with initialize_config_dir(str(JOB.parents[1] / "conf"), version_base="1.3"):
-        job = OmegaConf.to_object(compose("train_seeds"))
-        with pytest.raises(ConfigCompositionException):
-            compose("train_seeds", ["training.stepz=3"])
-        more = OmegaConf.to_object(compose("train_seeds", ["training.keep=[1,2]", "seeds=[f]"]))
+    job = composed([], "train_seeds", module.TrainSeeds)
+    with pytest.raises(ConfigurationError, match="steps"):
+        composed(["training.stepz=3"], "train_seeds", module.TrainSeeds)
+    more = composed(["training.keep=[1,2]", "seeds=[f]"], "train_seeds", module.TrainSeeds)
     assert tuple(job.seeds) == MODEL_NAMES
     for record in shipped_record()["seeds"]:  # models on the way change nothing of the last one
         assert json.loads(json.dumps(asdict(job.training) | {"keep": []})) == record["settings"]

@@ -409,7 +409,13 @@ def test_a_context_without_room(tmp_path, tokenizer):
 def test_a_tokenizer_without_eos_and_one_without_bos(tmp_path, tokenizer):
     source = jsonl(tmp_path / "t.jsonl", documents(10))
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    refused(tmp_path, bare, CorpusError, "neither BOS nor EOS", source=source)
+    bare.bos_token = "<bos>"
     refused(tmp_path, bare, CorpusError, "no EOS token", source=source)
+    joined = TextSettings(source=source, context=16, join="none")
+    rows_BP = tokenise(joined, bare, "identity", str(tmp_path / "none")).read(0, 1)
+    assert rows_BP[0, 0] == bare.bos_token_id and -1 not in rows_BP
+    bare.bos_token = None
     bare.eos_token = "<|endoftext|>"
     corpus = tokenise(
         TextSettings(source=source, context=16), bare, "identity", str(tmp_path / "c")
@@ -462,6 +468,8 @@ def test_ready_sources_are_pinned_files_on_the_hub(name, tmp_path, tokenizer, mo
 
     def load(**arguments):
         asked.update(arguments)
+        if arguments["path"] == "text":  # the lines of JSON
+            return iter([{"text": json.dumps(record)} for record in documents(20)])
         return documents(20)
 
     monkeypatch.setattr("datasets.load_dataset", load)
@@ -472,7 +480,7 @@ def test_ready_sources_are_pinned_files_on_the_hub(name, tmp_path, tokenizer, mo
     settings = TextSettings(**{**corpus.text, "context": 16})
     settings.subset = settings.subset and "meta.set"
     tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
-    assert asked["path"] == ("parquet" if name == "openwebtext" else "json")
+    assert asked["path"] == ("parquet" if name == "openwebtext" else "text")
     (address,) = asked["data_files"].values()
     assert address.startswith("hf://datasets/") and len(address.split("@")[1].split("/")[0]) == 40
     assert (corpus.context, corpus.tokens, corpus.exclude) == (512, 100_000_000, "paper")
