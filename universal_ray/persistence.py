@@ -1,7 +1,8 @@
 """Which neurons stay universal from one revision of a model to another (Nandan et al., 2508.00903).
 
 Persistence of t in t': |U_t ∩ U_t'| / |U_t|, U_t the universal neurons of the revision t, known by
-layer and index. Undefined (null) where U_t is empty.
+layer and index. Undefined (null) where U_t is empty, or where no neuron of a revision has a
+correlation.
 """
 
 from typing import Any
@@ -23,23 +24,27 @@ def persistence(revisions: list[str], neurons: list[pa.Table], layers: int) -> d
         [pc.fill_null(table["is_universal"], False).to_numpy(zero_copy_only=False)
          for table in neurons]
     ).astype(np.int64)
-    overall = _overlap(universal)
+    known = np.stack([table["is_universal"].is_valid().to_numpy() for table in neurons])
     return {
         "revisions": revisions,
-        **overall,
+        **_overlap(universal, known),
         "layers": [
-            {"layer": index, **_overlap(universal[:, layer == index])} for index in range(layers)
+            {"layer": index, **_overlap(universal[:, inside], known[:, inside])}
+            for index in range(layers)
+            for inside in [layer == index]
         ],
     }
 
 
-def _overlap(universal_RN: np.ndarray) -> dict[str, Any]:
+def _overlap(universal_RN: np.ndarray, known_RN: np.ndarray) -> dict[str, Any]:
     both_RR = universal_RN @ universal_RN.T
     count_R = both_RR.diagonal()
     either_RR = count_R[:, None] + count_R[None, :] - both_RR
+    known_R = known_RN.any(1)
+    overlap = np.where(known_R[:, None] & known_R, both_RR.astype(object), None)
     return {
-        "universal": count_R.tolist(),
-        "overlap": both_RR.tolist(),
+        "universal": overlap.diagonal().tolist(),
+        "overlap": overlap.tolist(),
         "persistence": _ratio(both_RR, np.broadcast_to(count_R[:, None], both_RR.shape)),
         "jaccard": _ratio(both_RR, either_RR),
     }

@@ -15,7 +15,7 @@ def tables():
     layer = np.repeat(np.arange(LAYERS), WIDTH)
     found = []
     for share in (0.0, 0.3, 0.5, 0.4):
-        universal = pa.array(generator.random(layer.size) < share, mask=layer * 20 % 7 == 5)
+        universal = pa.array(generator.random(layer.size) < share, mask=np.arange(layer.size) % 7 == 5)
         found.append(pa.table({"layer": layer, "is_universal": universal}))
     return found
 
@@ -47,3 +47,15 @@ def test_overlaps_are_those_of_sets(tables):
                     len(before & after) / len(either) if either else None
                 )
     assert result["universal"][0] == 0 and result["persistence"][0] == [None] * 4
+
+
+def test_a_revision_without_any_correlation_has_no_counts(tables):
+    layer = np.repeat(np.arange(LAYERS), WIDTH)
+    unknown = pa.array(np.zeros(layer.size, bool), mask=layer == 1)
+    silent = pa.table({"layer": layer, "is_universal": unknown})
+    result = persistence(["1", "2"], [tables[2], silent], LAYERS)
+    assert result["universal"][1] == 0 and result["overlap"][1] == [0, 0]
+    first, inside = result["layers"][0], result["layers"][1]
+    assert first["universal"][1] == 0 and inside["universal"] == [inside["overlap"][0][0], None]
+    assert inside["overlap"][1] == [None, None] and inside["overlap"][0][1] is None
+    assert inside["persistence"][1] == [None, None]
