@@ -182,6 +182,11 @@ def check_options(
             _check_choice(override, choices[group])
         elif not re.match("hydra[./]", group):
             _check_key(override, keys)
+        elif override.is_add() or override.is_force_add():  # Hydra itself would take any
+            raise ConfigurationError(
+                f"{option} adds to what Hydra knows, where it would do nothing: write a key that it "
+                "has, without +"
+            )
     return given
 
 

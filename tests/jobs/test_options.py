@@ -114,6 +114,8 @@ def test_a_key_beyond_the_schema_is_refused_with_the_nearest(sign):
     [
         ("+models._target_=os.system", "Hydra's machinery"),
         ("hydra.launcher._target_=os.system", "Hydra's machinery"),
+        ("+hydra.foo=1", "without +"),
+        ("++hydra/launcher=basic", "without +"),
         ("models.reference={_target_: x}", "dict"),
         ("cluster={worker: 3}", "worker"),
         ("+baseline.rotations=3", r"write baseline\.rotations=3"),
