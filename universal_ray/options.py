@@ -184,8 +184,8 @@ def check_options(
             _check_key(override, keys)
         elif override.is_add() or override.is_force_add():  # Hydra itself would take any
             raise ConfigurationError(
-                f"{option} adds to what Hydra knows, where it would do nothing: write a key that it "
-                "has, without +"
+                f"{option} adds to Hydra's own keys and would do nothing: name one that it has, "
+                "without +"
             )
     return given
 

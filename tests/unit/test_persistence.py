@@ -13,9 +13,10 @@ LAYERS, WIDTH = 3, 20
 def tables():
     generator = np.random.default_rng(0)
     layer = np.repeat(np.arange(LAYERS), WIDTH)
+    unknown = np.arange(layer.size) % 7 == 5
     found = []
     for share in (0.0, 0.3, 0.5, 0.4):
-        universal = pa.array(generator.random(layer.size) < share, mask=np.arange(layer.size) % 7 == 5)
+        universal = pa.array(generator.random(layer.size) < share, mask=unknown)
         found.append(pa.table({"layer": layer, "is_universal": universal}))
     return found
 
