@@ -19,7 +19,15 @@ from universal_ray.store import Store
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGINT])
+@pytest.fixture(params=[*SIGNALS, signal.SIGINT])
+def number(request):
+    """A signal as it comes to a process in the foreground, whatever started the tests."""
+    usual = signal.default_int_handler if request.param == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(request.param, usual)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_signal_undoes_what_is_open_and_tells_its_number(number, capsys):
     undone = []
     with pytest.raises(SystemExit) as caught, stoppable(), guarded():
