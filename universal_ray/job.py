@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from universal_ray.finished import CORRELATIONS, PROFILE, ROLES
-from universal_ray.study import Study
+from universal_ray.study import Study, check
 
 if TYPE_CHECKING:
     from universal_ray.scheduler import Stage
@@ -15,6 +15,7 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
     from universal_ray.report.screen import Watcher, console, show_results
     from universal_ray.store import Store
 
+    check(study)  # before there is a run directory
     out, store = console(), Store(study.run.dir)
     if study.dry_run:
         _stages(study, store, wanted, out)

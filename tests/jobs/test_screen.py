@@ -12,7 +12,7 @@ from helpers_stages import run_here
 from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
 from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.errors import MissingError, StorageError
+from universal_ray.errors import MissingError, UniversalRayError
 from universal_ray.lock import RunLock
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
@@ -25,6 +25,8 @@ from universal_ray.store import Store
 from universal_ray.study import RolesConfig, TaxonomyConfig
 
 ROOT = Path(__file__).parents[2]
+RECORD = b"{configuration: {}, bits: {}, models: [], corpus: {rows: 1, context: 1, units: []}}"
+"""The least that a `study.yaml` says."""
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +115,14 @@ def test_null_is_not_measured_and_never_a_zero(whole, capsys, monkeypatch):
 def test_status_without_ray(finished):
     rows = dict(describe_run(finished))
     assert rows["stage"] == "finished"
-    assert rows["tables"] == "correlations"
+    assert rows["finished tables"] == "correlations"
     assert rows["sums"].startswith("13 of 13 done, ")
     assert "tokens/s" in rows["sums"]
 
 
 def test_status_while_a_run_is_on(tmp_path):
     store = Store(str(tmp_path))
-    store.put("study.yaml", b"")
+    store.put("study.yaml", RECORD)
     now = time.time()
     progress = Progress()
     progress.begin(Advance("sums", 10, 2, 8000, 2000.0, now - 25, now - 5))
@@ -151,7 +153,7 @@ def test_status_while_a_run_is_on(tmp_path):
 )
 def test_a_progress_file_of_wrong_kinds_is_one_sentence(tmp_path, written):
     store = Store(str(tmp_path))
-    store.put("study.yaml", b"")
+    store.put("study.yaml", RECORD)
     progress = Progress()
     progress.begin(Advance("sums", 10, 2, 8000))
     whole = progress.state()
@@ -159,7 +161,7 @@ def test_a_progress_file_of_wrong_kinds_is_one_sentence(tmp_path, written):
     describe_run(store)
     broken = {**whole, **written} if written else written
     store.put("progress.json", json.dumps(broken).encode())
-    with pytest.raises(StorageError, match=r"progress\.json"):
+    with pytest.raises(UniversalRayError, match=r"progress\.json"):
         describe_run(store)
 
 

@@ -33,7 +33,7 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
     lock = read_lock(store)
     alive = bool(lock and lock.get("alive"))
     rows = [("driver", f"process {lock['pid']} on {lock['host']}" if lock and alive else "none")]
-    rows.append(("tables", ", ".join(finished.stages(store)) or "none that are whole"))
+    rows.append(("finished tables", ", ".join(finished.stages(store)) or "none that are whole"))
     if not store.exists(PROGRESS_FILE):
         return [*rows, ("stage", "starting" if alive else "stopped before the first unit")]
     state = store.get_json(PROGRESS_FILE)
