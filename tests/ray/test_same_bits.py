@@ -333,6 +333,7 @@ def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
     study = make_study(tmp_path, *inputs)
     store = Store(study.run.dir)
     prepared = prepare(study, store)
+    store.put(STUDY_FILE, yaml.safe_dump(prepared.record).encode())
     item = prepared.plan.items[0]
     # A folder where unit 3 must put a file makes every attempt fail.
     in_the_way = tmp_path / layer_file(item.unit_folder(prepared.plan.layout.units[3]), 0)

@@ -103,14 +103,14 @@ def test_a_node_that_never_comes_back_does_not_hold_up_the_stage_after(nodes, tm
     """Nor is a worker that joins late one of the stage that it was started for."""
     lost = nodes.add_node(num_cpus=3)
     first = Puppets("first", tasks(12, 0.2), lambda: nodes.remove_node(lost))
-    second = Puppets("second", tasks(6, 1.0), lambda: nodes.add_node(num_cpus=3))
+    second = Puppets("second", tasks(20, 1.0), lambda: nodes.add_node(num_cpus=3))
     began = time.monotonic()
     play(nodes, 4, tmp_path, first, second)
     assert time.monotonic() - began < 100  # not the patience with workers that never start
     assert len(first.memory) == 4 and len(second.memory) == 1
     assert {stage for _, stage, *_ in first.told} == {"first"}
     assert {stage for _, stage, *_ in second.told} == {"second"}
-    assert len(second.told) == 6
+    assert len(second.told) == 20
     assert len({node for _, _, node, *_ in second.told}) == 2
 
 

@@ -10,7 +10,7 @@ from universal_ray import checked
 from universal_ray.errors import DamagedError
 from universal_ray.store import Store
 
-NAME = "0123456789ab"
+NAME = "0123456789ab-0123456789ab"
 PATH, MARKER = f"calibration/{NAME}.safetensors", f"calibration/{NAME}.json"
 
 
