@@ -40,11 +40,14 @@ def _overlap(universal_RN: np.ndarray, known_RN: np.ndarray) -> dict[str, Any]:
     both_RR = universal_RN @ universal_RN.T
     count_R = both_RR.diagonal()
     either_RR = count_R[:, None] + count_R[None, :] - both_RR
-    known_R = known_RN.any(1)
-    overlap = np.where(known_R[:, None] & known_R, both_RR.astype(object), None)
+    known = [bool(each) for each in known_RN.any(1)]
+    overlap = [
+        [count if here and there else None for count, there in zip(counts, known, strict=True)]
+        for counts, here in zip(both_RR.tolist(), known, strict=True)
+    ]
     return {
-        "universal": overlap.diagonal().tolist(),
-        "overlap": overlap.tolist(),
+        "universal": [counts[place] for place, counts in enumerate(overlap)],
+        "overlap": overlap,
         "persistence": _ratio(both_RR, np.broadcast_to(count_R[:, None], both_RR.shape)),
         "jaccard": _ratio(both_RR, either_RR),
     }
