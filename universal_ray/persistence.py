@@ -40,7 +40,7 @@ def _overlap(universal_RN: np.ndarray, known_RN: np.ndarray) -> dict[str, Any]:
     both_RR = universal_RN @ universal_RN.T
     count_R = both_RR.diagonal()
     either_RR = count_R[:, None] + count_R[None, :] - both_RR
-    known = [bool(each) for each in known_RN.any(1)]
+    known = [bool(each_N.any()) for each_N in known_RN]
     overlap = [
         [count if here and there else None for count, there in zip(counts, known, strict=True)]
         for counts, here in zip(both_RR.tolist(), known, strict=True)
