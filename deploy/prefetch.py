@@ -1,13 +1,13 @@
 """Fill a machine's hub cache with the models of a study; the options are those of jobs/run.py."""
 
+from universal_ray.config.study import Study
 from universal_ray.options import entry
-from universal_ray.study import Study
 
 
 @entry("config", Study)
 def main(study: Study) -> None:
+    from universal_ray.config.study import check, model_groups
     from universal_ray.models import check_files, resolve
-    from universal_ray.study import check, model_groups
 
     check(study)
     for name in (name for group in model_groups(study.models) for name in group):

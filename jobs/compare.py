@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from universal_ray.config.study import RunConfig
 from universal_ray.options import entry
-from universal_ray.study import RunConfig
 
 
 @dataclass(kw_only=True)

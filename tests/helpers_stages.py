@@ -11,9 +11,9 @@ import torch
 from ray import cloudpickle
 
 from universal_ray import driver
+from universal_ray.config.study import Study
 from universal_ray.scheduler import Scheduler, Stage
 from universal_ray.store import Store
-from universal_ray.study import Study
 
 # As in a worker's own process; read at the first product, long after this is imported.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

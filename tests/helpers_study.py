@@ -13,10 +13,7 @@ from helpers_stages import run_here
 from transformers import GPT2LMHeadModel
 
 from universal_ray import driver
-from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.preflight import prepare
-from universal_ray.store import Store
-from universal_ray.study import (
+from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
     CorpusConfig,
@@ -25,6 +22,9 @@ from universal_ray.study import (
     Study,
     UnitsConfig,
 )
+from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.preflight import prepare
+from universal_ray.store import Store
 
 ROOT = Path(__file__).parents[1]
 CONTEXT, ROWS, VOCABULARY, LAYERS, WIDTH = 32, 97, 300, 2, 32

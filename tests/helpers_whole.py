@@ -9,12 +9,7 @@ from helpers_models import make_gpt2
 from helpers_stages import run_here
 from helpers_study import CONTEXT, VOCABULARY, make_tokens
 
-from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.roles.stage import RolesStage, prepare_roles
-from universal_ray.store import Store
-from universal_ray.study import (
+from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
     CorpusConfig,
@@ -26,6 +21,11 @@ from universal_ray.study import (
     UnitsConfig,
     UniversalConfig,
 )
+from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.preflight import prepare
+from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.store import Store
 
 ROWS = 12
 

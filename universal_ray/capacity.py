@@ -8,9 +8,9 @@ differ from run to run, and changes no bit.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from universal_ray.config.study import Device, Policy, UnitsConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import Item, Model
-from universal_ray.study import Device, Policy, UnitsConfig
 
 GIB = 2**30
 BATCH = {

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from universal_ray.config.wellformed import mistake
 from universal_ray.errors import ModelError
-from universal_ray.wellformed import mistake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

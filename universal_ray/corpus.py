@@ -23,8 +23,8 @@ from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 from xxhash import xxh3_128_digest
 
+from universal_ray.config.wellformed import MalformedError, parse
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
-from universal_ray.wellformed import MalformedError, parse
 
 MANIFEST = "manifest.json"
 TOKENS = "tokens"

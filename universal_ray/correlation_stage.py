@@ -10,13 +10,14 @@ import yaml
 from universal_ray import checked, finished, folding, reduce
 from universal_ray.assemble import assemble
 from universal_ray.capacity import GIB
+from universal_ray.config.hashing import fingerprint
+from universal_ray.config.study import ClusterConfig, Device
 from universal_ray.items import Item, calibration_file, layer_file, marker, same_weights
 from universal_ray.names import STUDY_FILE
 from universal_ray.plan import Work
 from universal_ray.preflight import Prepared, find_done
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
-from universal_ray.study import ClusterConfig, Device, fingerprint
 from universal_ray.worker import MomentsAssignment, MomentsWorker
 
 log = logging.getLogger(__name__)

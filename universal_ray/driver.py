@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from functools import cache
 
 from universal_ray.cluster import cluster
+from universal_ray.config.study import Study
 from universal_ray.errors import DamagedError
 from universal_ray.lock import RunLock
 from universal_ray.scheduler import Scheduler, Stage, Watch
 from universal_ray.store import Store
-from universal_ray.study import Study
 
 log = logging.getLogger(__name__)
 

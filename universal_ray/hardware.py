@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
+from universal_ray.config.wellformed import MalformedError, parse
 from universal_ray.errors import ResourceError
 from universal_ray.store import Store
-from universal_ray.wellformed import MalformedError, parse
 
 HARDWARE_FILE = "hardware.json"
 SHAPE = {"host": str, "computes on": {str: (str, None)}}

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+from universal_ray.config.hashing import fingerprint
+from universal_ray.config.study import Pairs
 from universal_ray.errors import ConfigurationError
-from universal_ray.study import Pairs, fingerprint
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from universal_ray.config.study import Study, check
 from universal_ray.finished import CORRELATIONS, PROFILE, ROLES
-from universal_ray.study import Study, check
 
 if TYPE_CHECKING:
     from universal_ray.scheduler import Stage
@@ -60,9 +60,9 @@ def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> 
 def _speed(study: Study, store: "Store") -> Any:
     """How fast a worker multiplies: as given, as the run has measured, or as this machine does."""
     from universal_ray.capacity import Speed
+    from universal_ray.config.study import Device
     from universal_ray.measure import measured_speed, probed_speed
     from universal_ray.record import read_metrics
-    from universal_ray.study import Device
 
     given = study.cluster.tflops
     if given is not None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from universal_ray.capacity import Footprint, Pass, Speed, duration
+from universal_ray.config.study import Device
 from universal_ray.items import Item, Layout, Model, Unit
-from universal_ray.study import Device
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
+from universal_ray.config.wellformed import ABSENT, MalformedError, parse
 from universal_ray.errors import StorageError
 from universal_ray.names import STUDY_FILE
 from universal_ray.store import Store
-from universal_ray.wellformed import ABSENT, MalformedError, parse
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,9 @@ from dataclasses import dataclass, fields
 import torch
 
 from universal_ray import checked, rotation
+from universal_ray.config.hashing import fingerprint
 from universal_ray.folding import groups
-from universal_ray.items import (
-    Item,
-    Layout,
-    Model,
-    calibration_file,
-    layer_file,
-)
+from universal_ray.items import Item, Layout, Model, calibration_file, layer_file
 from universal_ray.moments import (
     CONSTANT,
     NeuronMoments,
@@ -30,7 +25,6 @@ from universal_ray.moments import (
     neuron_moments,
 )
 from universal_ray.store import Store
-from universal_ray.study import fingerprint
 from universal_ray.summary import RowSummary, merge_summaries, summarise
 
 TOP = 50

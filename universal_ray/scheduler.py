@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from universal_ray.cluster import results
+from universal_ray.config.study import ClusterConfig, Device
 from universal_ray.errors import (
     MemoryShortError,
     ResourceError,
@@ -29,7 +30,6 @@ from universal_ray.lock import RunLock
 from universal_ray.progress import PROGRESS_FILE, Advance, Progress
 from universal_ray.record import METRICS_FILE, read_metrics
 from universal_ray.store import Store
-from universal_ray.study import ClusterConfig, Device
 
 log = logging.getLogger(__name__)
 

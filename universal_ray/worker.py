@@ -20,22 +20,10 @@ from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_f
 from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
-from universal_ray.errors import (
-    MemoryShortError,
-    NumericalError,
-    ResourceError,
-)
+from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
 from universal_ray.folding import calibrations, fold
 from universal_ray.hardware import check_same, named
-from universal_ray.items import (
-    Block,
-    Item,
-    Model,
-    Unit,
-    calibration_file,
-    layer_file,
-    marker,
-)
+from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
 from universal_ray.measure import Clock, machine_bytes, peak_bytes
 from universal_ray.models import Capture, ModelSource, Take
 from universal_ray.moments import LayerSums

@@ -13,19 +13,12 @@ import torch
 from universal_ray.benchmark import naive, report, sections
 from universal_ray.benchmark.exactness import Extent
 from universal_ray.benchmark.features import beside
-from universal_ray.benchmark.loop import (
-    Means,
-    Shape,
-    batches,
-    make_study,
-    run_reduction,
-    run_sums,
-)
+from universal_ray.benchmark.loop import Means, Shape, batches, make_study, run_reduction, run_sums
+from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.moments import POLICIES
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
-from universal_ray.study import Device, ForwardType, Policy
 
 ROOT = Path(__file__).parents[2]
 MEANS = Means(Device.cpu, 2, Policy.fp32, ForwardType.float32)

@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from universal_ray.capacity import GIB, GPU_GIB, Footprint, choose
+from universal_ray.config.study import Policy, Study, UnitsConfig, check
 from universal_ray.items import Layout, Model, make_items, make_units, unit_rows
 from universal_ray.options import composed as compose
 from universal_ray.plan import Plan
-from universal_ray.study import Policy, Study, UnitsConfig, check
 
 ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "deploy" / "kuberay"

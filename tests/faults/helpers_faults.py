@@ -14,9 +14,9 @@ import psutil
 from helpers_study import WORKERS, command
 from ray.cluster_utils import Cluster
 
+from universal_ray.config.study import Study
 from universal_ray.report.status import describe_run
 from universal_ray.store import Store
-from universal_ray.study import Study
 
 IMPATIENT = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",

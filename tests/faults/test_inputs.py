@@ -19,10 +19,10 @@ from helpers_study import (
     table_bytes,
 )
 
+from universal_ray.config.study import Activation
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
-from universal_ray.study import Activation
 
 
 @pytest.fixture(scope="module")

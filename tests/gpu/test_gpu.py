@@ -6,7 +6,7 @@ import torch
 from universal_ray.benchmark.exactness import activations, correlations, exact_correlations
 from universal_ray.benchmark.loop import Means, Shape, make_study, run_sums
 from universal_ray.capacity import BATCH
-from universal_ray.study import Device, ForwardType, Policy
+from universal_ray.config.study import Device, ForwardType, Policy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

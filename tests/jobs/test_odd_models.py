@@ -15,14 +15,7 @@ from helpers_models import make_gpt2, save_model
 from helpers_stages import run_here
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.errors import ConfigurationError, CorpusError
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.record import read_record
-from universal_ray.roles.stage import RolesStage, prepare_roles
-from universal_ray.store import Store
-from universal_ray.study import (
+from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
     CorpusConfig,
@@ -34,6 +27,13 @@ from universal_ray.study import (
     UnitsConfig,
     UniversalConfig,
 )
+from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.preflight import prepare
+from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.record import read_record
+from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.store import Store
 
 IDS, PADDED, CONTEXT, ROWS = 300, 364, 16, 80
 

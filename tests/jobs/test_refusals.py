@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
 from universal_ray.cluster import cluster
+from universal_ray.config.study import Device
 from universal_ray.errors import (
     ConfigurationError,
     CorpusError,
@@ -26,7 +27,6 @@ from universal_ray.errors import (
 )
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
-from universal_ray.study import Device
 
 ROOT = Path(__file__).parents[2]
 

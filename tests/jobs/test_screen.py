@@ -11,6 +11,7 @@ import pytest
 from helpers_stages import run_here
 from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
+from universal_ray.config.study import RolesConfig, TaxonomyConfig
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import MissingError, UniversalRayError
 from universal_ray.lock import RunLock
@@ -22,7 +23,6 @@ from universal_ray.report.status import describe_run
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.scheduler import Stage
 from universal_ray.store import Store
-from universal_ray.study import RolesConfig, TaxonomyConfig
 
 ROOT = Path(__file__).parents[2]
 RECORD = b"{configuration: {}, bits: {}, models: [], corpus: {rows: 1, context: 1, units: []}}"

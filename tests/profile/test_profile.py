@@ -19,15 +19,7 @@ from helpers_study import table_bytes
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from universal_ray import driver
-from universal_ray.corpus import open_corpus
-from universal_ray.correlation_stage import CorrelationStage
-from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.profile.tables import LOWER_END, UNGATED
-from universal_ray.reasons import needs
-from universal_ray.store import Store
-from universal_ray.study import (
+from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
     CorpusConfig,
@@ -37,6 +29,14 @@ from universal_ray.study import (
     TaxonomyConfig,
     UnitsConfig,
 )
+from universal_ray.corpus import open_corpus
+from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.preflight import prepare
+from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.profile.tables import LOWER_END, UNGATED
+from universal_ray.reasons import needs
+from universal_ray.store import Store
 from universal_ray.taxonomy.assign import FAMILY_OF_FEATURES
 from universal_ray.taxonomy.features import CURRENT, PREVIOUS, TokenRows
 from universal_ray.taxonomy.vocabulary import read_vocabulary

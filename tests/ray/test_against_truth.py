@@ -8,13 +8,13 @@ from helpers_study import CONTEXT, DEAD, LAYERS, WIDTH, make, make_models, make_
 from helpers_study import true_activations as activations
 from scipy import stats
 
+from universal_ray.config.study import Pairs
 from universal_ray.folding import groups
 from universal_ray.items import Item
 from universal_ray.moments import centred_cross, correlation, merge, neuron_moments
 from universal_ray.preflight import prepare
 from universal_ray.rotation import rotation
 from universal_ray.store import Store
-from universal_ray.study import Pairs
 
 NEURONS, DENSE = LAYERS * 4 * WIDTH, 4 * WIDTH
 

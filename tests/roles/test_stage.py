@@ -25,6 +25,18 @@ from helpers_stages import run_here
 from transformers import AutoTokenizer
 
 from universal_ray import checked, driver
+from universal_ray.config.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    ModelsConfig,
+    RolesConfig,
+    RunConfig,
+    Study,
+    TaxonomyConfig,
+    UnitsConfig,
+    UniversalConfig,
+)
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.items import marker
@@ -37,18 +49,6 @@ from universal_ray.roles.assemble import PATHS, shard_folder
 from universal_ray.roles.schemas import ROLES
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.store import Store
-from universal_ray.study import (
-    BaselineConfig,
-    ClusterConfig,
-    CorpusConfig,
-    ModelsConfig,
-    RolesConfig,
-    RunConfig,
-    Study,
-    TaxonomyConfig,
-    UnitsConfig,
-    UniversalConfig,
-)
 
 CONTEXT, ROWS, INTERVENED = 32, 240, 16
 CANDIDATES = 2

@@ -7,7 +7,7 @@ import torch
 
 from universal_ray.benchmark.loop import Means, Shape
 from universal_ray.benchmark.sweep import beside
-from universal_ray.study import Device, ForwardType, Policy
+from universal_ray.config.study import Device, ForwardType, Policy
 
 GPT2_SMALLS_DEPTH = Shape(layers=12, width=512, seeds=1, tokens=64, context=64)
 

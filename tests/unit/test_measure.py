@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from universal_ray.config.study import Device
 from universal_ray.correlation_stage import smallest_memory
 from universal_ray.measure import (
     Clock,
@@ -16,7 +17,6 @@ from universal_ray.measure import (
     probed_speed,
     reset_peak,
 )
-from universal_ray.study import Device
 
 
 def test_measured_speed_counts_all_but_writing():

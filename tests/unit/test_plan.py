@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 
 from universal_ray.capacity import GIB, Footprint, Part, Speed
+from universal_ray.config.study import Device, Pairs, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.items import (
     Layout,
@@ -20,7 +21,6 @@ from universal_ray.items import (
     unit_rows,
 )
 from universal_ray.plan import Plan, describe, size
-from universal_ray.study import Device, Pairs, Policy
 
 quickly = hypothesis.settings(max_examples=40, deadline=None, database=None, derandomize=True)
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 import pytest
 
-from universal_ray.changes import (
+from universal_ray.config.changes import (
     ADDED,
     CHANGES,
     FREE,
@@ -18,21 +18,21 @@ from universal_ray.changes import (
     RETOLD,
     bits,
 )
-from universal_ray.documents import JOINS
-from universal_ray.errors import ConfigurationError
-from universal_ray.moments import POLICIES
-from universal_ray.rotation import KINDS
-from universal_ray.study import (
+from universal_ray.config.hashing import fingerprint
+from universal_ray.config.study import (
     Join,
     Policy,
     Rotation,
     Study,
     TextConfig,
     check,
-    fingerprint,
     plain,
     value_of,
 )
+from universal_ray.documents import JOINS
+from universal_ray.errors import ConfigurationError
+from universal_ray.moments import POLICIES
+from universal_ray.rotation import KINDS
 
 BY_CONTENT = {"corpus.seed", "corpus.text"}
 """Refused too, but found by the token rows they change, not by their own value."""

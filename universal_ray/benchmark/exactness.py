@@ -22,6 +22,18 @@ from universal_ray.benchmark.loop import Means, run_reduction, run_sums
 from universal_ray.benchmark.sections import Row
 from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.capacity import ADDITIONS, BATCH, Part
+from universal_ray.config.study import (
+    BaselineConfig,
+    ClusterConfig,
+    CorpusConfig,
+    Device,
+    ForwardType,
+    ModelsConfig,
+    Pairs,
+    Policy,
+    RunConfig,
+    Study,
+)
 from universal_ray.folding import groups
 from universal_ray.items import Item, Model, make_items
 from universal_ray.moments import (
@@ -34,18 +46,6 @@ from universal_ray.moments import (
 )
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
-from universal_ray.study import (
-    BaselineConfig,
-    ClusterConfig,
-    CorpusConfig,
-    Device,
-    ForwardType,
-    ModelsConfig,
-    Pairs,
-    Policy,
-    RunConfig,
-    Study,
-)
 from universal_ray.sums import Sums
 
 CHUNKS = (1024, 4096, 16_384, 65_536)

@@ -22,10 +22,10 @@ from universal_ray.benchmark.loop import (
     run_sums,
 )
 from universal_ray.capacity import BATCH
+from universal_ray.config.study import Device, Policy
 from universal_ray.measure import machine_bytes, matmul_rate
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
-from universal_ray.study import Device, Policy
 
 Row = dict[str, Any]
 COPIES = 4

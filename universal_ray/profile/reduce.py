@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from universal_ray import checked
+from universal_ray.config.hashing import fingerprint
 from universal_ray.errors import NumericalError
 from universal_ray.folding import read_sums
 from universal_ray.items import Model
@@ -32,7 +33,6 @@ from universal_ray.statistics.weights import (
     vocabulary,
 )
 from universal_ray.store import Store
-from universal_ray.study import fingerprint
 from universal_ray.summary import largest
 from universal_ray.taxonomy.bank import Column, FeatureBank
 from universal_ray.taxonomy.features import CURRENT, PREVIOUS

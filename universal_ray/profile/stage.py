@@ -8,6 +8,8 @@ import numpy as np
 
 from universal_ray import checked, finished
 from universal_ray.capacity import GIB
+from universal_ray.config.hashing import fingerprint
+from universal_ray.config.study import plain
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
 from universal_ray.correlation_stage import CorrelationStage, worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
@@ -27,7 +29,6 @@ from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_la
 from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
-from universal_ray.study import fingerprint, plain
 from universal_ray.taxonomy.assign import FamilyOptions, neuron_family
 from universal_ray.taxonomy.bank import BankOptions, FeatureBank, feature_bank
 from universal_ray.taxonomy.features import TokenRows

@@ -27,14 +27,7 @@ from universal_ray.roles.declare import CUT, MEAN, Declaration
 from universal_ray.roles.intervals import Bootstrap, Interval
 from universal_ray.roles.paths import PathSums, merge_paths
 from universal_ray.roles.plan import RolesOrder
-from universal_ray.roles.schemas import (
-    AT_BOS,
-    ATTENTION,
-    CHANGED,
-    HEADS,
-    INTERVENED,
-    INTERVENTIONS,
-)
+from universal_ray.roles.schemas import AT_BOS, ATTENTION, CHANGED, HEADS, INTERVENED, INTERVENTIONS
 from universal_ray.roles.summary import (
     ablated_sets,
     model_summary,

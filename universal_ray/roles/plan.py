@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from universal_ray.config.hashing import fingerprint
+from universal_ray.config.study import RolesConfig, plain
 from universal_ray.items import Model
 from universal_ray.profile.plan import Shard
 from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder
-from universal_ray.study import RolesConfig, fingerprint, plain
 
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""

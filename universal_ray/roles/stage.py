@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from universal_ray import checked, finished
+from universal_ray.config.hashing import fingerprint
 from universal_ray.corpus import TokenCorpus, excluded_ids
 from universal_ray.correlation_stage import worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
@@ -30,7 +31,6 @@ from universal_ray.roles.scores import score_weights
 from universal_ray.roles.worker import RolesAssignment, RolesWorker
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
-from universal_ray.study import fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from universal_ray.study import Study, value_of
+from universal_ray.config.study import Study, value_of
 
 REFUSED = "refused"
 REDUCED = "reduce alone"

@@ -4,8 +4,6 @@ Every field here is a key a user may set; `conf/` holds the values. Checks acros
 `check`; what a change of a key means for a run that exists, in `changes`.
 """
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -389,8 +387,3 @@ def value_of(study: Study, key: str) -> Any:
     for name in key.split("."):
         value = getattr(value, name)
     return plain(value)
-
-
-def fingerprint(content: Any) -> str:
-    """sha256 of a JSON-able value, keys sorted."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
