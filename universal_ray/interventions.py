@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.maths.roles.frequency import unigram
+from universal_ray.maths.roles.readout import MEASURES, Reference
 from universal_ray.roles.decoder import Decoder
-from universal_ray.roles.frequency import unigram
-from universal_ray.roles.readout import MEASURES, Reference
 
 SCALE, UNIGRAM = "scale", "unigram"
 FROZEN = (None, SCALE, UNIGRAM)

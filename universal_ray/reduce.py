@@ -10,22 +10,23 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from universal_ray import checked, rotation
+from universal_ray import checked
 from universal_ray.config.hashing import fingerprint
 from universal_ray.folding import groups
 from universal_ray.items import Item, Layout, Model, calibration_file, layer_file
-from universal_ray.moments import (
+from universal_ray.maths.moments import rotation
+from universal_ray.maths.moments.accumulate import merge
+from universal_ray.maths.moments.correlation import (
     CONSTANT,
     NeuronMoments,
     centred_cross,
     centred_gram,
     correlation,
-    jackknife_error,
-    merge,
     neuron_moments,
 )
+from universal_ray.maths.moments.jackknife import jackknife_error
+from universal_ray.maths.moments.row_summary import RowSummary, merge_summaries, summarise
 from universal_ray.store import Store
-from universal_ray.summary import RowSummary, merge_summaries, summarise
 
 TOP = 50
 """Entries of the lists of best and worst partners."""

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from universal_ray.moments import NULL_REASONS, split_index
+from universal_ray.maths.moments.correlation import NULL_REASONS, split_index
+from universal_ray.maths.moments.row_summary import distribution_moments
 from universal_ray.reasons import field
 from universal_ray.reduce import Direction
-from universal_ray.summary import distribution_moments
 
 NO_PARTNER = "no neuron of the other model varies enough over the kept tokens"
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from universal_ray.errors import ModelError
+from universal_ray.maths.statistics.weights import CONVENTIONS, ModelWeights
 from universal_ray.models import ModelSource, boot
-from universal_ray.statistics.weights import CONVENTIONS, ModelWeights
 
 UNGATED = "its MLP has no gate"
 UNBIASED = "its MLP has no input bias"

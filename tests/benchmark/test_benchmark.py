@@ -16,7 +16,7 @@ from universal_ray.benchmark.features import beside
 from universal_ray.benchmark.loop import Means, Shape, batches, make_study, run_reduction, run_sums
 from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.errors import ConfigurationError
-from universal_ray.moments import POLICIES
+from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
 

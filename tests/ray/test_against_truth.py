@@ -11,9 +11,10 @@ from scipy import stats
 from universal_ray.config.study import Pairs
 from universal_ray.folding import groups
 from universal_ray.items import Item
-from universal_ray.moments import centred_cross, correlation, merge, neuron_moments
+from universal_ray.maths.moments.accumulate import merge
+from universal_ray.maths.moments.correlation import centred_cross, correlation, neuron_moments
+from universal_ray.maths.moments.rotation import rotation
 from universal_ray.preflight import prepare
-from universal_ray.rotation import rotation
 from universal_ray.store import Store
 
 NEURONS, DENSE = LAYERS * 4 * WIDTH, 4 * WIDTH

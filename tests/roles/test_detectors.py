@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.roles.detectors import (
+from universal_ray.maths.roles.detectors import (
     BOTH_ENDS,
     NONE,
     ONE_END,

@@ -9,8 +9,8 @@ import scipy.stats
 import torch
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.roles.intervals import Bootstrap
-from universal_ray.roles.sets import by_layer, matched_random
+from universal_ray.maths.roles.sets import by_layer, matched_random
+from universal_ray.maths.statistics.bootstrap import Bootstrap
 
 ROWS = 80
 

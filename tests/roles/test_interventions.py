@@ -24,9 +24,9 @@ from torch import Tensor
 from universal_ray import interventions
 from universal_ray.errors import ConfigurationError, CorpusError, ModelError
 from universal_ray.interventions import Intervener, Intervention, held, merge_effects
+from universal_ray.maths.roles.readout import MEASURES
 from universal_ray.models import resolve
 from universal_ray.roles.decoder import load_decoder
-from universal_ray.roles.readout import MEASURES
 
 
 def counts() -> Tensor:

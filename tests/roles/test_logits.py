@@ -12,8 +12,7 @@ import torch
 from helpers_roles import LAYERS, MODELS, VOCABULARY, WIDTH, load
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.models import resolve
-from universal_ray.roles.logits import (
+from universal_ray.maths.roles.logits import (
     LogitOptions,
     NextTokenSums,
     counts_by_layer,
@@ -23,7 +22,8 @@ from universal_ray.roles.logits import (
     spread_over_seeds,
     token_classes,
 )
-from universal_ray.statistics.weights import vocabulary
+from universal_ray.maths.statistics.weights import vocabulary
+from universal_ray.models import resolve
 from universal_ray.weights import load_weights
 
 CHANNELS, IDS = 24, 400

@@ -14,8 +14,8 @@ from helpers_roles import HEADS, LAYERS, MODELS, WIDTH, blocks, down, gpt2, load
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
+from universal_ray.maths.roles.attention import path_correlation, path_means
 from universal_ray.models import resolve
-from universal_ray.roles.attention import path_correlation, path_means
 from universal_ray.roles.decoder import load_decoder
 from universal_ray.roles.paths import QUANTITIES, Path, ablate_paths, merge_paths
 

@@ -21,8 +21,7 @@ from helpers_planted import (
 )
 
 from universal_ray.interventions import Effects, Intervener, Intervention, held
-from universal_ray.models import ModelSource, resolve
-from universal_ray.roles.attention import (
+from universal_ray.maths.roles.attention import (
     bos_directions,
     bos_scores,
     null_scores,
@@ -30,12 +29,13 @@ from universal_ray.roles.attention import (
     path_means,
     strongest_pairs,
 )
+from universal_ray.maths.roles.entropy import SWEEP, EntropyOptions, choose, null_space_share
+from universal_ray.maths.roles.logits import logit_roles, token_classes
+from universal_ray.maths.statistics.bootstrap import Bootstrap
+from universal_ray.maths.statistics.weights import ModelWeights, vector_statistics, vocabulary
+from universal_ray.models import ModelSource, resolve
 from universal_ray.roles.decoder import Decoder, load_decoder
-from universal_ray.roles.entropy import SWEEP, EntropyOptions, choose, null_space_share
-from universal_ray.roles.intervals import Bootstrap
-from universal_ray.roles.logits import logit_roles, token_classes
 from universal_ray.roles.paths import Path, ablate_paths
-from universal_ray.statistics.weights import ModelWeights, vector_statistics, vocabulary
 from universal_ray.weights import load_weights
 
 HEAD = Path(SWITCH, SWITCHED_LAYER, SWITCHED_HEAD)

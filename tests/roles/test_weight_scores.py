@@ -12,18 +12,23 @@ import torch
 from helpers_roles import HEADS, LAYERS, MODELS, VOCABULARY, WIDTH, load
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.models import resolve
-from universal_ray.roles.attention import (
+from universal_ray.maths.roles.attention import (
     bos_directions,
     bos_scores,
     null_scores,
     standardised,
     strongest_pairs,
 )
+from universal_ray.maths.roles.entropy import (
+    EntropyOptions,
+    antipodal_pairs,
+    choose,
+    null_space_share,
+)
+from universal_ray.maths.roles.frequency import frequency_scores, unigram
+from universal_ray.maths.statistics.weights import resemblance, vector_statistics, vocabulary
+from universal_ray.models import resolve
 from universal_ray.roles.decoder import load_decoder
-from universal_ray.roles.entropy import EntropyOptions, antipodal_pairs, choose, null_space_share
-from universal_ray.roles.frequency import frequency_scores, unigram
-from universal_ray.statistics.weights import resemblance, vector_statistics, vocabulary
 from universal_ray.weights import load_weights
 
 CASES = [(kind, convention) for kind in ("gpt2", "pythia") for convention in ("raw", "folded")]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
-from universal_ray.statistics.activations import (
+from universal_ray.maths.statistics.activations import (
     BINS,
     EDGES,
     GROUPS,

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.statistics.compare import (
+from universal_ray.maths.statistics.comparison import (
     PUBLISHED_DIRECTIONS,
     agreement,
     bootstrap_interval,

@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import torch
 
-from universal_ray.statistics.examples import Examples, merge_examples
+from universal_ray.maths.statistics.examples import Examples, merge_examples
 
 thoroughly = hypothesis.settings(max_examples=100, deadline=None, database=None, derandomize=True)
 

@@ -13,8 +13,8 @@ from helpers_models import make_gpt2, save_model
 from torch import Tensor
 
 from universal_ray.errors import ModelError
+from universal_ray.maths.statistics.weights import head_maps, vector_statistics, vocabulary
 from universal_ray.models import resolve
-from universal_ray.statistics.weights import head_maps, vector_statistics, vocabulary
 from universal_ray.weights import NORMALISED, UNBIASED, UNGATED, load_weights
 
 LAYERS, CHANNELS, HEADS, WIDTH, VOCABULARY = 2, 32, 4, 96, 320

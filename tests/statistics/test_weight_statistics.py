@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from universal_ray.statistics.weights import (
+from universal_ray.maths.statistics.weights import (
     ModelWeights,
     composition,
     head_maps,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
-from universal_ray.statistics.activations import LayerSums, Places, merge_layers, places
+from universal_ray.maths.statistics.activations import LayerSums, Places, merge_layers, places
 from universal_ray.taxonomy.features import CURRENT, PREVIOUS
 from universal_ray.taxonomy.sums import (
     TOKENS_AT_ONCE,

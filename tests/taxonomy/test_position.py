@@ -9,12 +9,8 @@ import numpy as np
 import torch
 from helpers_taxonomy import make_rows
 
-from universal_ray.taxonomy.position import (
-    POSITION,
-    mutual_information,
-    position_variance_explained,
-    tokens_since,
-)
+from universal_ray.features.position import POSITION, tokens_since
+from universal_ray.maths.statistics.position import mutual_information, position_variance_explained
 
 ROWS, POSITIONS, NEURONS = 300, 12, 5
 

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
-from universal_ray.taxonomy.scores import DEAD_NEURON, NO_TOKENS, ONE_CLASS, RARE, score
+from universal_ray.maths.statistics.variance_reduction import (
+    DEAD_NEURON,
+    NO_TOKENS,
+    ONE_CLASS,
+    RARE,
+    score,
+)
 
 TOKENS = 4000
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from universal_ray.calibration import Calibration, calibrate, normalise
 from universal_ray.errors import NumericalError
-from universal_ray.moments import operands
+from universal_ray.maths.moments.accumulate import operands
+from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
 
 
 @hypothesis.settings(max_examples=25, deadline=None, database=None, derandomize=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from universal_ray.moments import jackknife_error
+from universal_ray.maths.moments.jackknife import jackknife_error
 
 
 def grouped(x_TR, y_TR, edges):

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import torch
 
-from universal_ray.moments import POLICIES, LayerSums, ModelMoments, merge
+from universal_ray.maths.moments.accumulate import POLICIES, LayerSums, ModelMoments, merge
 
 quickly = hypothesis.settings(
     max_examples=25, deadline=None, database=None, derandomize=True

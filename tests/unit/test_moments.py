@@ -11,24 +11,26 @@ import numpy as np
 import pytest
 import torch
 
-from universal_ray.calibration import calibrate, normalise
 from universal_ray.errors import NumericalError
-from universal_ray.moments import (
+from universal_ray.maths.moments.accumulate import (
+    POLICIES,
+    LayerSums,
+    ModelMoments,
+    accumulate_,
+    merge,
+    operands,
+)
+from universal_ray.maths.moments.calibration import calibrate, normalise
+from universal_ray.maths.moments.correlation import (
     CONSTANT,
     FAINT,
     MOVED,
     OVERSHOOT,
-    POLICIES,
-    LayerSums,
-    ModelMoments,
     NeuronMoments,
-    accumulate_,
     centred_cross,
     centred_gram,
     correlation,
-    merge,
     neuron_moments,
-    operands,
     split_index,
 )
 

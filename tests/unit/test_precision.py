@@ -10,7 +10,7 @@ from universal_ray.benchmark.exactness import (
     exact_correlations,
     rectified,
 )
-from universal_ray.moments import accumulate_, operands
+from universal_ray.maths.moments.accumulate import accumulate_, operands
 
 BOUNDS = {"fp32": 1e-6, "split": 1e-6, "fp16": 1e-5}
 """Largest error of r over the tokens tried here (that of fp16 falls as they grow)."""

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from universal_ray.rotation import KINDS, best_rotated, rotated_squares, rotation, scaled
+from universal_ray.maths.moments.rotation import (
+    KINDS,
+    best_rotated,
+    rotated_squares,
+    rotation,
+    scaled,
+)
 
 TOKENS, ROWS, WIDTH = 700, 9, 12
 

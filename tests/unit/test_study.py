@@ -31,8 +31,8 @@ from universal_ray.config.study import (
 )
 from universal_ray.documents import JOINS
 from universal_ray.errors import ConfigurationError
-from universal_ray.moments import POLICIES
-from universal_ray.rotation import KINDS
+from universal_ray.maths.moments.accumulate import POLICIES
+from universal_ray.maths.moments.rotation import KINDS
 
 BY_CONTENT = {"corpus.seed", "corpus.text"}
 """Refused too, but found by the token rows they change, not by their own value."""

@@ -13,7 +13,7 @@ import pytest
 import scipy.stats  # type: ignore[import-untyped]
 import torch
 
-from universal_ray.summary import (
+from universal_ray.maths.moments.row_summary import (
     BINS,
     EDGES,
     RowSummary,

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from universal_ray.statistics.activations import places
-from universal_ray.taxonomy.scores import score
+from universal_ray.maths.statistics.activations import places
+from universal_ray.maths.statistics.variance_reduction import score
 from universal_ray.taxonomy.sums import FeatureSums
 
 CONTEXT = 128

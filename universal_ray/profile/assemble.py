@@ -21,6 +21,7 @@ from universal_ray.finished import (
     Draft,
 )
 from universal_ray.items import Model
+from universal_ray.maths.statistics.variance_reduction import why_none
 from universal_ray.profile.reduce import ProfileOrder
 from universal_ray.profile.summary import profile_summary
 from universal_ray.profile.tables import (
@@ -38,7 +39,6 @@ from universal_ray.reasons import KEY, not_measured, why_null
 from universal_ray.store import Store
 from universal_ray.tables import NEURONS
 from universal_ray.taxonomy.assign import NONE, Assignment, assign
-from universal_ray.taxonomy.scores import why_none
 from universal_ray.taxonomy.vocabulary import Vocabulary
 
 STORIES = ("family", "feature", "variance_reduction", "status", "partners_in_family")

@@ -13,17 +13,15 @@ from universal_ray.config.hashing import fingerprint
 from universal_ray.errors import NumericalError
 from universal_ray.folding import read_sums
 from universal_ray.items import Model
-from universal_ray.models import ModelSource
-from universal_ray.profile.plan import ProfilePlan
-from universal_ray.profile.worker import FEATURE, NEURON
-from universal_ray.reasons import with_reasons
-from universal_ray.statistics.activations import (
+from universal_ray.maths.moments.row_summary import largest
+from universal_ray.maths.statistics.activations import (
     LayerSums,
     group_means,
     merge_layers,
     neuron_statistics,
 )
-from universal_ray.statistics.weights import (
+from universal_ray.maths.statistics.position import mutual_information, position_variance_explained
+from universal_ray.maths.statistics.weights import (
     composition,
     head_maps,
     meets,
@@ -32,11 +30,13 @@ from universal_ray.statistics.weights import (
     vector_statistics,
     vocabulary,
 )
+from universal_ray.models import ModelSource
+from universal_ray.profile.plan import ProfilePlan
+from universal_ray.profile.worker import FEATURE, NEURON
+from universal_ray.reasons import with_reasons
 from universal_ray.store import Store
-from universal_ray.summary import largest
 from universal_ray.taxonomy.bank import Column, FeatureBank
 from universal_ray.taxonomy.features import CURRENT, PREVIOUS
-from universal_ray.taxonomy.position import mutual_information, position_variance_explained
 from universal_ray.taxonomy.sums import FeatureSums, id_sums, merge_features, score_layer
 from universal_ray.weights import load_weights
 

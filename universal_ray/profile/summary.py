@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from universal_ray.statistics.compare import (
+from universal_ray.maths.statistics.comparison import (
     PUBLISHED_DIRECTIONS,
     bootstrap_interval,
     compare,

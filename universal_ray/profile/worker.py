@@ -10,9 +10,9 @@ import torch
 
 from universal_ray import checked
 from universal_ray.items import Model, layer_file, marker
+from universal_ray.maths.statistics.activations import LayerSums, Places, places
 from universal_ray.measure import Clock, peak_bytes
 from universal_ray.profile.plan import Layers, ProfilePlan, Shard
-from universal_ray.statistics.activations import LayerSums, Places, places
 from universal_ray.store import Receipt
 from universal_ray.sums import to_host
 from universal_ray.taxonomy.bank import FeatureBank

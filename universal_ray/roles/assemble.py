@@ -21,10 +21,10 @@ from universal_ray.finished import (
 )
 from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
 from universal_ray.items import Model, marker
+from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
 from universal_ray.profile.summary import plain_numbers
 from universal_ray.reasons import absent, not_measured
 from universal_ray.roles.declare import CUT, MEAN, Declaration
-from universal_ray.roles.intervals import Bootstrap, Interval
 from universal_ray.roles.paths import PathSums, merge_paths
 from universal_ray.roles.plan import RolesOrder
 from universal_ray.roles.schemas import AT_BOS, ATTENTION, CHANGED, HEADS, INTERVENED, INTERVENTIONS

@@ -5,9 +5,9 @@ Every column carries its description and unit in the Parquet metadata.
 
 import pyarrow as pa
 
+from universal_ray.maths.roles.readout import MEASURES
 from universal_ray.reasons import NOT_MEASURED, field
 from universal_ray.roles.paths import QUANTITIES
-from universal_ray.roles.readout import MEASURES
 from universal_ray.tables import list_of
 
 AT_BOS, INTERVENED = "attention to BOS", "interventions"

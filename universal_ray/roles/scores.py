@@ -9,9 +9,8 @@ from torch import Tensor
 
 from universal_ray import checked
 from universal_ray.items import Model
-from universal_ray.models import ModelSource
-from universal_ray.reasons import with_reasons
-from universal_ray.roles.attention import (
+from universal_ray.maths.moments.row_summary import largest
+from universal_ray.maths.roles.attention import (
     bos_directions,
     bos_scores,
     furthest,
@@ -19,15 +18,21 @@ from universal_ray.roles.attention import (
     standardised,
     strongest_pairs,
 )
+from universal_ray.maths.roles.entropy import (
+    EntropyOptions,
+    antipodal_pairs,
+    choose,
+    null_space_share,
+)
+from universal_ray.maths.roles.frequency import frequency_scores, unigram
+from universal_ray.maths.roles.logits import LogitOptions, logit_roles, token_classes
+from universal_ray.maths.statistics.weights import ModelWeights, Resemblance
+from universal_ray.models import ModelSource
+from universal_ray.reasons import with_reasons
 from universal_ray.roles.decoder import load_decoder
-from universal_ray.roles.entropy import EntropyOptions, antipodal_pairs, choose, null_space_share
-from universal_ray.roles.frequency import frequency_scores, unigram
-from universal_ray.roles.logits import LogitOptions, logit_roles, token_classes
 from universal_ray.roles.plan import RolesOrder
 from universal_ray.roles.schemas import AT_BOS
-from universal_ray.statistics.weights import ModelWeights, Resemblance
 from universal_ray.store import Store
-from universal_ray.summary import largest
 from universal_ray.weights import load_weights
 
 DIRECTIONS = 1000

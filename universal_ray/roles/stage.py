@@ -13,6 +13,7 @@ from universal_ray.corpus import TokenCorpus, excluded_ids
 from universal_ray.correlation_stage import worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.items import Model, marker
+from universal_ray.maths.roles.frequency import unigram
 from universal_ray.profile.plan import layer_groups
 from universal_ray.profile.stage import PreparedProfile, ProfileStage
 from universal_ray.profile.worker import POST, PRE
@@ -25,7 +26,6 @@ from universal_ray.roles.assemble import (
 )
 from universal_ray.roles.declare import Declaration, declare
 from universal_ray.roles.decoder import ARCHITECTURES
-from universal_ray.roles.frequency import unigram
 from universal_ray.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
 from universal_ray.roles.scores import score_weights
 from universal_ray.roles.worker import RolesAssignment, RolesWorker

@@ -11,6 +11,12 @@ import torch
 from torch import Tensor
 
 from universal_ray.interventions import Effects
+from universal_ray.maths.roles.logits import (
+    counts_by_layer,
+    percentiles_by_layer,
+    spread_over_seeds,
+)
+from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
 from universal_ray.profile.summary import beside_peers
 from universal_ray.roles.declare import (
     CANDIDATE,
@@ -22,8 +28,6 @@ from universal_ray.roles.declare import (
     UNIVERSAL,
     Declaration,
 )
-from universal_ray.roles.intervals import Bootstrap, Interval
-from universal_ray.roles.logits import counts_by_layer, percentiles_by_layer, spread_over_seeds
 from universal_ray.roles.schemas import ROLE_NEEDS
 
 PERCENTILES = (5.0, 10.0, 50.0, 90.0, 95.0)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from universal_ray.items import Model
+from universal_ray.maths.roles.attention import path_correlation, path_means
+from universal_ray.maths.roles.detectors import POSITION_KINDS, DetectorOptions
+from universal_ray.maths.statistics.bootstrap import Interval
 from universal_ray.reasons import assembled, not_measured
-from universal_ray.roles.attention import path_correlation, path_means
 from universal_ray.roles.declare import Declaration
-from universal_ray.roles.detectors import POSITION_KINDS, DetectorOptions
-from universal_ray.roles.intervals import Interval
 from universal_ray.roles.paths import QUANTITIES, PathSums
 from universal_ray.roles.schemas import (
     AT_BOS,

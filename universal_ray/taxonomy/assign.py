@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
-from universal_ray.statistics.compare import bootstrap_interval
-from universal_ray.summary import largest
+from universal_ray.maths.moments.row_summary import largest
+from universal_ray.maths.statistics.comparison import bootstrap_interval
 from universal_ray.taxonomy.bank import LETTER, Column
 from universal_ray.taxonomy.features import PREVIOUS
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
+from universal_ray.features.position import POSITION
 from universal_ray.taxonomy.features import (
     CURRENT,
     Feature,
@@ -33,7 +34,6 @@ from universal_ray.taxonomy.lexical import (
     small_norm,
     unigrams,
 )
-from universal_ray.taxonomy.position import POSITION
 from universal_ray.taxonomy.semantics import Topics, subset_features, topic_features
 from universal_ray.taxonomy.syntax import RULES, syntax_features
 from universal_ray.taxonomy.vocabulary import Vocabulary

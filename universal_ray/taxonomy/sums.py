@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
-from universal_ray.statistics.activations import LayerSums, Places, rows_at
-from universal_ray.taxonomy.scores import MINIMUM_SUPPORT, Scores, score
+from universal_ray.maths.statistics.activations import LayerSums, Places, rows_at
+from universal_ray.maths.statistics.variance_reduction import MINIMUM_SUPPORT, Scores, score
 
 TOKENS_AT_ONCE = 1024
 

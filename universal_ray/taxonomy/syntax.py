@@ -13,9 +13,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from universal_ray.features.position import SENTENCE_PLACES, tokens_since
 from universal_ray.taxonomy.align import MULTI, NONE, AlignedText, align, spread
 from universal_ray.taxonomy.features import CURRENT, PREVIOUS, RowFeature, TokenRows
-from universal_ray.taxonomy.position import SENTENCE_PLACES, tokens_since
 
 RULES = "rules"
 BOTH = (CURRENT, PREVIOUS)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from universal_ray.summary import largest
+from universal_ray.maths.moments.row_summary import largest
 
 CONVENTIONS = ("folded", "raw")
 """`folded`: LayerNorm folded into what reads it, weights centred, as in the paper. `raw`: as

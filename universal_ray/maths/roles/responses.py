@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from universal_ray.roles.detectors import (
+from universal_ray.maths.roles.detectors import (
     NO_NGRAM,
     POSITION_KINDS,
     DetectorOptions,
@@ -18,8 +18,8 @@ from universal_ray.roles.detectors import (
     detectors,
     positional,
 )
-from universal_ray.roles.logits import NextTokenSums, next_token_response
-from universal_ray.statistics.activations import BINS, EDGES
+from universal_ray.maths.roles.logits import NextTokenSums, next_token_response
+from universal_ray.maths.statistics.activations import BINS, EDGES
 
 LENGTHS = (1, 2, 3)
 """N-grams that detectors are looked for of."""

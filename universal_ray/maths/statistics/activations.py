@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
-from universal_ray.statistics.examples import Examples, merge_examples
-from universal_ray.summary import distribution_moments
+from universal_ray.maths.moments.row_summary import distribution_moments
+from universal_ray.maths.statistics.examples import Examples, merge_examples
 
 EDGES = (torch.arange(256, dtype=torch.float64) * 25 - 2550) / 255
 """linspace(-10, 15, 256) with an exact zero; bin h holds edges[h-1] < x <= edges[h]."""

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from universal_ray.roles.frequency import Unigram
+from universal_ray.maths.roles.frequency import Unigram
 
 MEASURES = {
     "loss": "cross-entropy of the true next token, nats",

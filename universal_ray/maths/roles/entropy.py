@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.statistics.weights import Resemblance
+from universal_ray.maths.statistics.weights import Resemblance
 
 SWEEP = (-0.17, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 """Activations that the paper holds neurons at; -0.17 is the least that GELU gives."""

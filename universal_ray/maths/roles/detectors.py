@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.taxonomy.position import mutual_information
+from universal_ray.maths.statistics.position import mutual_information
 
 NO_NGRAM = -1
 POSITION_KINDS = NONE, ONE_END, BOTH_ENDS, OSCILLATORY, OTHER = (

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.taxonomy.scores import Scores, score
+from universal_ray.maths.statistics.variance_reduction import Scores, score
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What neurons are explained by: the bank of features and the families."""

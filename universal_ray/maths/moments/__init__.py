@@ -1,0 +1,1 @@
+"""From sums over tokens to correlations, baselines and who is universal."""

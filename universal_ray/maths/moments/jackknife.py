@@ -1,0 +1,46 @@
+"""The standard error of r, from sums that leave out one group of tokens at a time. Pure."""
+
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def jackknife_error(
+    n_G: Float[Tensor, "G"],
+    cross_GR: Float[Tensor, "G R"],
+    left_GR: tuple[Tensor, Tensor],
+    right_GR: tuple[Tensor, Tensor],
+) -> Float[Tensor, "R"]:
+    """Standard error of r by leaving out one group of tokens at a time.
+
+    Groups may differ in size (the delete-m_j jackknife of Busing, Meijer and van der Leeden 1999).
+    `left_GR`, `right_GR`: Σu and Σu² of the two neurons of each pair by group. Groups without
+    tokens do not count; NaN for one group.
+    """
+    used_G = n_G > 0
+    n_G, cross_GR = n_G[used_G], cross_GR[used_G]
+    groups = n_G.numel()
+    if groups < 2:
+        return cross_GR.new_full(cross_GR.shape[1:], torch.nan)
+
+    def r_of(n: Tensor, cross: Tensor, sums: list[Tensor], squares: list[Tensor]) -> Tensor:
+        covariance = cross - sums[0] * sums[1] / n
+        variances = [q - s * s / n for s, q in zip(sums, squares, strict=True)]
+        return covariance / (variances[0].clamp_min(0) * variances[1].clamp_min(0)).sqrt()
+
+    sums_GR = [left_GR[0][used_G], right_GR[0][used_G]]
+    squares_GR = [left_GR[1][used_G], right_GR[1][used_G]]
+    n = n_G.sum()
+    r_R = r_of(n, cross_GR.sum(0), [s.sum(0) for s in sums_GR], [q.sum(0) for q in squares_GR])
+    left_out_GR = r_of(
+        (n - n_G)[:, None],
+        cross_GR.sum(0) - cross_GR,
+        [s.sum(0) - s for s in sums_GR],
+        [q.sum(0) - q for q in squares_GR],
+    )
+    weight_G1 = (n / n_G)[:, None]
+    pseudo_GR = weight_G1 * r_R - (weight_G1 - 1) * left_out_GR
+    estimate_R = groups * r_R - ((1 - 1 / weight_G1) * left_out_GR).sum(0)
+    variance_R = ((pseudo_GR - estimate_R) ** 2 / (weight_G1 - 1)).sum(0) / groups
+    return variance_R.sqrt()

@@ -1,0 +1,1 @@
+"""What neurons do, told from weights, responses and interventions: the measures."""

@@ -1,0 +1,1 @@
+"""Statistics of neurons, and how groups of them are compared."""

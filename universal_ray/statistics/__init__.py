@@ -1,1 +1,0 @@
-"""Statistics of single neurons: from weights, from activations, universal against the rest."""
