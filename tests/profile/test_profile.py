@@ -32,14 +32,14 @@ from universal_ray.config.study import (
 from universal_ray.corpus import open_corpus
 from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.features.families import FAMILY_OF_FEATURES
+from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
+from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.profile.tables import LOWER_END, UNGATED
 from universal_ray.reasons import needs
 from universal_ray.store import Store
-from universal_ray.taxonomy.assign import FAMILY_OF_FEATURES
-from universal_ray.taxonomy.features import CURRENT, PREVIOUS, TokenRows
-from universal_ray.taxonomy.vocabulary import read_vocabulary
 
 VOCABULARY, CONTEXT, ROWS, NEURONS = 300, 32, 360, 24
 STREAM = VOCABULARY + CONTEXT + VOCABULARY

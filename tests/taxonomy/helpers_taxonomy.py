@@ -8,8 +8,8 @@ from transformers import AutoTokenizer
 
 from universal_ray import testbed
 from universal_ray.corpus import open_corpus
-from universal_ray.taxonomy.features import TokenRows
-from universal_ray.taxonomy.vocabulary import Vocabulary, read_vocabulary
+from universal_ray.features.features import TokenRows
+from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
 
 SPECIAL = 0
 """Id of the special token in every vocabulary made here."""

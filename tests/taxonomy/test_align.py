@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers_taxonomy import embedded_rows, embedded_tokenizer, make_rows
 
-from universal_ray.taxonomy.align import MULTI, NONE, REPLACEMENT, align, spread
-from universal_ray.taxonomy.features import TokenRows
+from universal_ray.features.align import MULTI, NONE, REPLACEMENT, align, spread
+from universal_ray.features.features import TokenRows
 
 thoroughly = hypothesis.settings(max_examples=200, deadline=None, database=None, derandomize=True)
 

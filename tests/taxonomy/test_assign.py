@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from universal_ray.errors import NumericalError
-from universal_ray.taxonomy.assign import (
+from universal_ray.features.bank import BankOptions, Column, feature_bank
+from universal_ray.features.families import (
     NONE,
     FamilyOptions,
     assign,
@@ -19,9 +20,8 @@ from universal_ray.taxonomy.assign import (
     neuron_family,
     top_features,
 )
-from universal_ray.taxonomy.bank import BankOptions, Column, feature_bank
-from universal_ray.taxonomy.features import CURRENT, PREVIOUS
-from universal_ray.taxonomy.vocabulary import Vocabulary
+from universal_ray.features.features import CURRENT, PREVIOUS
+from universal_ray.features.vocabulary import Vocabulary
 
 COLUMNS = [
     Column(name, family, name, looks_at)

@@ -12,8 +12,8 @@ import torch
 from helpers_taxonomy import embedded_rows, make_rows
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.taxonomy.bank import BankOptions, feature_bank
-from universal_ray.taxonomy.features import (
+from universal_ray.features.bank import BankOptions, feature_bank
+from universal_ray.features.features import (
     CURRENT,
     PREVIOUS,
     IdFeature,

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
-from universal_ray.maths.statistics.activations import LayerSums, Places, merge_layers, places
-from universal_ray.taxonomy.features import CURRENT, PREVIOUS
-from universal_ray.taxonomy.sums import (
+from universal_ray.features.features import CURRENT, PREVIOUS
+from universal_ray.features.sums import (
     TOKENS_AT_ONCE,
     FeatureSums,
     id_sums,
     merge_features,
     score_layer,
 )
+from universal_ray.maths.statistics.activations import LayerSums, Places, merge_layers, places
 
 ROWS, CONTEXT, WIDTH, VOCABULARY, FEATURES = 80, 64, 6, 12, 5
 TOKENS = ROWS * CONTEXT

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers_taxonomy import embedded_rows, make_rows
 
-from universal_ray.taxonomy.features import TokenRows
-from universal_ray.taxonomy.rules import LEXICON, Lexicon
-from universal_ray.taxonomy.syntax import TokenLabels, pipeline, syntax_features
+from universal_ray.features.features import TokenRows
+from universal_ray.features.rules import LEXICON, Lexicon
+from universal_ray.features.syntax import TokenLabels, pipeline, syntax_features
 
 RULES = pipeline("rules")
 

@@ -8,8 +8,8 @@ import pytest
 from helpers_taxonomy import embedded_rows, make_rows
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.taxonomy.features import TokenRows
-from universal_ray.taxonomy.semantics import find_topics, subset_features, topic_features
+from universal_ray.features.features import TokenRows
+from universal_ray.features.semantics import find_topics, subset_features, topic_features
 
 THEMES = (
     ("bread", "butter", "flour", "oven", "sugar"),

@@ -8,12 +8,12 @@ import pytest
 from helpers_taxonomy import make_rows
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.taxonomy.spacy_pipeline import SpacyPipeline
-from universal_ray.taxonomy.syntax import TokenLabels, pipeline
+from universal_ray.features.spacy import SpacyPipeline
+from universal_ray.features.syntax import TokenLabels, pipeline
 
 
 def test_without_spacy_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("universal_ray.taxonomy.spacy_pipeline.find_spec", lambda name: None)
+    monkeypatch.setattr("universal_ray.features.spacy.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'universal_ray\[syntax\]'"):
         pipeline("en_core_web_trf")
 

@@ -9,8 +9,8 @@ from helpers_taxonomy import embedded_rows, embedded_tokenizer, make_rows, vocab
 from transformers import PreTrainedTokenizerFast
 
 from universal_ray.errors import ModelError
-from universal_ray.taxonomy.features import IdFeature
-from universal_ray.taxonomy.lexical import (
+from universal_ray.features.features import IdFeature
+from universal_ray.features.lexical import (
     NUMERIC,
     ROLES,
     STARTS,
@@ -19,8 +19,8 @@ from universal_ray.taxonomy.lexical import (
     small_norm,
     unigrams,
 )
-from universal_ray.taxonomy.vocabulary import Vocabulary, read_vocabulary
-from universal_ray.taxonomy.words import own_words
+from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
+from universal_ray.features.words import own_words
 
 FEATURES = {feature.name: feature for feature in (*TYPE, *NUMERIC, *STARTS, *own_words())}
 

@@ -7,7 +7,7 @@ import pytest
 from helpers_taxonomy import vocabulary_of
 
 from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.taxonomy.words import OWN_LISTS, own_words, read_words
+from universal_ray.features.words import OWN_LISTS, own_words, read_words
 
 COLOURS = """
 family: colour

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from universal_ray.features.sums import FeatureSums
 from universal_ray.maths.statistics.activations import places
 from universal_ray.maths.statistics.variance_reduction import score
-from universal_ray.taxonomy.sums import FeatureSums
 
 CONTEXT = 128
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from universal_ray.taxonomy.features import RowFeature, TokenRows
+from universal_ray.features.features import RowFeature, TokenRows
 
 SENTENCE_PLACES = {
     "sentence_token_1": range(1),

@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 
 from universal_ray import checked, finished
 from universal_ray.corpus import TokenCorpus
+from universal_ray.features.families import NONE, Assignment, assign
+from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.finished import (
     BANK_PATH,
     FEATURES_PATH,
@@ -38,8 +40,6 @@ from universal_ray.profile.tables import (
 from universal_ray.reasons import KEY, not_measured, why_null
 from universal_ray.store import Store
 from universal_ray.tables import NEURONS
-from universal_ray.taxonomy.assign import NONE, Assignment, assign
-from universal_ray.taxonomy.vocabulary import Vocabulary
 
 STORIES = ("family", "feature", "variance_reduction", "status", "partners_in_family")
 """Columns of the taxonomy that the table of neurons repeats."""

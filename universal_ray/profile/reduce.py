@@ -11,6 +11,9 @@ import torch
 from universal_ray import checked
 from universal_ray.config.hashing import fingerprint
 from universal_ray.errors import NumericalError
+from universal_ray.features.bank import Column, FeatureBank
+from universal_ray.features.features import CURRENT, PREVIOUS
+from universal_ray.features.sums import FeatureSums, id_sums, merge_features, score_layer
 from universal_ray.folding import read_sums
 from universal_ray.items import Model
 from universal_ray.maths.moments.row_summary import largest
@@ -35,9 +38,6 @@ from universal_ray.profile.plan import ProfilePlan
 from universal_ray.profile.worker import FEATURE, NEURON
 from universal_ray.reasons import with_reasons
 from universal_ray.store import Store
-from universal_ray.taxonomy.bank import Column, FeatureBank
-from universal_ray.taxonomy.features import CURRENT, PREVIOUS
-from universal_ray.taxonomy.sums import FeatureSums, id_sums, merge_features, score_layer
 from universal_ray.weights import load_weights
 
 WEIGHTS_FOLDER = "profile/weights-2"

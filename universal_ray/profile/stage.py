@@ -13,6 +13,11 @@ from universal_ray.config.study import plain
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
 from universal_ray.correlation_stage import CorrelationStage, worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.features.bank import BankOptions, FeatureBank, feature_bank
+from universal_ray.features.families import FamilyOptions, neuron_family
+from universal_ray.features.features import TokenRows
+from universal_ray.features.semantics import Topics, find_topics
+from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
 from universal_ray.items import Model, marker
 from universal_ray.plan import size
 from universal_ray.preflight import Prepared
@@ -29,11 +34,6 @@ from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_la
 from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.store import Store
-from universal_ray.taxonomy.assign import FamilyOptions, neuron_family
-from universal_ray.taxonomy.bank import BankOptions, FeatureBank, feature_bank
-from universal_ray.taxonomy.features import TokenRows
-from universal_ray.taxonomy.semantics import Topics, find_topics
-from universal_ray.taxonomy.vocabulary import Vocabulary, read_vocabulary
 from universal_ray.tokenizer import ids_of
 from universal_ray.weights import embedding_norms
 

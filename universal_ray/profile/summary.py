@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from universal_ray.features.bank import Column
+from universal_ray.features.families import NONE, Assignment, duplicates, family_agreement
 from universal_ray.maths.statistics.comparison import (
     PUBLISHED_DIRECTIONS,
     bootstrap_interval,
     compare,
     pearson,
 )
-from universal_ray.taxonomy.assign import NONE, Assignment, duplicates, family_agreement
-from universal_ray.taxonomy.bank import Column
 
 APART = 1000
 """More than any model has layers: numbers the layers of several models apart."""

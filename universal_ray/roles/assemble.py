@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from universal_ray import checked, finished
+from universal_ray.features.features import CURRENT
+from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.finished import (
     ATTENTION_PATH,
     HEADS_PATH,
@@ -45,8 +47,6 @@ from universal_ray.roles.tables import (
 )
 from universal_ray.roles.worker import EFFECT, PATH, SUMS
 from universal_ray.store import Store
-from universal_ray.taxonomy.features import CURRENT
-from universal_ray.taxonomy.vocabulary import Vocabulary
 
 PATHS = (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH)
 SCHEMAS = {INTERVENTIONS_PATH: INTERVENTIONS, ATTENTION_PATH: ATTENTION}

@@ -8,6 +8,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from universal_ray.features.bank import Column
+from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.items import Model
 from universal_ray.maths.roles.attention import path_correlation, path_means
 from universal_ray.maths.roles.detectors import POSITION_KINDS, DetectorOptions
@@ -27,8 +29,6 @@ from universal_ray.roles.schemas import (
     SCORES,
 )
 from universal_ray.tables import list_of
-from universal_ray.taxonomy.bank import Column
-from universal_ray.taxonomy.vocabulary import Vocabulary
 
 Tensors = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from universal_ray.taxonomy.features import (
+from universal_ray.features.features import (
     IdFeature,
     RowFeature,
     TokenRows,
@@ -17,7 +17,7 @@ from universal_ray.taxonomy.features import (
     by_text,
     by_word,
 )
-from universal_ray.taxonomy.vocabulary import Vocabulary
+from universal_ray.features.vocabulary import Vocabulary
 
 VOWELS = frozenset("aeiou")
 YEARS = range(1491, 2200)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from universal_ray.taxonomy.align import AlignedText, lay_out
-from universal_ray.taxonomy.vocabulary import Vocabulary
+from universal_ray.features.align import AlignedText, lay_out
+from universal_ray.features.vocabulary import Vocabulary
 
 CURRENT, PREVIOUS = "current", "previous"
 

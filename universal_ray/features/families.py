@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from universal_ray.errors import NumericalError
+from universal_ray.features.bank import LETTER, Column
+from universal_ray.features.features import PREVIOUS
 from universal_ray.maths.moments.row_summary import largest
 from universal_ray.maths.statistics.comparison import bootstrap_interval
-from universal_ray.taxonomy.bank import LETTER, Column
-from universal_ray.taxonomy.features import PREVIOUS
 
 UNIGRAM, ALPHABET, PREVIOUS_TOKEN = "unigram", "alphabet", "previous token"
 FIRST_LETTER = "first letter"

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.taxonomy.align import AlignedText
-from universal_ray.taxonomy.syntax import FLAGS, MORPHOLOGY, POS, Words
+from universal_ray.features.align import AlignedText
+from universal_ray.features.labels import FLAGS, MORPHOLOGY, POS, Words
 
 PASSAGES_AT_ONCE = 64
 ATTRIBUTES = ["IDX", "LENGTH", "IS_STOP", "POS", "DEP", "ENT_TYPE", "MORPH"]

@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 from jaxtyping import Bool, Int64
 
-from universal_ray.taxonomy.align import SEPARATOR, AlignedText
-from universal_ray.taxonomy.syntax import FLAGS, MORPHOLOGY, POS, Words
+from universal_ray.features.align import SEPARATOR, AlignedText
+from universal_ray.features.labels import FLAGS, MORPHOLOGY, POS, Words
 
 LEXICON = Path(__file__).parent / "rules.yaml"
 CURLY = "\N{RIGHT SINGLE QUOTATION MARK}"

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.taxonomy.features import IdFeature, by_stripped, by_text, by_word
+from universal_ray.features.features import IdFeature, by_stripped, by_text, by_word
 
 OWN_LISTS = Path(__file__).parent / "words"
 

@@ -11,11 +11,12 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 
+from universal_ray.features.align import MULTI, NONE, AlignedText, align, spread
+from universal_ray.features.features import CURRENT, PREVIOUS, RowFeature, TokenRows
+from universal_ray.features.labels import Words
 from universal_ray.features.position import SENTENCE_PLACES, tokens_since
-from universal_ray.taxonomy.align import MULTI, NONE, AlignedText, align, spread
-from universal_ray.taxonomy.features import CURRENT, PREVIOUS, RowFeature, TokenRows
 
 RULES = "rules"
 BOTH = (CURRENT, PREVIOUS)
@@ -27,61 +28,6 @@ FAMILY = {
     "is": "stop word",
     "sent": "sentence",
 }
-
-POS = {
-    "ADJ": "adjective",
-    "ADP": "adposition",
-    "ADV": "adverb",
-    "AUX": "auxiliary verb",
-    "CCONJ": "coordinating conjunction",
-    "DET": "determiner",
-    "INTJ": "interjection",
-    "NOUN": "noun",
-    "NUM": "number",
-    "PART": "particle",
-    "PRON": "pronoun",
-    "PROPN": "proper noun",
-    "PUNCT": "punctuation",
-    "SCONJ": "subordinating conjunction",
-    "SPACE": "white space other than a single space between words",
-    "SYM": "symbol",
-    "VERB": "verb",
-    "X": "word of no other kind",
-}
-MORPHOLOGY = {
-    "Number=Sing": "singular",
-    "Number=Plur": "plural",
-    "Person=1": "first person",
-    "Person=2": "second person",
-    "Person=3": "third person",
-    "PronType=Prs": "personal pronoun",
-    "PronType=Art": "article",
-    "PronType=Dem": "demonstrative",
-    "PronType=Rel": "relative pronoun",
-    "Tense=Past": "past tense",
-    "Tense=Pres": "present tense",
-    "VerbForm=Fin": "finite verb",
-    "VerbForm=Part": "participle",
-    "VerbForm=Inf": "infinitive",
-    "Aspect=Perf": "perfect participle",
-    "Aspect=Prog": "progressive participle",
-}
-FLAGS = {
-    "is_stop": "word of no content",
-    "sent_begin": "first word of a sentence",
-    "sent_end": "last word of a sentence",
-}
-
-
-@dataclass(frozen=True)
-class Words:
-    """The words of a text, in order and apart, and what a pipeline says of each."""
-
-    start_W: Int64[np.ndarray, "W"]
-    stop_W: Int64[np.ndarray, "W"]
-    labels_WF: Bool[np.ndarray, "W F"]
-    begins_W: Bool[np.ndarray, "W"]
-    """Which words are the first of a sentence."""
 
 
 @runtime_checkable
@@ -96,10 +42,10 @@ class Pipeline(Protocol):
 def pipeline(name: str) -> Pipeline:
     """`rules`, or an installed pipeline of spaCy; ConfigurationError says what to install."""
     if name == RULES:
-        from universal_ray.taxonomy.rules import Rules  # which takes its labels from here
+        from universal_ray.features.rules import Rules  # which takes its labels from here
 
         return Rules()
-    from universal_ray.taxonomy.spacy_pipeline import load
+    from universal_ray.features.spacy import load
 
     return load(name)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from universal_ray.taxonomy.vocabulary import Vocabulary
+from universal_ray.features.vocabulary import Vocabulary
 
 NONE, MULTI = -1, -2
 """A token that lies in no word, and one that reaches into several."""

@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.features.position import POSITION
-from universal_ray.taxonomy.features import (
+from universal_ray.features.features import (
     CURRENT,
     Feature,
     IdFeature,
@@ -25,7 +24,7 @@ from universal_ray.taxonomy.features import (
     TokenRows,
     previous,
 )
-from universal_ray.taxonomy.lexical import (
+from universal_ray.features.lexical import (
     NUMERIC,
     ROLE,
     SPECIAL,
@@ -34,10 +33,11 @@ from universal_ray.taxonomy.lexical import (
     small_norm,
     unigrams,
 )
-from universal_ray.taxonomy.semantics import Topics, subset_features, topic_features
-from universal_ray.taxonomy.syntax import RULES, syntax_features
-from universal_ray.taxonomy.vocabulary import Vocabulary
-from universal_ray.taxonomy.words import own_words, read_words
+from universal_ray.features.position import POSITION
+from universal_ray.features.semantics import Topics, subset_features, topic_features
+from universal_ray.features.syntax import RULES, syntax_features
+from universal_ray.features.vocabulary import Vocabulary
+from universal_ray.features.words import own_words, read_words
 
 LETTER = "letter"
 """Family of the word list of single letters: the paper's alphabet neurons."""

@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.taxonomy.features import IdFeature, RowFeature, TokenRows, by_ids
-from universal_ray.taxonomy.lexical import ROLES, occurrence_roles
-from universal_ray.taxonomy.rules import Lexicon
-from universal_ray.taxonomy.vocabulary import Vocabulary
+from universal_ray.features.features import IdFeature, RowFeature, TokenRows, by_ids
+from universal_ray.features.lexical import ROLES, occurrence_roles
+from universal_ray.features.rules import Lexicon
+from universal_ray.features.vocabulary import Vocabulary
 
 LETTERS = 3
 """A shorter token tells no topic."""

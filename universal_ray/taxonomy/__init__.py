@@ -1,1 +1,0 @@
-"""What neurons respond to: a bank of declared features, and how well each explains a neuron."""
