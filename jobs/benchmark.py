@@ -50,7 +50,7 @@ def main(job: Benchmark) -> None:
     from universal_ray.benchmark.exactness import Extent
     from universal_ray.benchmark.loop import Means, Shape
     from universal_ray.benchmark.report import run, show
-    from universal_ray.capacity import POLICY
+    from universal_ray.planning.capacity import POLICY
 
     counts = {"threads": job.threads, "naive_tokens": job.naive_tokens}
     counts |= {f"shape.{name}": value for name, value in vars(job.shape).items()}

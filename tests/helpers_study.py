@@ -22,8 +22,8 @@ from universal_ray.config.study import (
     Study,
     UnitsConfig,
 )
-from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.preflight import prepare
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.store import Store
 
 ROOT = Path(__file__).parents[1]

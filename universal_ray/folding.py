@@ -6,8 +6,8 @@ Plain functions over the store.
 from collections.abc import Iterator
 
 from universal_ray import checked
-from universal_ray.items import Block, Item, Layout, calibration_file, layer_file, marker
 from universal_ray.maths.moments.accumulate import LayerSums, merge
+from universal_ray.planning.items import Block, Item, Layout, calibration_file, layer_file, marker
 from universal_ray.store import Store
 
 

@@ -29,10 +29,10 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
 
 def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> list["Stage"]:
     """The stages, prepared, and their plan shown."""
-    from universal_ray.correlation_stage import CorrelationStage
-    from universal_ray.plan import describe
     from universal_ray.preflight import prepare
     from universal_ray.report.screen import show_plan
+    from universal_ray.stages.correlations.plan import describe
+    from universal_ray.stages.correlations.stage import CorrelationStage
 
     prepared = prepare(study, store)
     stages: list[Stage] = []
@@ -59,9 +59,9 @@ def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> 
 
 def _speed(study: Study, store: "Store") -> Any:
     """How fast a worker multiplies: as given, as the run has measured, or as this machine does."""
-    from universal_ray.capacity import Speed
     from universal_ray.config.study import Device
     from universal_ray.measure import measured_speed, probed_speed
+    from universal_ray.planning.capacity import Speed
     from universal_ray.record import read_metrics
 
     given = study.cluster.tflops

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from universal_ray.capacity import Speed
+from universal_ray.planning.capacity import Speed
 
 PROBE = (1024, 1024, 2048)
 """Tokens, rows and columns of the product that a CPU's speed is read off."""

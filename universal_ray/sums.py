@@ -2,9 +2,9 @@
 
 import torch
 
-from universal_ray.capacity import Part, Pass
-from universal_ray.items import Model
 from universal_ray.maths.moments.accumulate import LayerSums, ModelMoments, accumulate_
+from universal_ray.planning.capacity import Part, Pass
+from universal_ray.planning.items import Model
 
 Factors = dict[str, tuple[torch.Tensor, ...]]
 """Operands [T, N] of every model of a pass, by identity."""

@@ -17,17 +17,25 @@ import torch
 
 from universal_ray import checked
 from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
-from universal_ray.capacity import Pass
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
 from universal_ray.folding import calibrations, fold
 from universal_ray.hardware import check_same, named
-from universal_ray.items import Block, Item, Model, Unit, calibration_file, layer_file, marker
 from universal_ray.maths.moments.accumulate import LayerSums
 from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
 from universal_ray.measure import Clock, machine_bytes, peak_bytes
 from universal_ray.models import Capture, ModelSource, Take
-from universal_ray.plan import Work
+from universal_ray.planning.capacity import Pass
+from universal_ray.planning.items import (
+    Block,
+    Item,
+    Model,
+    Unit,
+    calibration_file,
+    layer_file,
+    marker,
+)
+from universal_ray.stages.correlations.plan import Work
 from universal_ray.store import Receipt, Store
 from universal_ray.sums import Sums, to_host
 

@@ -5,8 +5,8 @@ import torch
 
 from universal_ray.benchmark.exactness import activations, correlations, exact_correlations
 from universal_ray.benchmark.loop import Means, Shape, make_study, run_sums
-from universal_ray.capacity import BATCH
 from universal_ray.config.study import Device, ForwardType, Policy
+from universal_ray.planning.capacity import BATCH
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

@@ -12,7 +12,6 @@ from helpers_stages import run_here
 from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
 from universal_ray.config.study import RolesConfig, TaxonomyConfig
-from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import MissingError, UniversalRayError
 from universal_ray.lock import RunLock
 from universal_ray.preflight import prepare
@@ -22,6 +21,7 @@ from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.scheduler import Stage
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.store import Store
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from helpers_study import make_study, make_tokens
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from universal_ray.corpus import open_corpus
-from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.planning.shards import layer_bytes
 from universal_ray.preflight import prepare
-from universal_ray.profile.plan import layer_bytes
 from universal_ray.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.store import Store
 
 VOCABULARY, CONTEXT, ROWS, WIDTH, LAYERS = 300, 32, 97, 24, 2

@@ -30,7 +30,6 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.corpus import open_corpus
-from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
@@ -39,6 +38,7 @@ from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.profile.tables import LOWER_END, UNGATED
 from universal_ray.reasons import needs
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.store import Store
 
 VOCABULARY, CONTEXT, ROWS, NEURONS = 300, 32, 360, 24

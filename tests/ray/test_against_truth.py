@@ -10,10 +10,10 @@ from scipy import stats
 
 from universal_ray.config.study import Pairs
 from universal_ray.folding import groups
-from universal_ray.items import Item
 from universal_ray.maths.moments.accumulate import merge
 from universal_ray.maths.moments.correlation import centred_cross, correlation, neuron_moments
 from universal_ray.maths.moments.rotation import rotation
+from universal_ray.planning.items import Item
 from universal_ray.preflight import prepare
 from universal_ray.store import Store
 

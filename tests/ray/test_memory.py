@@ -8,7 +8,7 @@ from helpers_stages import sent_by_value
 from helpers_study import make, make_models, make_study, make_tokens, run, table_bytes
 from ray.cluster_utils import Cluster
 
-from universal_ray.correlation_stage import CorrelationStage
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.worker import MomentsWorker
 
 SHORT = "UNIVERSAL_RAY_TEST_SHORT_OF_MEMORY"

@@ -30,13 +30,13 @@ from universal_ray.config.study import (
     UnitsConfig,
     UniversalConfig,
 )
-from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.reasons import absent, assembled, field, needs, not_measured, with_reasons
 from universal_ray.report.screen import console, show_results
 from universal_ray.roles.schemas import AT_BOS, INTERVENED, ROLES
 from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.store import Store
 
 CONTEXT, ROWS, CHANNELS, HEADS, LAYERS, WIDTH, VOCABULARY = 24, 80, 32, 4, 2, 48, 320

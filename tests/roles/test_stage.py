@@ -37,10 +37,9 @@ from universal_ray.config.study import (
     UnitsConfig,
     UniversalConfig,
 )
-from universal_ray.correlation_stage import CorrelationStage
 from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.items import marker
 from universal_ray.names import ours
+from universal_ray.planning.items import marker
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.roles import plan as roles_plan
@@ -48,6 +47,7 @@ from universal_ray.roles import stage as roles_stage
 from universal_ray.roles.assemble import PATHS, shard_folder
 from universal_ray.roles.schemas import ROLES
 from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.store import Store
 
 CONTEXT, ROWS, INTERVENED = 32, 240, 16

@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 
-from universal_ray import capacity
-from universal_ray.capacity import (
+from universal_ray.config.study import Device, Pairs, Policy, Study, UnitsConfig
+from universal_ray.errors import ConfigurationError
+from universal_ray.options import composed
+from universal_ray.planning import capacity
+from universal_ray.planning.capacity import (
     ADDITIONS,
     GIB,
     GPU_GIB,
@@ -24,11 +27,8 @@ from universal_ray.capacity import (
     choose,
     duration,
 )
-from universal_ray.config.study import Device, Pairs, Policy, Study, UnitsConfig
-from universal_ray.errors import ConfigurationError
-from universal_ray.items import Layout, Model, make_items, make_units, unit_rows
-from universal_ray.options import composed
-from universal_ray.plan import Plan, describe
+from universal_ray.planning.items import Layout, Model, make_items, make_units, unit_rows
+from universal_ray.stages.correlations.plan import Plan, describe
 from universal_ray.sums import Sums
 
 CONF = Path(__file__).parents[2] / "conf"

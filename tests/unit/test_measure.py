@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from universal_ray.config.study import Device
-from universal_ray.correlation_stage import smallest_memory
 from universal_ray.measure import (
     Clock,
     machine_bytes,
@@ -17,6 +16,7 @@ from universal_ray.measure import (
     probed_speed,
     reset_peak,
 )
+from universal_ray.planning.capacity import smallest_memory
 
 
 def test_measured_speed_counts_all_but_writing():

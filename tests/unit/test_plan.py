@@ -7,10 +7,10 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from universal_ray.capacity import GIB, Footprint, Part, Speed
 from universal_ray.config.study import Device, Pairs, Policy
 from universal_ray.errors import ConfigurationError
-from universal_ray.items import (
+from universal_ray.planning.capacity import GIB, Footprint, Part, Speed, size
+from universal_ray.planning.items import (
     Layout,
     Model,
     calibration_file,
@@ -20,7 +20,7 @@ from universal_ray.items import (
     marker,
     unit_rows,
 )
-from universal_ray.plan import Plan, describe, size
+from universal_ray.stages.correlations.plan import Plan, describe
 
 quickly = hypothesis.settings(max_examples=40, deadline=None, database=None, derandomize=True)
 

@@ -7,11 +7,12 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from universal_ray.capacity import GIB, USABLE, Footprint, weight_bytes
 from universal_ray.config.study import Device, Policy
 from universal_ray.errors import ConfigurationError
-from universal_ray.items import Model
-from universal_ray.profile.plan import SHARDS, ProfilePlan, layer_bytes, layer_groups, make_shards
+from universal_ray.planning.capacity import GIB, USABLE, Footprint, weight_bytes
+from universal_ray.planning.items import Model
+from universal_ray.planning.shards import SHARDS, layer_bytes, layer_groups, make_shards
+from universal_ray.stages.profile.plan import ProfilePlan
 
 quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True)
 SMALL = Model("small", "s" * 12, 12, 3072)

@@ -4,10 +4,10 @@ import pyarrow as pa
 import torch
 
 from universal_ray.assemble import partner_layers, summary
-from universal_ray.items import Model
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.correlation import CONSTANT, FAINT, MOVED
 from universal_ray.maths.moments.row_summary import summarise
+from universal_ray.planning.items import Model
 from universal_ray.reduce import Direction
 from universal_ray.tables import NO_PARTNER, neuron_table, pair_table
 

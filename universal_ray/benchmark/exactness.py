@@ -20,7 +20,6 @@ from universal_ray import testbed
 from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.benchmark.loop import Means, run_reduction, run_sums
 from universal_ray.benchmark.sections import Row
-from universal_ray.capacity import ADDITIONS, BATCH, Part
 from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
@@ -34,10 +33,11 @@ from universal_ray.config.study import (
     Study,
 )
 from universal_ray.folding import groups
-from universal_ray.items import Item, Model, make_items
 from universal_ray.maths.moments.accumulate import POLICIES, LayerSums, merge
 from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
 from universal_ray.maths.moments.correlation import centred_cross, correlation, neuron_moments
+from universal_ray.planning.capacity import ADDITIONS, BATCH, Part
+from universal_ray.planning.items import Item, Model, make_items
 from universal_ray.reduce import read_pair
 from universal_ray.store import Store
 from universal_ray.sums import Sums

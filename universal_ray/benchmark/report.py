@@ -15,10 +15,9 @@ from universal_ray.benchmark import exactness, features, sections, sweep
 from universal_ray.benchmark.exactness import Extent
 from universal_ray.benchmark.loop import Means, Shape
 from universal_ray.benchmark.sections import Row
-from universal_ray.capacity import BATCH, LEAST_BATCHES
 from universal_ray.config.study import Device
 from universal_ray.errors import ConfigurationError
-from universal_ray.plan import size
+from universal_ray.planning.capacity import BATCH, LEAST_BATCHES, size
 
 SMALL = Shape(layers=2, width=512, seeds=2, tokens=65_536)
 """What the growth of cost is measured on."""

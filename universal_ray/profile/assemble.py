@@ -22,8 +22,8 @@ from universal_ray.finished import (
     TAXONOMY_PATH,
     Draft,
 )
-from universal_ray.items import Model
 from universal_ray.maths.statistics.variance_reduction import why_none
+from universal_ray.planning.items import Model
 from universal_ray.profile.reduce import ProfileOrder
 from universal_ray.profile.summary import profile_summary
 from universal_ray.profile.tables import (

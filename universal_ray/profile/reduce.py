@@ -15,7 +15,6 @@ from universal_ray.features.bank import Column, FeatureBank
 from universal_ray.features.features import CURRENT, PREVIOUS
 from universal_ray.features.sums import FeatureSums, id_sums, merge_features, score_layer
 from universal_ray.folding import read_sums
-from universal_ray.items import Model
 from universal_ray.maths.moments.row_summary import largest
 from universal_ray.maths.statistics.activations import (
     LayerSums,
@@ -34,9 +33,10 @@ from universal_ray.maths.statistics.weights import (
     vocabulary,
 )
 from universal_ray.models import ModelSource
-from universal_ray.profile.plan import ProfilePlan
+from universal_ray.planning.items import Model
 from universal_ray.profile.worker import FEATURE, NEURON
 from universal_ray.reasons import with_reasons
+from universal_ray.stages.profile.plan import ProfilePlan
 from universal_ray.store import Store
 from universal_ray.weights import load_weights
 

@@ -7,32 +7,25 @@ from typing import Any
 import numpy as np
 
 from universal_ray import checked, finished
-from universal_ray.capacity import GIB
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import plain
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
-from universal_ray.correlation_stage import CorrelationStage, worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.features.bank import BankOptions, FeatureBank, feature_bank
 from universal_ray.features.families import FamilyOptions, neuron_family
 from universal_ray.features.features import TokenRows
 from universal_ray.features.semantics import Topics, find_topics
 from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
-from universal_ray.items import Model, marker
-from universal_ray.plan import size
+from universal_ray.planning.capacity import GIB, size, worker_memory
+from universal_ray.planning.items import Model, marker
+from universal_ray.planning.shards import VERSION, Shard, layer_groups, make_shards
 from universal_ray.preflight import Prepared
 from universal_ray.profile.assemble import Texts, assemble_profile
-from universal_ray.profile.plan import (
-    PAPER_TOKENS,
-    VERSION,
-    ProfilePlan,
-    Shard,
-    layer_groups,
-    make_shards,
-)
 from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_layer, reduce_weights
 from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
 from universal_ray.scheduler import Batch, Task, call
+from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.profile.plan import PAPER_TOKENS, ProfilePlan
 from universal_ray.store import Store
 from universal_ray.tokenizer import ids_of
 from universal_ray.weights import embedding_norms

@@ -14,9 +14,9 @@ from universal_ray.corpus import TokenCorpus
 from universal_ray.features.bank import Column
 from universal_ray.features.families import NONE, Assignment, top_features
 from universal_ray.features.vocabulary import Vocabulary
-from universal_ray.items import Model
 from universal_ray.maths.moments.correlation import split_index
 from universal_ray.maths.statistics.weights import NEEDS
+from universal_ray.planning.items import Model
 from universal_ray.reasons import NOT_MEASURED, assembled, field, not_measured
 from universal_ray.tables import list_of, numbers
 

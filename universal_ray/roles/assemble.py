@@ -22,8 +22,8 @@ from universal_ray.finished import (
     Draft,
 )
 from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
-from universal_ray.items import Model, marker
 from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
+from universal_ray.planning.items import Model, marker
 from universal_ray.profile.summary import plain_numbers
 from universal_ray.reasons import absent, not_measured
 from universal_ray.roles.declare import CUT, MEAN, Declaration

@@ -6,8 +6,8 @@ import numpy as np
 
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import RolesConfig, plain
-from universal_ray.items import Model
-from universal_ray.profile.plan import Shard
+from universal_ray.planning.items import Model
+from universal_ray.planning.shards import Shard
 from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder
 
 SHARD_TOKENS = 4096

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from universal_ray import checked
-from universal_ray.items import Model
 from universal_ray.maths.moments.row_summary import largest
 from universal_ray.maths.roles.attention import (
     bos_directions,
@@ -28,6 +27,7 @@ from universal_ray.maths.roles.frequency import frequency_scores, unigram
 from universal_ray.maths.roles.logits import LogitOptions, logit_roles, token_classes
 from universal_ray.maths.statistics.weights import ModelWeights, Resemblance
 from universal_ray.models import ModelSource
+from universal_ray.planning.items import Model
 from universal_ray.reasons import with_reasons
 from universal_ray.roles.decoder import load_decoder
 from universal_ray.roles.plan import RolesOrder

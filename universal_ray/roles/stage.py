@@ -10,11 +10,11 @@ import torch
 from universal_ray import checked, finished
 from universal_ray.config.hashing import fingerprint
 from universal_ray.corpus import TokenCorpus, excluded_ids
-from universal_ray.correlation_stage import worker_memory
 from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.items import Model, marker
 from universal_ray.maths.roles.frequency import unigram
-from universal_ray.profile.plan import layer_groups
+from universal_ray.planning.capacity import worker_memory
+from universal_ray.planning.items import Model, marker
+from universal_ray.planning.shards import layer_groups
 from universal_ray.profile.stage import PreparedProfile, ProfileStage
 from universal_ray.profile.worker import POST, PRE
 from universal_ray.roles.assemble import (

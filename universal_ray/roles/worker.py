@@ -10,11 +10,11 @@ import torch
 from universal_ray import checked
 from universal_ray.corpus import kept_mask
 from universal_ray.interventions import Effects, Intervener, merge_effects
-from universal_ray.items import Model, marker
 from universal_ray.maths.roles.detectors import NO_NGRAM, most_active, ngrams, suppresses_its_token
 from universal_ray.maths.roles.responses import LENGTHS, NO_NEXT, LayerResponses, Where
 from universal_ray.measure import Clock, peak_bytes
-from universal_ray.profile.plan import Layers, Shard
+from universal_ray.planning.items import Model, marker
+from universal_ray.planning.shards import Layers, Shard
 from universal_ray.roles.declare import Declaration
 from universal_ray.roles.decoder import Decoder, load_decoder
 from universal_ray.roles.paths import PathSums, ablate_paths, merge_paths

@@ -9,14 +9,13 @@ import yaml
 
 from universal_ray import checked, finished, folding, reduce
 from universal_ray.assemble import assemble
-from universal_ray.capacity import GIB
 from universal_ray.config.hashing import fingerprint
-from universal_ray.config.study import ClusterConfig, Device
-from universal_ray.items import Item, calibration_file, layer_file, marker, same_weights
 from universal_ray.names import STUDY_FILE
-from universal_ray.plan import Work
+from universal_ray.planning.capacity import worker_memory
+from universal_ray.planning.items import Item, calibration_file, layer_file, marker, same_weights
 from universal_ray.preflight import Prepared, find_done
 from universal_ray.scheduler import Batch, Task, call
+from universal_ray.stages.correlations.plan import Work
 from universal_ray.store import Store
 from universal_ray.worker import MomentsAssignment, MomentsWorker
 
@@ -207,17 +206,3 @@ class CorrelationStage:
                     )
                 )
         return found
-
-
-def worker_memory(found: list[tuple[str, float]], settings: ClusterConfig) -> float:
-    """Bytes that every worker may use: as configured, or what the smallest has to itself."""
-    if settings.memory is not None:
-        return settings.memory * GIB
-    return smallest_memory(found, settings.device)
-
-
-def smallest_memory(found: list[tuple[str, float]], device: Device) -> float:
-    """Bytes that every worker has to itself: workers on one host share its memory, not its GPUs."""
-    hosts = [host for host, _ in found]
-    shared = device is Device.cpu
-    return min(memory / (hosts.count(host) if shared else 1) for host, memory in found)

@@ -8,9 +8,9 @@ differ from run to run, and changes no bit.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from universal_ray.config.study import Device, Policy, UnitsConfig
+from universal_ray.config.study import ClusterConfig, Device, Policy, UnitsConfig
 from universal_ray.errors import ConfigurationError
-from universal_ray.items import Item, Model
+from universal_ray.planning.items import Item, Model
 
 GIB = 2**30
 BATCH = {
@@ -200,3 +200,26 @@ def duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def size(count: int | float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def worker_memory(found: list[tuple[str, float]], settings: ClusterConfig) -> float:
+    """Bytes that every worker may use: as configured, or what the smallest has to itself."""
+    if settings.memory is not None:
+        return settings.memory * GIB
+    return smallest_memory(found, settings.device)
+
+
+def smallest_memory(found: list[tuple[str, float]], device: Device) -> float:
+    """Bytes that every worker has to itself: workers on one host share its memory, not its GPUs."""
+    hosts = [host for host, _ in found]
+    shared = device is Device.cpu
+    return min(memory / (hosts.count(host) if shared else 1) for host, memory in found)

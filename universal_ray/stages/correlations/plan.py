@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from universal_ray.capacity import Footprint, Pass, Speed, duration
 from universal_ray.config.study import Device
-from universal_ray.items import Item, Layout, Model, Unit
+from universal_ray.planning.capacity import Footprint, Pass, Speed, duration, size
+from universal_ray.planning.items import Item, Layout, Model, Unit
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,6 @@ class Plan:
         return max(
             self.footprint.bytes_of(held) for group in self.groups for held in group
         )
-
-
-def size(count: int | float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def describe(plan: Plan, workers: int, speed: Speed | None) -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""The stages of a run: each a folder of the same rooms."""

@@ -1,0 +1,1 @@
+"""The first stage: sums over tokens, correlations, baselines, who is universal."""

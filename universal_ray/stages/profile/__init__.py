@@ -1,0 +1,1 @@
+"""The second stage: statistics of neurons, scores of features, families."""
