@@ -22,7 +22,7 @@ class Compare:
 def main(job: Compare) -> None:
     from universal_ray.compare import compared, draw, rows
     from universal_ray.report.screen import console, show_rows
-    from universal_ray.store import Store
+    from universal_ray.storage.store import Store
 
     found, flipped, own, published = compared(
         Store(job.run.dir), job.published, job.model, job.threshold

@@ -8,7 +8,7 @@ from universal_ray.options import entry
 def main(study: Study) -> None:
     from universal_ray.report.screen import console, show_plan
     from universal_ray.report.status import describe_run
-    from universal_ray.store import Store
+    from universal_ray.storage.store import Store
 
     store = Store(study.run.dir)
     show_plan(console(), describe_run(store), store.url)

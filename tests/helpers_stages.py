@@ -13,7 +13,7 @@ from ray import cloudpickle
 from universal_ray import driver
 from universal_ray.config.study import Study
 from universal_ray.scheduler import Scheduler, Stage
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 # As in a worker's own process; read at the first product, long after this is imported.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

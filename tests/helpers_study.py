@@ -24,7 +24,7 @@ from universal_ray.config.study import (
 )
 from universal_ray.preflight import prepare
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[1]
 CONTEXT, ROWS, VOCABULARY, LAYERS, WIDTH = 32, 97, 300, 2, 32

@@ -25,7 +25,7 @@ from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 ROWS = 12
 

@@ -23,9 +23,9 @@ from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 from universal_ray.config.study import ClusterConfig, Device
 from universal_ray.ending import SIGNALS, Stopped
 from universal_ray.errors import ResourceError, UniversalRayError
-from universal_ray.failures import reason
 from universal_ray.measure import machine_bytes
 from universal_ray.planning.capacity import GIB
+from universal_ray.storage.failures import reason
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 AUTHENTICATION = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"

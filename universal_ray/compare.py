@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from universal_ray import checked
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
-from universal_ray.failures import reason
-from universal_ray.finished import MARKER, NEURONS_PATH, PROFILE, stages
 from universal_ray.maths.statistics.comparison import Agreement, Flips, Table, agreement, flips
 from universal_ray.report.screen import UNDEFINED, figure
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.failures import reason
+from universal_ray.storage.finished import MARKER, NEURONS_PATH, PROFILE, stages
+from universal_ray.storage.store import Store
 
 PANELS = 4
 

@@ -8,9 +8,9 @@ from functools import cache
 from universal_ray.cluster import cluster
 from universal_ray.config.study import Study
 from universal_ray.errors import DamagedError
-from universal_ray.lock import RunLock
 from universal_ray.scheduler import Scheduler, Stage, Watch
-from universal_ray.store import Store
+from universal_ray.storage.lock import RunLock
+from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 

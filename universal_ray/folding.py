@@ -5,10 +5,10 @@ Plain functions over the store.
 
 from collections.abc import Iterator
 
-from universal_ray import checked
 from universal_ray.maths.moments.accumulate import LayerSums, merge
 from universal_ray.planning.items import Block, Item, Layout, calibration_file, layer_file, marker
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.store import Store
 
 
 def read_sums(store: Store, folder: str, layer: int) -> LayerSums:

@@ -18,7 +18,7 @@ import torch
 
 from universal_ray.config.wellformed import MalformedError, parse
 from universal_ray.errors import ResourceError
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 HARDWARE_FILE = "hardware.json"
 SHAPE = {"host": str, "computes on": {str: (str, None)}}

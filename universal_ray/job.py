@@ -3,17 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 from universal_ray.config.study import Study, check
-from universal_ray.finished import CORRELATIONS, PROFILE, ROLES
+from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
 
 if TYPE_CHECKING:
     from universal_ray.scheduler import Stage
-    from universal_ray.store import Store
+    from universal_ray.storage.store import Store
 
 
 def run(study: Study, wanted: tuple[str, ...]) -> None:
     """Plan, show the plan, and unless it is a dry run make the tables of some stages; show them."""
     from universal_ray.report.screen import Watcher, console, show_results
-    from universal_ray.store import Store
+    from universal_ray.storage.store import Store
 
     check(study)  # before there is a run directory
     out, store = console(), Store(study.run.dir)
@@ -62,7 +62,7 @@ def _speed(study: Study, store: "Store") -> Any:
     from universal_ray.config.study import Device
     from universal_ray.measure import measured_speed, probed_speed
     from universal_ray.planning.capacity import Speed
-    from universal_ray.record import read_metrics
+    from universal_ray.storage.record import read_metrics
 
     given = study.cluster.tflops
     if given is not None:

@@ -11,16 +11,14 @@ from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
 
-from universal_ray import checked, models, tokenizer
+from universal_ray import models, tokenizer
 from universal_ray.config.changes import bits
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import Device, Pairs, Policy, Study, check, model_groups, plain
 from universal_ray.corpus import TokenCorpus, check_fits, count_kept, excluded_ids, open_corpus
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.folding import calibrations
-from universal_ray.lock import refuse_foreign
 from universal_ray.measure import machine_bytes
-from universal_ray.names import STUDY_FILE
 from universal_ray.planning.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
 from universal_ray.planning.items import (
     Item,
@@ -33,9 +31,12 @@ from universal_ray.planning.items import (
     same_weights,
     unit_rows,
 )
-from universal_ray.record import read_record
 from universal_ray.stages.correlations.plan import Plan
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.lock import refuse_foreign
+from universal_ray.storage.names import STUDY_FILE
+from universal_ray.storage.record import read_record
+from universal_ray.storage.store import Store
 from universal_ray.tokenise import TextSettings, tokenise
 
 log = logging.getLogger(__name__)

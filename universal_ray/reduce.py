@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from universal_ray import checked
 from universal_ray.config.hashing import fingerprint
 from universal_ray.folding import groups
 from universal_ray.maths.moments import rotation
@@ -26,7 +25,8 @@ from universal_ray.maths.moments.correlation import (
 from universal_ray.maths.moments.jackknife import jackknife_error
 from universal_ray.maths.moments.row_summary import RowSummary, merge_summaries, summarise
 from universal_ray.planning.items import Item, Layout, Model, calibration_file, layer_file
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.store import Store
 
 TOP = 50
 """Entries of the lists of best and worst partners."""

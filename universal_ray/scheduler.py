@@ -26,10 +26,10 @@ from universal_ray.errors import (
     UnitError,
     UniversalRayError,
 )
-from universal_ray.lock import RunLock
 from universal_ray.progress import PROGRESS_FILE, Advance, Progress
-from universal_ray.record import METRICS_FILE, read_metrics
-from universal_ray.store import Store
+from universal_ray.storage.lock import RunLock
+from universal_ray.storage.record import METRICS_FILE, read_metrics
+from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 

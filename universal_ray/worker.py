@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import torch
 
-from universal_ray import checked
 from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
 from universal_ray.corpus import TokenCorpus, kept_mask
 from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
@@ -36,7 +35,8 @@ from universal_ray.planning.items import (
     marker,
 )
 from universal_ray.stages.correlations.plan import Work
-from universal_ray.store import Receipt, Store
+from universal_ray.storage import checked
+from universal_ray.storage.store import Receipt, Store
 from universal_ray.sums import Sums, to_host
 
 

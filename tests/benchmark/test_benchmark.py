@@ -18,7 +18,7 @@ from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.reduce import read_pair
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 MEANS = Means(Device.cpu, 2, Policy.fp32, ForwardType.float32)

@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 
 from universal_ray.config.study import Study
 from universal_ray.report.status import describe_run
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 IMPATIENT = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",

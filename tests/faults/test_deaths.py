@@ -12,10 +12,10 @@ import pytest
 from helpers_study import table_bytes
 from helpers_whole import copied, make_inputs, run_stages, whole_study
 
-from universal_ray import finished
 from universal_ray.errors import MissingError
-from universal_ray.names import ours
-from universal_ray.store import Store
+from universal_ray.storage import finished
+from universal_ray.storage.names import ours
+from universal_ray.storage.store import Store
 
 CHANGES = {
     "universal.threshold": 0.3,

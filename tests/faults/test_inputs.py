@@ -22,7 +22,7 @@ from helpers_study import (
 from universal_ray.config.study import Activation
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.preflight import prepare
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 
 @pytest.fixture(scope="module")

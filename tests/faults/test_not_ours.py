@@ -7,10 +7,10 @@ import pytest
 from helpers_study import make, make_models, make_study, make_tokens
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.lock import RunLock
-from universal_ray.names import ours
 from universal_ray.preflight import prepare
-from universal_ray.store import Store
+from universal_ray.storage.lock import RunLock
+from universal_ray.storage.names import ours
+from universal_ray.storage.store import Store
 
 FOREIGN = (
     "roles/web/tasks/main.yml", "roles/scores.json", "profile/me.json", "profile/weights/mine.json",

@@ -13,7 +13,7 @@ import pytest
 from helpers_faults import IMPATIENT, wait_for
 from helpers_study import command, make, make_models, make_study, make_tokens, table_bytes
 
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 HOSTS = {"ray-head": "10.99.0.1", "ray-worker": "10.99.0.2"}
 PORT = 6399

@@ -13,8 +13,8 @@ from helpers_study import command, make_models, make_study, make_tokens
 
 from universal_ray.ending import SIGNALS, Lasting, guarded, lasting_output, stoppable
 from universal_ray.errors import StorageError
-from universal_ray.lock import read_lock
-from universal_ray.store import Store
+from universal_ray.storage.lock import read_lock
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 

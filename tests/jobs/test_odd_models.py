@@ -30,10 +30,10 @@ from universal_ray.config.study import (
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.record import read_record
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.store import Store
+from universal_ray.storage.record import read_record
+from universal_ray.storage.store import Store
 
 IDS, PADDED, CONTEXT, ROWS = 300, 364, 16, 80
 

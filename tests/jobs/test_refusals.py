@@ -26,7 +26,7 @@ from universal_ray.errors import (
     StorageError,
 )
 from universal_ray.preflight import prepare
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 

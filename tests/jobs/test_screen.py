@@ -13,7 +13,6 @@ from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
 from universal_ray.config.study import RolesConfig, TaxonomyConfig
 from universal_ray.errors import MissingError, UniversalRayError
-from universal_ray.lock import RunLock
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.progress import Advance, Progress
@@ -22,7 +21,8 @@ from universal_ray.report.status import describe_run
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.scheduler import Stage
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.store import Store
+from universal_ray.storage.lock import RunLock
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 RECORD = b"{configuration: {}, bits: {}, models: [], corpus: {rows: 1, context: 1, units: []}}"

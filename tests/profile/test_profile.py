@@ -37,9 +37,9 @@ from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.profile.tables import LOWER_END, UNGATED
-from universal_ray.reasons import needs
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.store import Store
+from universal_ray.storage.reasons import needs
+from universal_ray.storage.store import Store
 
 VOCABULARY, CONTEXT, ROWS, NEURONS = 300, 32, 360, 24
 STREAM = VOCABULARY + CONTEXT + VOCABULARY

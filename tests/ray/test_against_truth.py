@@ -15,7 +15,7 @@ from universal_ray.maths.moments.correlation import centred_cross, correlation, 
 from universal_ray.maths.moments.rotation import rotation
 from universal_ray.planning.items import Item
 from universal_ray.preflight import prepare
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 NEURONS, DENSE = LAYERS * 4 * WIDTH, 4 * WIDTH
 

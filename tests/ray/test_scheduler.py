@@ -13,7 +13,7 @@ from universal_ray import driver
 from universal_ray.config.study import ClusterConfig, ModelsConfig, RunConfig, Study
 from universal_ray.errors import MemoryShortError, UnitError
 from universal_ray.scheduler import Batch, Task
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 BROKEN, SHORT, GREEDY = 0.125, 0.1875, 0.25
 """Seconds of work that fails on a broken node, finds no memory, or takes more than there is."""

@@ -32,12 +32,19 @@ from universal_ray.config.study import (
 )
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.reasons import absent, assembled, field, needs, not_measured, with_reasons
 from universal_ray.report.screen import console, show_results
 from universal_ray.roles.schemas import AT_BOS, INTERVENED, ROLES
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.store import Store
+from universal_ray.storage.reasons import (
+    absent,
+    assembled,
+    field,
+    needs,
+    not_measured,
+    with_reasons,
+)
+from universal_ray.storage.store import Store
 
 CONTEXT, ROWS, CHANNELS, HEADS, LAYERS, WIDTH, VOCABULARY = 24, 80, 32, 4, 2, 48, 320
 TABLES = (

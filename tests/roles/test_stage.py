@@ -24,7 +24,7 @@ from helpers_roles import hooked_logits, load
 from helpers_stages import run_here
 from transformers import AutoTokenizer
 
-from universal_ray import checked, driver
+from universal_ray import driver
 from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
@@ -38,7 +38,6 @@ from universal_ray.config.study import (
     UniversalConfig,
 )
 from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.names import ours
 from universal_ray.planning.items import marker
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
@@ -48,7 +47,9 @@ from universal_ray.roles.assemble import PATHS, shard_folder
 from universal_ray.roles.schemas import ROLES
 from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.names import ours
+from universal_ray.storage.store import Store
 
 CONTEXT, ROWS, INTERVENED = 32, 240, 16
 CANDIDATES = 2

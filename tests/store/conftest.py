@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 BUCKET = "studies"
 

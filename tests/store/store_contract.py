@@ -24,7 +24,6 @@ from store_processes import (
     write_for_ever,
 )
 
-from universal_ray import lock as locks
 from universal_ray.errors import (
     ConfigurationError,
     DamagedError,
@@ -32,8 +31,9 @@ from universal_ray.errors import (
     MissingError,
     StorageError,
 )
-from universal_ray.lock import RunLock, read_lock
-from universal_ray.store import Receipt, Store
+from universal_ray.storage import lock as locks
+from universal_ray.storage.lock import RunLock, read_lock
+from universal_ray.storage.store import Receipt, Store
 
 NEW = ".nonce/" + 32 * "0"
 

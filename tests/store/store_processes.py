@@ -5,7 +5,7 @@ import os
 import time
 
 from universal_ray.errors import LockedError
-from universal_ray.lock import RunLock
+from universal_ray.storage.lock import RunLock
 
 # Not fork, which a test process full of threads does not survive unharmed; nor forkserver, which
 # keeps the environment of its first use.

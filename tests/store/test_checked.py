@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from universal_ray import checked
 from universal_ray.errors import DamagedError
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.store import Store
 
 NAME = "0123456789ab-0123456789ab"
 PATH, MARKER = f"calibration/{NAME}.safetensors", f"calibration/{NAME}.json"

@@ -6,8 +6,8 @@ import os
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
-from universal_ray import failures
-from universal_ray.failures import passes, patiently, reason, remedy
+from universal_ray.storage import failures
+from universal_ray.storage.failures import passes, patiently, reason, remedy
 
 
 def answer(status, code="Code"):

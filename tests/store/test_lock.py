@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from store_processes import CONTEXT, hold
 
-from universal_ray import lock as locks
 from universal_ray.errors import LockedError, StorageError
-from universal_ray.lock import Owner, RunLock, read_lock
-from universal_ray.store import Store
+from universal_ray.storage import lock as locks
+from universal_ray.storage.lock import Owner, RunLock, read_lock
+from universal_ray.storage.store import Store
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 import torch
 from store_contract import SharedStoreContract
 
-from universal_ray import failures
 from universal_ray.errors import MissingError, StorageError
-from universal_ray.lock import RunLock, read_lock
-from universal_ray.store import Store
+from universal_ray.storage import failures
+from universal_ray.storage.lock import RunLock, read_lock
+from universal_ray.storage.store import Store
 
 PASSING = {"throttled": 6, "hung-up": 6, "unanswered": 6, "broken": 3, "conflict": 3}
 """Failures in a row, more than the client gets over by itself: it asks five times at most."""

@@ -11,8 +11,8 @@ import pytest
 from helpers_study import computed, make, make_models, make_study, make_tokens, run, table_bytes
 
 from universal_ray.errors import LockedError
-from universal_ray.lock import RunLock, read_lock
-from universal_ray.store import Store
+from universal_ray.storage.lock import RunLock, read_lock
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 

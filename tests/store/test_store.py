@@ -20,7 +20,7 @@ from store_contract import SharedStoreContract, StoreContract
 from store_processes import CONTEXT, OURS, write_for_ever
 
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
-from universal_ray.store import PARTIAL, Store
+from universal_ray.storage.store import PARTIAL, Store
 
 
 class TestLocalStore(SharedStoreContract):

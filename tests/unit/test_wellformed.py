@@ -7,9 +7,9 @@ import yaml
 
 from universal_ray.config.wellformed import ABSENT, MalformedError, mistake, moment, parse
 from universal_ray.errors import StorageError
-from universal_ray.names import STUDY_FILE
-from universal_ray.record import read_metrics, read_record
-from universal_ray.store import Store
+from universal_ray.storage.names import STUDY_FILE
+from universal_ray.storage.record import read_metrics, read_record
+from universal_ray.storage.store import Store
 
 SHAPE = {
     "rows": int, "units": [[int, int, str]], "note": (str, None, ABSENT), "sizes": {str: float},

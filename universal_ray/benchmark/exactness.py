@@ -39,7 +39,7 @@ from universal_ray.maths.moments.correlation import centred_cross, correlation, 
 from universal_ray.planning.capacity import ADDITIONS, BATCH, Part
 from universal_ray.planning.items import Item, Model, make_items
 from universal_ray.reduce import read_pair
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 from universal_ray.sums import Sums
 
 CHUNKS = (1024, 4096, 16_384, 65_536)

@@ -37,7 +37,7 @@ from universal_ray.planning.items import Unit
 from universal_ray.preflight import Prepared, prepare
 from universal_ray.scheduler import CALLS
 from universal_ray.stages.correlations.plan import Work
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 from universal_ray.testbed.training import Settings
 from universal_ray.worker import MomentsAssignment, MomentsWorker
 

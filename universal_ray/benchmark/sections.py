@@ -180,9 +180,9 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
     """
     from universal_ray import driver
     from universal_ray.preflight import prepare
-    from universal_ray.record import read_metrics
     from universal_ray.stages.correlations.stage import CorrelationStage
-    from universal_ray.store import Store
+    from universal_ray.storage.record import read_metrics
+    from universal_ray.storage.store import Store
 
     rows = []
     for count, threads in counts:

@@ -7,21 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from universal_ray import checked, finished
 from universal_ray.corpus import TokenCorpus
 from universal_ray.features.families import NONE, Assignment, assign
 from universal_ray.features.vocabulary import Vocabulary
-from universal_ray.finished import (
-    BANK_PATH,
-    FEATURES_PATH,
-    NEURONS_PATH,
-    PAIRS_PATH,
-    PROFILE,
-    STATISTICS_PATH,
-    SUMMARY_PATH,
-    TAXONOMY_PATH,
-    Draft,
-)
 from universal_ray.maths.statistics.variance_reduction import why_none
 from universal_ray.planning.items import Model
 from universal_ray.profile.reduce import ProfileOrder
@@ -37,9 +25,21 @@ from universal_ray.profile.tables import (
     statistics_table,
     taxonomy_table,
 )
-from universal_ray.reasons import KEY, not_measured, why_null
-from universal_ray.store import Store
-from universal_ray.tables import NEURONS
+from universal_ray.stages.correlations.schemas import NEURONS
+from universal_ray.storage import checked, finished
+from universal_ray.storage.finished import (
+    BANK_PATH,
+    FEATURES_PATH,
+    NEURONS_PATH,
+    PAIRS_PATH,
+    PROFILE,
+    STATISTICS_PATH,
+    SUMMARY_PATH,
+    TAXONOMY_PATH,
+    Draft,
+)
+from universal_ray.storage.reasons import KEY, not_measured, why_null
+from universal_ray.storage.store import Store
 
 STORIES = ("family", "feature", "variance_reduction", "status", "partners_in_family")
 """Columns of the taxonomy that the table of neurons repeats."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from universal_ray import checked
 from universal_ray.config.hashing import fingerprint
 from universal_ray.errors import NumericalError
 from universal_ray.features.bank import Column, FeatureBank
@@ -35,9 +34,10 @@ from universal_ray.maths.statistics.weights import (
 from universal_ray.models import ModelSource
 from universal_ray.planning.items import Model
 from universal_ray.profile.worker import FEATURE, NEURON
-from universal_ray.reasons import with_reasons
 from universal_ray.stages.profile.plan import ProfilePlan
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.reasons import with_reasons
+from universal_ray.storage.store import Store
 from universal_ray.weights import load_weights
 
 WEIGHTS_FOLDER = "profile/weights-2"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from universal_ray import checked, finished
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import plain
 from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
@@ -26,7 +25,8 @@ from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWo
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.profile.plan import PAPER_TOKENS, ProfilePlan
-from universal_ray.store import Store
+from universal_ray.storage import checked, finished
+from universal_ray.storage.store import Store
 from universal_ray.tokenizer import ids_of
 from universal_ray.weights import embedding_norms
 

@@ -17,8 +17,8 @@ from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.moments.correlation import split_index
 from universal_ray.maths.statistics.weights import NEEDS
 from universal_ray.planning.items import Model
-from universal_ray.reasons import NOT_MEASURED, assembled, field, not_measured
-from universal_ray.tables import list_of, numbers
+from universal_ray.storage.columns import list_of, numbers
+from universal_ray.storage.reasons import NOT_MEASURED, assembled, field, not_measured
 
 BEFORE = 8
 """Tokens of context before an example."""

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from universal_ray import checked
 from universal_ray.features.bank import FeatureBank
 from universal_ray.features.features import TokenRows
 from universal_ray.features.sums import FeatureSums
@@ -18,7 +17,8 @@ from universal_ray.measure import Clock, peak_bytes
 from universal_ray.planning.items import Model, layer_file, marker
 from universal_ray.planning.shards import Layers, Shard
 from universal_ray.stages.profile.plan import ProfilePlan
-from universal_ray.store import Receipt
+from universal_ray.storage import checked
+from universal_ray.storage.store import Receipt
 from universal_ray.sums import to_host
 from universal_ray.worker import Assignment, Worker
 

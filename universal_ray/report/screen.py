@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from universal_ray.progress import Advance
-from universal_ray.store import Store
+from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 

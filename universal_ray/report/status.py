@@ -3,13 +3,13 @@
 import time
 from typing import Any
 
-from universal_ray import finished
 from universal_ray.config.wellformed import mistake, moment
 from universal_ray.errors import MissingError, StorageError
-from universal_ray.lock import read_lock
-from universal_ray.names import STUDY_FILE
 from universal_ray.progress import PROGRESS_FILE
-from universal_ray.store import Store
+from universal_ray.storage import finished
+from universal_ray.storage.lock import read_lock
+from universal_ray.storage.names import STUDY_FILE
+from universal_ray.storage.store import Store
 
 WRITTEN = {
     "stage": str,

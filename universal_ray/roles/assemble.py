@@ -9,23 +9,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from universal_ray import checked, finished
 from universal_ray.features.features import CURRENT
 from universal_ray.features.vocabulary import Vocabulary
-from universal_ray.finished import (
-    ATTENTION_PATH,
-    HEADS_PATH,
-    INTERVENTIONS_PATH,
-    NEURONS_PATH,
-    ROLES_PATH,
-    SUMMARY_PATH,
-    Draft,
-)
 from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
 from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
 from universal_ray.planning.items import Model, marker
 from universal_ray.profile.summary import plain_numbers
-from universal_ray.reasons import absent, not_measured
 from universal_ray.roles.declare import CUT, MEAN, Declaration
 from universal_ray.roles.paths import PathSums, merge_paths
 from universal_ray.roles.plan import RolesOrder
@@ -46,7 +35,18 @@ from universal_ray.roles.tables import (
     roles_table,
 )
 from universal_ray.roles.worker import EFFECT, PATH, SUMS
-from universal_ray.store import Store
+from universal_ray.storage import checked, finished
+from universal_ray.storage.finished import (
+    ATTENTION_PATH,
+    HEADS_PATH,
+    INTERVENTIONS_PATH,
+    NEURONS_PATH,
+    ROLES_PATH,
+    SUMMARY_PATH,
+    Draft,
+)
+from universal_ray.storage.reasons import absent, not_measured
+from universal_ray.storage.store import Store
 
 PATHS = (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH)
 SCHEMAS = {INTERVENTIONS_PATH: INTERVENTIONS, ATTENTION_PATH: ATTENTION}

@@ -6,9 +6,9 @@ Every column carries its description and unit in the Parquet metadata.
 import pyarrow as pa
 
 from universal_ray.maths.roles.readout import MEASURES
-from universal_ray.reasons import NOT_MEASURED, field
 from universal_ray.roles.paths import QUANTITIES
-from universal_ray.tables import list_of
+from universal_ray.storage.columns import list_of
+from universal_ray.storage.reasons import NOT_MEASURED, field
 
 AT_BOS, INTERVENED = "attention to BOS", "interventions"
 """What a model may lack, by its architecture, its place in the study or its corpus."""

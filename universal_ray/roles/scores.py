@@ -7,7 +7,6 @@ B bins, K entries of a list.
 import torch
 from torch import Tensor
 
-from universal_ray import checked
 from universal_ray.maths.moments.row_summary import largest
 from universal_ray.maths.roles.attention import (
     bos_directions,
@@ -28,11 +27,12 @@ from universal_ray.maths.roles.logits import LogitOptions, logit_roles, token_cl
 from universal_ray.maths.statistics.weights import ModelWeights, Resemblance
 from universal_ray.models import ModelSource
 from universal_ray.planning.items import Model
-from universal_ray.reasons import with_reasons
 from universal_ray.roles.decoder import load_decoder
 from universal_ray.roles.plan import RolesOrder
 from universal_ray.roles.schemas import AT_BOS
-from universal_ray.store import Store
+from universal_ray.storage import checked
+from universal_ray.storage.reasons import with_reasons
+from universal_ray.storage.store import Store
 from universal_ray.weights import load_weights
 
 DIRECTIONS = 1000

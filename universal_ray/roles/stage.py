@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from universal_ray import checked, finished
 from universal_ray.config.hashing import fingerprint
 from universal_ray.corpus import TokenCorpus, excluded_ids
 from universal_ray.errors import ConfigurationError, MissingError
@@ -30,7 +29,8 @@ from universal_ray.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
 from universal_ray.roles.scores import score_weights
 from universal_ray.roles.worker import RolesAssignment, RolesWorker
 from universal_ray.scheduler import Batch, Task, call
-from universal_ray.store import Store
+from universal_ray.storage import checked, finished
+from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from universal_ray.maths.roles.attention import path_correlation, path_means
 from universal_ray.maths.roles.detectors import POSITION_KINDS, DetectorOptions
 from universal_ray.maths.statistics.bootstrap import Interval
 from universal_ray.planning.items import Model
-from universal_ray.reasons import assembled, not_measured
 from universal_ray.roles.declare import Declaration
 from universal_ray.roles.paths import QUANTITIES, PathSums
 from universal_ray.roles.schemas import (
@@ -28,7 +27,8 @@ from universal_ray.roles.schemas import (
     ROLES,
     SCORES,
 )
-from universal_ray.tables import list_of
+from universal_ray.storage.columns import list_of
+from universal_ray.storage.reasons import assembled, not_measured
 
 Tensors = dict[str, Tensor]
 

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 
-from universal_ray import checked
 from universal_ray.corpus import kept_mask
 from universal_ray.interventions import Effects, Intervener, merge_effects
 from universal_ray.maths.roles.detectors import NO_NGRAM, most_active, ngrams, suppresses_its_token
@@ -19,6 +18,7 @@ from universal_ray.roles.declare import Declaration
 from universal_ray.roles.decoder import Decoder, load_decoder
 from universal_ray.roles.paths import PathSums, ablate_paths, merge_paths
 from universal_ray.roles.plan import RolesOrder
+from universal_ray.storage import checked
 from universal_ray.weights import load_weights
 from universal_ray.worker import Assignment, Worker
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import yaml
 
-from universal_ray import checked, finished, folding, reduce
+from universal_ray import folding, reduce
 from universal_ray.assemble import assemble
 from universal_ray.config.hashing import fingerprint
-from universal_ray.names import STUDY_FILE
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Item, calibration_file, layer_file, marker, same_weights
 from universal_ray.preflight import Prepared, find_done
 from universal_ray.scheduler import Batch, Task, call
 from universal_ray.stages.correlations.plan import Work
-from universal_ray.store import Store
+from universal_ray.storage import checked, finished
+from universal_ray.storage.names import STUDY_FILE
+from universal_ray.storage.store import Store
 from universal_ray.worker import MomentsAssignment, MomentsWorker
 
 log = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from typing import Any
 
 from universal_ray.config.wellformed import ABSENT, MalformedError, moment, parse
 from universal_ray.errors import ConfigurationError, LockedError, MissingError, StorageError
-from universal_ray.names import STUDY_FILE, before_a_study
-from universal_ray.record import read_record
-from universal_ray.store import Store
+from universal_ray.storage.names import STUDY_FILE, before_a_study
+from universal_ray.storage.record import read_record
+from universal_ray.storage.store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from universal_ray.disk import checksum, make_folder, seal, sync
 from universal_ray.errors import (
     ConfigurationError,
     DamagedError,
@@ -32,8 +31,9 @@ from universal_ray.errors import (
     StorageError,
     UniversalRayError,
 )
-from universal_ray.failures import patiently, reason, remedy
-from universal_ray.names import PARTIAL, our_scratch, ours
+from universal_ray.storage.disk import checksum, make_folder, seal, sync
+from universal_ray.storage.failures import patiently, reason, remedy
+from universal_ray.storage.names import PARTIAL, our_scratch, ours
 
 if TYPE_CHECKING:
     import pyarrow

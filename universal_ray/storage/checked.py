@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from universal_ray.errors import DamagedError, MissingError
-from universal_ray.store import Receipt, Store
+from universal_ray.storage.store import Receipt, Store
 
 if TYPE_CHECKING:
     import torch

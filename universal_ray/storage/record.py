@@ -8,8 +8,8 @@ import yaml
 
 from universal_ray.config.wellformed import ABSENT, MalformedError, parse
 from universal_ray.errors import StorageError
-from universal_ray.names import STUDY_FILE
-from universal_ray.store import Store
+from universal_ray.storage.names import STUDY_FILE
+from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ written anew. So whenever there is a marker, the tables are those of one study.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from universal_ray import checked
-from universal_ray.store import Receipt, Store
+from universal_ray.storage import checked
+from universal_ray.storage.store import Receipt, Store
 
 if TYPE_CHECKING:
     import pyarrow

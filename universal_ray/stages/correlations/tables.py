@@ -1,7 +1,4 @@
-"""Schemas of the published tables, and the tables made from the reduced pairs.
-
-Every column carries its description and unit in the Parquet metadata.
-"""
+"""Tables made from the reduced pairs."""
 
 from typing import Any
 
@@ -10,93 +7,9 @@ import torch
 
 from universal_ray.maths.moments.correlation import NULL_REASONS, split_index
 from universal_ray.maths.moments.row_summary import distribution_moments
-from universal_ray.reasons import field
 from universal_ray.reduce import Direction
-
-NO_PARTNER = "no neuron of the other model varies enough over the kept tokens"
-
-R, INDEX = "correlation", "index from 0"
-
-
-def list_of(kind: pa.DataType) -> pa.DataType:
-    return pa.list_(kind)
-
-
-PAIRS = pa.schema(
-    [
-        field("model", pa.string(), "id[@revision]", "model the neuron belongs to"),
-        field("other", pa.string(), "id[@revision]", "model whose neurons it is compared with"),
-        field("layer", pa.int16(), INDEX, "layer of the neuron"),
-        field("neuron", pa.int32(), INDEX, "neuron within its layer"),
-        field("max_corr", pa.float64(), R, "largest correlation with any neuron of `other`"),
-        field("max_layer", pa.int16(), INDEX, "layer of that neuron"),
-        field("max_neuron", pa.int32(), INDEX, "that neuron within its layer"),
-        field("min_corr", pa.float64(), R, "smallest (most negative) correlation"),
-        field("min_layer", pa.int16(), INDEX, "layer of that neuron"),
-        field("min_neuron", pa.int32(), INDEX, "that neuron within its layer"),
-        field("top_corr", list_of(pa.float32()), R, "largest correlations, descending"),
-        field("top_layer", list_of(pa.int16()), INDEX, "their layers"),
-        field("top_neuron", list_of(pa.int32()), INDEX, "their neurons"),
-        field("bottom_corr", list_of(pa.float32()), R, "smallest correlations, ascending"),
-        field("bottom_layer", list_of(pa.int16()), INDEX, "their layers"),
-        field("bottom_neuron", list_of(pa.int32()), INDEX, "their neurons"),
-        field("corr_mean", pa.float64(), R, "mean over the neurons of `other`"),
-        field("corr_var", pa.float64(), "correlation²", "population variance over them"),
-        field("corr_skew", pa.float64(), "1", "population skewness over them"),
-        field("corr_kurt", pa.float64(), "1", "population kurtosis over them, Gaussian = 3"),
-        field(
-            "hist",
-            list_of(pa.int32()),
-            "neurons",
-            "101 bins between linspace(-1, 1, 100), each open below and closed above",
-        ),
-        field("diag_corr", pa.float64(), R, "with the neuron of the same layer and index"),
-        field("corr_se", pa.float64(), R, "jackknife standard error of max_corr's correlation",
-              null="there are too few blocks of tokens"),
-        field("baseline_corr", pa.float64(), R, "mean over draws of the largest with any rotated"),
-        field("baseline_se", pa.float64(), R, "standard error of that mean",
-              null="there is one draw"),
-        field("baseline_draws", list_of(pa.float64()), R, "largest with any rotated unit, by draw"),
-        field("mutual", pa.bool_(), "", "whether the best partner's best partner is this neuron"),
-        field("n", pa.int64(), "tokens", "tokens that count"),
-        field("n_excluded", pa.int64(), "tokens", "tokens left out by corpus.exclude"),
-        field("null_reason", pa.string(), "", "why a row has no correlation", null="it has one"),
-    ]
-)
-
-NEURONS = pa.schema(
-    [
-        field("model", pa.string(), "id[@revision]", "reference model"),
-        field("layer", pa.int16(), INDEX, "layer of the neuron"),
-        field("neuron", pa.int32(), INDEX, "neuron within its layer"),
-        field("max_corr", pa.float64(), R, "largest over the other models of max_corr"),
-        field("mean_corr", pa.float64(), R, "mean over the other models of max_corr"),
-        field("min_corr", pa.float64(), R, "smallest over the other models of max_corr"),
-        field("max_baseline", pa.float64(), R, "largest over the other models of baseline_corr"),
-        field("mean_baseline", pa.float64(), R, "mean over the other models of baseline_corr"),
-        field("min_baseline", pa.float64(), R, "smallest over the other models"),
-        field("excess_corr", pa.float64(), R, "mean_corr - mean_baseline"),
-        field("is_universal", pa.bool_(), "", "excess_corr above universal.threshold"),
-        field("baseline_se", pa.float64(), R, "standard error of mean_baseline over the draws",
-              null="there is one draw"),
-        field("n", pa.int64(), "tokens", "tokens that count"),
-        field("null_reason", pa.string(), "", "why a row has no correlation", null="it has one"),
-    ]
-)
-
-
-def numbers(values: torch.Tensor, missing: torch.Tensor, kind: pa.DataType) -> pa.Array:
-    missing = missing | (values.isnan() if values.is_floating_point() else missing)
-    return pa.array(values.numpy(), kind, mask=missing.numpy())
-
-
-def _lists(values: torch.Tensor, kept: torch.Tensor, kind: pa.DataType) -> pa.Array:
-    """Rows of a matrix as lists of the entries that are kept; null where none is."""
-    counts = kept.sum(1)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(torch.int32)
-    flat = pa.array(values[kept].numpy()).cast(kind)
-    mask = pa.array((counts == 0).numpy())
-    return pa.ListArray.from_arrays(pa.array(offsets.numpy()), flat, mask=mask)
+from universal_ray.stages.correlations.schemas import NEURONS, NO_PARTNER, PAIRS
+from universal_ray.storage.columns import _lists, numbers
 
 
 def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> pa.Table:

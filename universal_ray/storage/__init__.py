@@ -1,0 +1,1 @@
+"""Files of a run directory: whole or absent, checked when read, one writer at a time."""
