@@ -15,7 +15,8 @@ from universal_ray import models, tokenizer
 from universal_ray.config.changes import bits
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import Device, Pairs, Policy, Study, check, model_groups, plain
-from universal_ray.corpus import TokenCorpus, check_fits, count_kept, excluded_ids, open_corpus
+from universal_ray.corpus.rows import TokenCorpus, check_fits, count_kept, excluded_ids, open_corpus
+from universal_ray.corpus.tokenise import TextSettings, tokenise
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.folding import calibrations
 from universal_ray.measure import machine_bytes
@@ -37,7 +38,6 @@ from universal_ray.storage.lock import refuse_foreign
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
-from universal_ray.tokenise import TextSettings, tokenise
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from universal_ray.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
-from universal_ray.corpus import TokenCorpus, kept_mask
+from universal_ray.corpus.rows import TokenCorpus, kept_mask
 from universal_ray.errors import MemoryShortError, NumericalError, ResourceError
 from universal_ray.folding import calibrations, fold
 from universal_ray.hardware import check_same, named

@@ -11,7 +11,7 @@ from helpers_stages import run_here
 from helpers_study import make_study, make_tokens
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from universal_ray.corpus import open_corpus
+from universal_ray.corpus.rows import open_corpus
 from universal_ray.planning.shards import layer_bytes
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile

@@ -29,7 +29,7 @@ from universal_ray.config.study import (
     TaxonomyConfig,
     UnitsConfig,
 )
-from universal_ray.corpus import open_corpus
+from universal_ray.corpus.rows import open_corpus
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows

@@ -7,7 +7,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from universal_ray import testbed
-from universal_ray.corpus import open_corpus
+from universal_ray.corpus.rows import open_corpus
 from universal_ray.features.features import TokenRows
 from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
 

@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from universal_ray.corpus import (
+from universal_ray.corpus.rows import (
     EXCLUSION_RULES,
     check_fits,
     count_kept,
@@ -122,7 +122,7 @@ def test_hash_is_of_content_alone(tmp_path, rows_BP, monkeypatch):
     expected = hashlib.sha256(b"20,7;" + rows_BP[10:30].astype("<i8").tobytes()).hexdigest()
     assert corpus.rows_hash(10, 30) == other.rows_hash(10, 30) == expected
     assert corpus.rows_hash(10, 31) != expected
-    monkeypatch.setattr("universal_ray.corpus.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("universal_ray.corpus.rows.ROWS_AT_ONCE", 3)
     assert corpus.rows_hash(10, 30) == expected
 
     rows_BP[29, 6] ^= 1
@@ -394,7 +394,7 @@ def test_mask_is_row_major_and_counts(tmp_path, monkeypatch):
     tokens_BP = np.random.default_rng(1).integers(0, 9, (40, 6))
     columns = {"tokens": list_column(tokens_BP, pa.list_(pa.int32()))}
     corpus = open_corpus(save(tmp_path / "c", columns, 3))
-    monkeypatch.setattr("universal_ray.corpus.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("universal_ray.corpus.rows.ROWS_AT_ONCE", 7)
     for excluded in [(), (3,), (0, 3, 8), tuple(range(9))]:
         kept_T = kept_mask(torch.from_numpy(corpus.read(5, 31)), excluded)
         expected_T = ~np.isin(tokens_BP[5:31].ravel(), np.array(excluded, int))

@@ -29,7 +29,7 @@ from universal_ray.config.study import (
     plain,
     value_of,
 )
-from universal_ray.documents import JOINS
+from universal_ray.corpus.documents import JOINS
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.rotation import KINDS

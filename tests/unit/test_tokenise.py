@@ -17,12 +17,12 @@ from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from universal_ray import tokenise as module
-from universal_ray.corpus import open_corpus
-from universal_ray.documents import JOINS
-from universal_ray.documents import documents as read_documents
+from universal_ray.corpus import tokenise as module
+from universal_ray.corpus.documents import JOINS
+from universal_ray.corpus.documents import documents as read_documents
+from universal_ray.corpus.rows import open_corpus
+from universal_ray.corpus.tokenise import TextSettings, tokenise
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
-from universal_ray.tokenise import TextSettings, tokenise
 
 datasets.disable_progress_bars()
 WORDS = ["the", "of", "and", "neuron", "layer", "seed", "text", "1", "3\n", "(", ")", "=", "def"]

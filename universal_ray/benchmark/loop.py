@@ -31,7 +31,7 @@ from universal_ray.config.study import (
     Study,
     UnitsConfig,
 )
-from universal_ray.corpus import kept_mask
+from universal_ray.corpus.rows import kept_mask
 from universal_ray.measure import peak_bytes, reset_peak
 from universal_ray.planning.items import Unit
 from universal_ray.preflight import Prepared, prepare

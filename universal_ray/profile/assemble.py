@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from universal_ray.corpus import TokenCorpus
+from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.features.families import NONE, Assignment, assign
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.statistics.variance_reduction import why_none

@@ -8,7 +8,7 @@ import numpy as np
 
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import plain
-from universal_ray.corpus import TokenCorpus, count_kept, excluded_ids
+from universal_ray.corpus.rows import TokenCorpus, count_kept, excluded_ids
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.features.bank import BankOptions, FeatureBank, feature_bank
 from universal_ray.features.families import FamilyOptions, neuron_family

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from universal_ray.corpus import TokenCorpus
+from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.features.bank import Column
 from universal_ray.features.families import NONE, Assignment, top_features
 from universal_ray.features.vocabulary import Vocabulary

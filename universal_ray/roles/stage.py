@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from universal_ray.config.hashing import fingerprint
-from universal_ray.corpus import TokenCorpus, excluded_ids
+from universal_ray.corpus.rows import TokenCorpus, excluded_ids
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.maths.roles.frequency import unigram
 from universal_ray.planning.capacity import worker_memory

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from universal_ray.corpus import kept_mask
+from universal_ray.corpus.rows import kept_mask
 from universal_ray.interventions import Effects, Intervener, merge_effects
 from universal_ray.maths.roles.detectors import NO_NGRAM, most_active, ngrams, suppresses_its_token
 from universal_ray.maths.roles.responses import LENGTHS, NO_NEXT, LayerResponses, Where

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 
 from universal_ray.config.wellformed import ABSENT, MalformedError, parse
-from universal_ray.corpus import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_corpus
-from universal_ray.documents import JOINS, TextSettings, documents
+from universal_ray.corpus.documents import JOINS, TextSettings, documents
+from universal_ray.corpus.rows import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_corpus
 from universal_ray.errors import ConfigurationError, CorpusError, StorageError
 from universal_ray.storage.disk import make_folder, sync, sync_all
 

@@ -1,0 +1,1 @@
+"""Text and tokens: documents, tokenised rows, and which tokens count."""
