@@ -7,7 +7,7 @@ from universal_ray.options import entry
 @entry("config", Study)
 def main(study: Study) -> None:
     from universal_ray.config.study import check, model_groups
-    from universal_ray.models import check_files, resolve
+    from universal_ray.models.source import check_files, resolve
 
     check(study)
     for name in (name for group in model_groups(study.models) for name in group):

@@ -11,7 +11,6 @@ from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
 
-from universal_ray import models, tokenizer
 from universal_ray.config.changes import bits
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import Device, Pairs, Policy, Study, check, model_groups, plain
@@ -20,6 +19,8 @@ from universal_ray.corpus.tokenise import TextSettings, tokenise
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.folding import calibrations
 from universal_ray.measure import machine_bytes
+from universal_ray.models import source as models
+from universal_ray.models import tokenizer
 from universal_ray.planning.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
 from universal_ray.planning.items import (
     Item,

@@ -23,7 +23,8 @@ from universal_ray.hardware import check_same, named
 from universal_ray.maths.moments.accumulate import LayerSums
 from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
 from universal_ray.measure import Clock, machine_bytes, peak_bytes
-from universal_ray.models import Capture, ModelSource, Take
+from universal_ray.models.capture import Capture, Take
+from universal_ray.models.source import ModelSource
 from universal_ray.planning.capacity import Pass
 from universal_ray.planning.items import (
     Block,

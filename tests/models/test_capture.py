@@ -11,7 +11,8 @@ from helpers_models import make_gpt2, save_model, values
 from transformers import GPT2LMHeadModel
 
 from universal_ray.errors import ModelError
-from universal_ray.models import Capture, resolve
+from universal_ray.models.capture import Capture
+from universal_ray.models.source import resolve
 
 STANFORD = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
 

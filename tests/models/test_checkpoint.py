@@ -14,10 +14,11 @@ from helpers_models import make_gpt2, make_tokenizer, save_model, values
 from safetensors.torch import load_file, save_file
 
 from universal_ray.errors import ModelError
-from universal_ray.models import Capture, load_model, resolve
-from universal_ray.roles.decoder import load_decoder
-from universal_ray.tokenizer import check_tokenizers, tokenizer
-from universal_ray.weights import embedding_norms, load_weights
+from universal_ray.models.capture import Capture
+from universal_ray.models.decoder import load_decoder
+from universal_ray.models.source import load_model, resolve
+from universal_ray.models.tokenizer import check_tokenizers, tokenizer
+from universal_ray.models.weights import embedding_norms, load_weights
 
 MLP = "transformer.h.1.mlp.c_fc.weight"
 FORMATS = ("safetensors", "bin")
@@ -112,7 +113,7 @@ def test_the_loaders_of_workers_refuse_them_too(copy, kind, monkeypatch):
     state = load_file(copy / "model.safetensors")
     del state[MLP]
     write(copy, state, kind)
-    monkeypatch.setattr("universal_ray.models.build", lambda *_, **__: None)
+    monkeypatch.setattr("universal_ray.models.source.build", lambda *_, **__: None)
     source = resolve(str(copy))
     monkeypatch.undo()
     loaders = (Capture, load_weights, load_decoder, lambda each: embedding_norms(each, 300))

@@ -11,7 +11,8 @@ from helpers_models import make_gpt2, values
 from safetensors.torch import load_file, save_file
 
 from universal_ray.errors import MissingError, ModelError
-from universal_ray.models import Capture, check_files, prefetch, resolve
+from universal_ray.models.capture import Capture
+from universal_ray.models.source import check_files, prefetch, resolve
 
 TOKENS_BP = torch.arange(20).reshape(2, 10)
 

@@ -10,8 +10,9 @@ import torch
 from helpers_models import make_gpt2, make_tokenizer, save_model, values
 
 from universal_ray.errors import MissingError, ModelError
-from universal_ray.models import Capture, prefetch, resolve
-from universal_ray.tokenizer import check_tokenizers, ids_of, tokenizer, tokenizer_identity
+from universal_ray.models.capture import Capture
+from universal_ray.models.source import prefetch, resolve
+from universal_ray.models.tokenizer import check_tokenizers, ids_of, tokenizer, tokenizer_identity
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

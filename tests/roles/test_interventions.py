@@ -21,12 +21,12 @@ from helpers_roles import (
 )
 from torch import Tensor
 
-from universal_ray import interventions
 from universal_ray.errors import ConfigurationError, CorpusError, ModelError
-from universal_ray.interventions import Intervener, Intervention, held, merge_effects
 from universal_ray.maths.roles.readout import MEASURES
-from universal_ray.models import resolve
-from universal_ray.roles.decoder import load_decoder
+from universal_ray.models import interventions
+from universal_ray.models.decoder import load_decoder
+from universal_ray.models.interventions import Intervener, Intervention, held, merge_effects
+from universal_ray.models.source import resolve
 
 
 def counts() -> Tensor:

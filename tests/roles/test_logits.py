@@ -23,8 +23,8 @@ from universal_ray.maths.roles.logits import (
     token_classes,
 )
 from universal_ray.maths.statistics.weights import vocabulary
-from universal_ray.models import resolve
-from universal_ray.weights import load_weights
+from universal_ray.models.source import resolve
+from universal_ray.models.weights import load_weights
 
 CHANNELS, IDS = 24, 400
 

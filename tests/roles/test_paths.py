@@ -15,9 +15,10 @@ from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.roles.attention import path_correlation, path_means
-from universal_ray.models import resolve
-from universal_ray.roles.decoder import load_decoder
-from universal_ray.roles.paths import QUANTITIES, Path, ablate_paths, merge_paths
+from universal_ray.maths.roles.path_sums import QUANTITIES, Path, merge_paths
+from universal_ray.models.decoder import load_decoder
+from universal_ray.models.paths import ablate_paths
+from universal_ray.models.source import resolve
 
 PATHS = (
     Path(neuron=5, layer=1, head=0),

@@ -20,7 +20,6 @@ from helpers_planted import (
     plant,
 )
 
-from universal_ray.interventions import Effects, Intervener, Intervention, held
 from universal_ray.maths.roles.attention import (
     bos_directions,
     bos_scores,
@@ -31,12 +30,14 @@ from universal_ray.maths.roles.attention import (
 )
 from universal_ray.maths.roles.entropy import SWEEP, EntropyOptions, choose, null_space_share
 from universal_ray.maths.roles.logits import logit_roles, token_classes
+from universal_ray.maths.roles.path_sums import Path
 from universal_ray.maths.statistics.bootstrap import Bootstrap
 from universal_ray.maths.statistics.weights import ModelWeights, vector_statistics, vocabulary
-from universal_ray.models import ModelSource, resolve
-from universal_ray.roles.decoder import Decoder, load_decoder
-from universal_ray.roles.paths import Path, ablate_paths
-from universal_ray.weights import load_weights
+from universal_ray.models.decoder import Decoder, load_decoder
+from universal_ray.models.interventions import Effects, Intervener, Intervention, held
+from universal_ray.models.paths import ablate_paths
+from universal_ray.models.source import ModelSource, resolve
+from universal_ray.models.weights import load_weights
 
 HEAD = Path(SWITCH, SWITCHED_LAYER, SWITCHED_HEAD)
 

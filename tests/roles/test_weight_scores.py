@@ -27,9 +27,9 @@ from universal_ray.maths.roles.entropy import (
 )
 from universal_ray.maths.roles.frequency import frequency_scores, unigram
 from universal_ray.maths.statistics.weights import resemblance, vector_statistics, vocabulary
-from universal_ray.models import resolve
-from universal_ray.roles.decoder import load_decoder
-from universal_ray.weights import load_weights
+from universal_ray.models.decoder import load_decoder
+from universal_ray.models.source import resolve
+from universal_ray.models.weights import load_weights
 
 CASES = [(kind, convention) for kind in ("gpt2", "pythia") for convention in ("raw", "folded")]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from universal_ray.errors import ModelError
 from universal_ray.maths.statistics.weights import head_maps, vector_statistics, vocabulary
-from universal_ray.models import resolve
-from universal_ray.weights import NORMALISED, UNBIASED, UNGATED, load_weights
+from universal_ray.models.source import resolve
+from universal_ray.models.weights import NORMALISED, UNBIASED, UNGATED, load_weights
 
 LAYERS, CHANNELS, HEADS, WIDTH, VOCABULARY = 2, 32, 4, 96, 320
 

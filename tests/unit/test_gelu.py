@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from universal_ray.gelu import PIECE, Gelu
+from universal_ray.models.gelu import PIECE, Gelu
 
 
 def exact(x: torch.Tensor) -> torch.Tensor:

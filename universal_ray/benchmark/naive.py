@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from universal_ray.models import ModelSource, load_model
+from universal_ray.models.source import ModelSource, load_model
 
 Activations = Callable[[Tensor], Tensor]
 """Tokens [B, P] to raw activations [T, N], float32."""

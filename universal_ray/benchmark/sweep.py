@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from universal_ray.benchmark.loop import Means, Shape, make_inputs
-from universal_ray.interventions import Intervener, held
 from universal_ray.maths.roles.entropy import SWEEP
 from universal_ray.maths.roles.frequency import unigram
 from universal_ray.maths.roles.readout import Reference
-from universal_ray.models import load_model, resolve
-from universal_ray.roles.decoder import load_decoder
+from universal_ray.models.decoder import load_decoder
+from universal_ray.models.interventions import Intervener, held
+from universal_ray.models.source import load_model, resolve
 
 ROWS = 8
 

@@ -31,14 +31,14 @@ from universal_ray.maths.statistics.weights import (
     vector_statistics,
     vocabulary,
 )
-from universal_ray.models import ModelSource
+from universal_ray.models.source import ModelSource
+from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model
 from universal_ray.profile.worker import FEATURE, NEURON
 from universal_ray.stages.profile.plan import ProfilePlan
 from universal_ray.storage import checked
 from universal_ray.storage.reasons import with_reasons
 from universal_ray.storage.store import Store
-from universal_ray.weights import load_weights
 
 WEIGHTS_FOLDER = "profile/weights-2"
 """A new one whenever its figures mean something else: those of before are not taken for them."""

@@ -15,6 +15,8 @@ from universal_ray.features.families import FamilyOptions, neuron_family
 from universal_ray.features.features import TokenRows
 from universal_ray.features.semantics import Topics, find_topics
 from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
+from universal_ray.models.tokenizer import ids_of
+from universal_ray.models.weights import embedding_norms
 from universal_ray.planning.capacity import GIB, size, worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import VERSION, Shard, layer_groups, make_shards
@@ -27,8 +29,6 @@ from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.profile.plan import PAPER_TOKENS, ProfilePlan
 from universal_ray.storage import checked, finished
 from universal_ray.storage.store import Store
-from universal_ray.tokenizer import ids_of
-from universal_ray.weights import embedding_norms
 
 TOPIC_TOKENS = 2_000_000
 """Tokens that topics are found in, the first of the corpus."""

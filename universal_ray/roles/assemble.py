@@ -11,12 +11,12 @@ from torch import Tensor
 
 from universal_ray.features.features import CURRENT
 from universal_ray.features.vocabulary import Vocabulary
-from universal_ray.interventions import SCALE, UNIGRAM, Effects, merge_effects
+from universal_ray.maths.roles.path_sums import PathSums, merge_paths
 from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
+from universal_ray.models.interventions import SCALE, UNIGRAM, Effects, merge_effects
 from universal_ray.planning.items import Model, marker
 from universal_ray.profile.summary import plain_numbers
 from universal_ray.roles.declare import CUT, MEAN, Declaration
-from universal_ray.roles.paths import PathSums, merge_paths
 from universal_ray.roles.plan import RolesOrder
 from universal_ray.roles.schemas import AT_BOS, ATTENTION, CHANGED, HEADS, INTERVENED, INTERVENTIONS
 from universal_ray.roles.summary import (

@@ -5,8 +5,8 @@ Every column carries its description and unit in the Parquet metadata.
 
 import pyarrow as pa
 
+from universal_ray.maths.roles.path_sums import QUANTITIES
 from universal_ray.maths.roles.readout import MEASURES
-from universal_ray.roles.paths import QUANTITIES
 from universal_ray.storage.columns import list_of
 from universal_ray.storage.reasons import NOT_MEASURED, field
 

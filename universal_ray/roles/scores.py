@@ -25,15 +25,15 @@ from universal_ray.maths.roles.entropy import (
 from universal_ray.maths.roles.frequency import frequency_scores, unigram
 from universal_ray.maths.roles.logits import LogitOptions, logit_roles, token_classes
 from universal_ray.maths.statistics.weights import ModelWeights, Resemblance
-from universal_ray.models import ModelSource
+from universal_ray.models.decoder import load_decoder
+from universal_ray.models.source import ModelSource
+from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model
-from universal_ray.roles.decoder import load_decoder
 from universal_ray.roles.plan import RolesOrder
 from universal_ray.roles.schemas import AT_BOS
 from universal_ray.storage import checked
 from universal_ray.storage.reasons import with_reasons
 from universal_ray.storage.store import Store
-from universal_ray.weights import load_weights
 
 DIRECTIONS = 1000
 """Random directions in the place of neurons."""

@@ -11,6 +11,7 @@ from universal_ray.config.hashing import fingerprint
 from universal_ray.corpus.rows import TokenCorpus, excluded_ids
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.maths.roles.frequency import unigram
+from universal_ray.models.decoder import ARCHITECTURES
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import layer_groups
@@ -24,7 +25,6 @@ from universal_ray.roles.assemble import (
     universality,
 )
 from universal_ray.roles.declare import Declaration, declare
-from universal_ray.roles.decoder import ARCHITECTURES
 from universal_ray.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
 from universal_ray.roles.scores import score_weights
 from universal_ray.roles.worker import RolesAssignment, RolesWorker

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from universal_ray.interventions import Effects
 from universal_ray.maths.roles.logits import (
     counts_by_layer,
     percentiles_by_layer,
     spread_over_seeds,
 )
 from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
+from universal_ray.models.interventions import Effects
 from universal_ray.profile.summary import beside_peers
 from universal_ray.roles.declare import (
     CANDIDATE,

@@ -12,10 +12,10 @@ from universal_ray.features.bank import Column
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.roles.attention import path_correlation, path_means
 from universal_ray.maths.roles.detectors import POSITION_KINDS, DetectorOptions
+from universal_ray.maths.roles.path_sums import QUANTITIES, PathSums
 from universal_ray.maths.statistics.bootstrap import Interval
 from universal_ray.planning.items import Model
 from universal_ray.roles.declare import Declaration
-from universal_ray.roles.paths import QUANTITIES, PathSums
 from universal_ray.roles.schemas import (
     AT_BOS,
     ATTENTION,

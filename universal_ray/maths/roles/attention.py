@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from universal_ray.maths.roles.path_sums import QUANTITIES, PathSums
 from universal_ray.maths.statistics.variance_reduction import DEAD
-from universal_ray.roles.paths import QUANTITIES, PathSums
 
 
 def bos_directions(

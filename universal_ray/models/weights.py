@@ -7,7 +7,8 @@ import torch
 
 from universal_ray.errors import ModelError
 from universal_ray.maths.statistics.weights import CONVENTIONS, ModelWeights
-from universal_ray.models import ModelSource, boot
+from universal_ray.models.bridge import boot
+from universal_ray.models.source import ModelSource
 
 UNGATED = "its MLP has no gate"
 UNBIASED = "its MLP has no input bias"

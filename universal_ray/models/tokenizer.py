@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from universal_ray.checkpoint import quietly
-from universal_ray.configuration import CONFIGURATION, check_regular, read_json
 from universal_ray.errors import ModelError
-from universal_ray.hub import TOKENIZER, directory_of, locate
-from universal_ray.models import ModelSource
+from universal_ray.models.checkpoint import quietly
+from universal_ray.models.configuration import CONFIGURATION, check_regular, read_json
+from universal_ray.models.hub import TOKENIZER, directory_of, locate
+from universal_ray.models.source import ModelSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

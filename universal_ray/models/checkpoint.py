@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
-from universal_ray.configuration import CONFIGURATION, check_regular, read_json, words
 from universal_ray.errors import ModelError
+from universal_ray.models.configuration import CONFIGURATION, check_regular, read_json, words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

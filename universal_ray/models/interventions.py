@@ -19,7 +19,7 @@ from torch import Tensor
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.maths.roles.frequency import unigram
 from universal_ray.maths.roles.readout import MEASURES, Reference
-from universal_ray.roles.decoder import Decoder
+from universal_ray.models.decoder import Decoder
 
 SCALE, UNIGRAM = "scale", "unigram"
 FROZEN = (None, SCALE, UNIGRAM)

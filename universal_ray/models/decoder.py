@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from universal_ray.errors import ModelError
-from universal_ray.models import ModelSource, load_model
+from universal_ray.models.source import ModelSource, load_model
 
 See = Callable[[Tensor], None]
 """Is shown what enters W_out, [B, P, D], and may change it in place."""

@@ -1,0 +1,1 @@
+"""Models: found, checked, loaded, read and intervened on."""
