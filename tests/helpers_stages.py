@@ -10,9 +10,10 @@ from unittest.mock import patch
 import torch
 from ray import cloudpickle
 
-from universal_ray import driver
 from universal_ray.config.study import Study
-from universal_ray.scheduler import Scheduler, Stage
+from universal_ray.runtime import driver
+from universal_ray.runtime.scheduler import Scheduler
+from universal_ray.runtime.task import Stage
 from universal_ray.storage.store import Store
 
 # As in a worker's own process; read at the first product, long after this is imported.

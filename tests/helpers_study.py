@@ -12,7 +12,6 @@ from helpers_models import make_gpt2
 from helpers_stages import run_here
 from transformers import GPT2LMHeadModel
 
-from universal_ray import driver
 from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
@@ -23,6 +22,7 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.preflight import prepare
+from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.storage.store import Store
 

@@ -6,7 +6,7 @@ from universal_ray.config.study import Study, check
 from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
 
 if TYPE_CHECKING:
-    from universal_ray.scheduler import Stage
+    from universal_ray.runtime.task import Stage
     from universal_ray.storage.store import Store
 
 
@@ -20,7 +20,7 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
     if study.dry_run:
         _stages(study, store, wanted, out)
         return
-    from universal_ray import driver
+    from universal_ray.runtime import driver
 
     with Watcher(out) as watch:
         driver.run(lambda: _stages(study, store, wanted, out), study, store, watch)
@@ -60,8 +60,8 @@ def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> 
 def _speed(study: Study, store: "Store") -> Any:
     """How fast a worker multiplies: as given, as the run has measured, or as this machine does."""
     from universal_ray.config.study import Device
-    from universal_ray.measure import measured_speed, probed_speed
     from universal_ray.planning.capacity import Speed
+    from universal_ray.runtime.measure import measured_speed, probed_speed
     from universal_ray.storage.record import read_metrics
 
     given = study.cluster.tflops

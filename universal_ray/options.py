@@ -26,8 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from universal_ray import testbed
-from universal_ray.ending import guarded, lasting_output, stoppable
 from universal_ray.errors import ConfigurationError
+from universal_ray.runtime.ending import guarded, lasting_output, stoppable
 
 Job = TypeVar("Job")
 

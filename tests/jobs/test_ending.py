@@ -11,8 +11,8 @@ import psutil
 import pytest
 from helpers_study import command, make_models, make_study, make_tokens
 
-from universal_ray.ending import SIGNALS, Lasting, guarded, lasting_output, stoppable
 from universal_ray.errors import StorageError
+from universal_ray.runtime.ending import SIGNALS, Lasting, guarded, lasting_output, stoppable
 from universal_ray.storage.lock import read_lock
 from universal_ray.storage.store import Store
 

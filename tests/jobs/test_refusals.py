@@ -15,7 +15,6 @@ from helpers_study import CONTEXT, VOCABULARY, make, make_models, make_study, ma
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 
-from universal_ray.cluster import cluster
 from universal_ray.config.study import Device
 from universal_ray.errors import (
     ConfigurationError,
@@ -26,6 +25,7 @@ from universal_ray.errors import (
     StorageError,
 )
 from universal_ray.preflight import prepare
+from universal_ray.runtime.cluster import cluster
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]

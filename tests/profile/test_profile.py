@@ -18,7 +18,6 @@ from helpers_stages import run_here
 from helpers_study import table_bytes
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from universal_ray import driver
 from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
@@ -37,6 +36,7 @@ from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.preflight import prepare
 from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.profile.tables import LOWER_END, UNGATED
+from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.storage.reasons import needs
 from universal_ray.storage.store import Store

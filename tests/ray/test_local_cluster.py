@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from universal_ray import cluster
 from universal_ray.errors import ResourceError
+from universal_ray.runtime import cluster
 
 DRIVER = """
     import os, pathlib, sys, time

@@ -9,7 +9,7 @@ from helpers_study import make, make_models, make_study, make_tokens, run, table
 from ray.cluster_utils import Cluster
 
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.worker import MomentsWorker
+from universal_ray.stages.correlations.worker import MomentsWorker
 
 SHORT = "UNIVERSAL_RAY_TEST_SHORT_OF_MEMORY"
 

@@ -9,10 +9,10 @@ import ray
 from helpers_stages import sent_by_value
 from ray.cluster_utils import Cluster
 
-from universal_ray import driver
 from universal_ray.config.study import ClusterConfig, ModelsConfig, RunConfig, Study
 from universal_ray.errors import MemoryShortError, UnitError
-from universal_ray.scheduler import Batch, Task
+from universal_ray.runtime import driver
+from universal_ray.runtime.task import Batch, Task
 from universal_ray.storage.store import Store
 
 BROKEN, SHORT, GREEDY = 0.125, 0.1875, 0.25

@@ -24,7 +24,6 @@ from helpers_roles import hooked_logits, load
 from helpers_stages import run_here
 from transformers import AutoTokenizer
 
-from universal_ray import driver
 from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
@@ -46,6 +45,7 @@ from universal_ray.roles import stage as roles_stage
 from universal_ray.roles.assemble import PATHS, shard_folder
 from universal_ray.roles.schemas import ROLES
 from universal_ray.roles.stage import RolesStage, prepare_roles
+from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.storage import checked
 from universal_ray.storage.names import ours

@@ -29,7 +29,7 @@ from universal_ray.planning.capacity import (
 )
 from universal_ray.planning.items import Layout, Model, make_items, make_units, unit_rows
 from universal_ray.stages.correlations.plan import Plan, describe
-from universal_ray.sums import Sums
+from universal_ray.stages.correlations.sums import Sums
 
 CONF = Path(__file__).parents[2] / "conf"
 SHAPES = {"gpt2_small": (12, 3072), "gpt2_medium": (24, 4096), "pythia_160m": (12, 3072),

@@ -5,9 +5,9 @@ import json
 import pytest
 from helpers_study import make, make_models, make_study, make_tokens
 
-from universal_ray import hardware
 from universal_ray.errors import ResourceError
-from universal_ray.hardware import HARDWARE_FILE, check_same, named
+from universal_ray.runtime import hardware
+from universal_ray.runtime.hardware import HARDWARE_FILE, check_same, named
 from universal_ray.storage.store import Store
 
 H100 = {"device": "cuda", "torch": "2", "gpu": "NVIDIA H100", "cuda": "12.8", "cublas": "12.8.4"}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from universal_ray.config.study import Device
-from universal_ray.measure import (
+from universal_ray.planning.capacity import smallest_memory
+from universal_ray.runtime.measure import (
     Clock,
     machine_bytes,
     measured_speed,
@@ -16,7 +17,6 @@ from universal_ray.measure import (
     probed_speed,
     reset_peak,
 )
-from universal_ray.planning.capacity import smallest_memory
 
 
 def test_measured_speed_counts_all_but_writing():

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu
 
 from universal_ray import testbed
-from universal_ray.arithmetic import fix_arithmetic
 from universal_ray.benchmark.loop import Means, run_reduction, run_sums
 from universal_ray.benchmark.sections import Row
 from universal_ray.config.study import (
@@ -39,8 +38,9 @@ from universal_ray.maths.moments.correlation import centred_cross, correlation, 
 from universal_ray.planning.capacity import ADDITIONS, BATCH, Part
 from universal_ray.planning.items import Item, Model, make_items
 from universal_ray.reduce import read_pair
+from universal_ray.runtime.arithmetic import fix_arithmetic
+from universal_ray.stages.correlations.sums import Sums
 from universal_ray.storage.store import Store
-from universal_ray.sums import Sums
 
 CHUNKS = (1024, 4096, 16_384, 65_536)
 """Tokens of one product."""

@@ -32,14 +32,14 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.corpus.rows import kept_mask
-from universal_ray.measure import peak_bytes, reset_peak
 from universal_ray.planning.items import Unit
 from universal_ray.preflight import Prepared, prepare
-from universal_ray.scheduler import CALLS
+from universal_ray.runtime.measure import peak_bytes, reset_peak
+from universal_ray.runtime.scheduler import CALLS
 from universal_ray.stages.correlations.plan import Work
+from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
 from universal_ray.storage.store import Store
 from universal_ray.testbed.training import Settings
-from universal_ray.worker import MomentsAssignment, MomentsWorker
 
 HEAD = 64
 """Width of an attention head, as in every GPT-2."""

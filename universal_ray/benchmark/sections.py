@@ -22,9 +22,9 @@ from universal_ray.benchmark.loop import (
     run_sums,
 )
 from universal_ray.config.study import Device, Policy
-from universal_ray.measure import machine_bytes, matmul_rate
 from universal_ray.planning.capacity import BATCH, size
 from universal_ray.preflight import Prepared
+from universal_ray.runtime.measure import machine_bytes, matmul_rate
 
 Row = dict[str, Any]
 COPIES = 4
@@ -178,8 +178,8 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
 
     From the first unit's start to the last one's end: what starting a cluster takes is left out.
     """
-    from universal_ray import driver
     from universal_ray.preflight import prepare
+    from universal_ray.runtime import driver
     from universal_ray.stages.correlations.stage import CorrelationStage
     from universal_ray.storage.record import read_metrics
     from universal_ray.storage.store import Store

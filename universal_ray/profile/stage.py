@@ -24,7 +24,7 @@ from universal_ray.preflight import Prepared
 from universal_ray.profile.assemble import Texts, assemble_profile
 from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_layer, reduce_weights
 from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
-from universal_ray.scheduler import Batch, Task, call
+from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.profile.plan import PAPER_TOKENS, ProfilePlan
 from universal_ray.storage import checked, finished

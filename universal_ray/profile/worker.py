@@ -13,14 +13,13 @@ from universal_ray.features.features import TokenRows
 from universal_ray.features.sums import FeatureSums
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.statistics.activations import LayerSums, Places, places
-from universal_ray.measure import Clock, peak_bytes
 from universal_ray.planning.items import Model, layer_file, marker
 from universal_ray.planning.shards import Layers, Shard
+from universal_ray.runtime.measure import Clock, peak_bytes
+from universal_ray.runtime.worker import Assignment, Worker, to_host
 from universal_ray.stages.profile.plan import ProfilePlan
 from universal_ray.storage import checked
 from universal_ray.storage.store import Receipt
-from universal_ray.sums import to_host
-from universal_ray.worker import Assignment, Worker
 
 ROWS = 64
 """Rows labelled together."""

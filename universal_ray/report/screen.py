@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from universal_ray.progress import Advance
+from universal_ray.runtime.progress import Advance
 from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import Any
 
 from universal_ray.config.wellformed import mistake, moment
 from universal_ray.errors import MissingError, StorageError
-from universal_ray.progress import PROGRESS_FILE
+from universal_ray.runtime.progress import PROGRESS_FILE
 from universal_ray.storage import finished
 from universal_ray.storage.lock import read_lock
 from universal_ray.storage.names import STUDY_FILE

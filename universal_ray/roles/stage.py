@@ -28,7 +28,7 @@ from universal_ray.roles.declare import Declaration, declare
 from universal_ray.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
 from universal_ray.roles.scores import score_weights
 from universal_ray.roles.worker import RolesAssignment, RolesWorker
-from universal_ray.scheduler import Batch, Task, call
+from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.storage import checked, finished
 from universal_ray.storage.store import Store
 

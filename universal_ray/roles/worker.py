@@ -11,7 +11,6 @@ from universal_ray.corpus.rows import kept_mask
 from universal_ray.maths.roles.detectors import NO_NGRAM, most_active, ngrams, suppresses_its_token
 from universal_ray.maths.roles.path_sums import PathSums, merge_paths
 from universal_ray.maths.roles.responses import LENGTHS, NO_NEXT, LayerResponses, Where
-from universal_ray.measure import Clock, peak_bytes
 from universal_ray.models.decoder import Decoder, load_decoder
 from universal_ray.models.interventions import Effects, Intervener, merge_effects
 from universal_ray.models.paths import ablate_paths
@@ -20,8 +19,9 @@ from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Layers, Shard
 from universal_ray.roles.declare import Declaration
 from universal_ray.roles.plan import RolesOrder
+from universal_ray.runtime.measure import Clock, peak_bytes
+from universal_ray.runtime.worker import Assignment, Worker
 from universal_ray.storage import checked
-from universal_ray.worker import Assignment, Worker
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of one untouched pass: all their logits are held."""

@@ -13,12 +13,12 @@ from universal_ray.config.hashing import fingerprint
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Item, calibration_file, layer_file, marker, same_weights
 from universal_ray.preflight import Prepared, find_done
-from universal_ray.scheduler import Batch, Task, call
+from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.correlations.plan import Work
+from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
 from universal_ray.storage import checked, finished
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
-from universal_ray.worker import MomentsAssignment, MomentsWorker
 
 log = logging.getLogger(__name__)
 

@@ -53,12 +53,3 @@ class Sums:
         begin = (layer - part.start) * model.width
         cross_DM = self._cross[part][begin : begin + model.width]
         return {"n": torch.tensor(float(moments.n), dtype=torch.float64), "cross": cross_DM}
-
-
-def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in page-locked memory, under way when this returns; on a CPU the tensor itself."""
-    if not tensor.is_cuda:
-        return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
-        tensor, non_blocking=True
-    )

@@ -21,10 +21,10 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
 
 from universal_ray.config.study import ClusterConfig, Device
-from universal_ray.ending import SIGNALS, Stopped
 from universal_ray.errors import ResourceError, UniversalRayError
-from universal_ray.measure import machine_bytes
 from universal_ray.planning.capacity import GIB
+from universal_ray.runtime.ending import SIGNALS, Stopped
+from universal_ray.runtime.measure import machine_bytes
 from universal_ray.storage.failures import reason
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

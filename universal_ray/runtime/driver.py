@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
 
-from universal_ray.cluster import cluster
 from universal_ray.config.study import Study
 from universal_ray.errors import DamagedError
-from universal_ray.scheduler import Scheduler, Stage, Watch
+from universal_ray.runtime.cluster import cluster
+from universal_ray.runtime.scheduler import Scheduler, Watch
+from universal_ray.runtime.task import Stage
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.store import Store
 

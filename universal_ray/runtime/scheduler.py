@@ -9,15 +9,14 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from universal_ray.cluster import results
 from universal_ray.config.study import ClusterConfig, Device
 from universal_ray.errors import (
     MemoryShortError,
@@ -26,7 +25,9 @@ from universal_ray.errors import (
     UnitError,
     UniversalRayError,
 )
-from universal_ray.progress import PROGRESS_FILE, Advance, Progress
+from universal_ray.runtime.cluster import results
+from universal_ray.runtime.progress import PROGRESS_FILE, Advance, Progress
+from universal_ray.runtime.task import Batch, Stage, Task
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.record import METRICS_FILE, read_metrics
 from universal_ray.storage.store import Store
@@ -46,63 +47,6 @@ NODE_DIED = "node has died", "node died", "node is dead", "node was terminated"
 
 Watch = Callable[[Advance], None]
 """Called with the batch under way whenever a task of it finishes."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One call of a worker's method."""
-
-    name: str
-    """as Ray's dashboard shows it; no two tasks of a stage share it"""
-    label: str
-    """for people: unit 3"""
-    method: str
-    arguments: tuple
-    tokens: float = 0.0
-    """what it adds to the progress; its result is then one line of the metrics"""
-    beside: bool = False
-    """small work that a worker does beside the tasks that compute"""
-
-
-def call(function: Callable[..., None], name: str, *arguments: Any) -> Task:
-    """A plain function over the store as a task of whatever worker."""
-    return Task(name, name, "do", (function, *arguments))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Tasks of which none waits for another."""
-
-    name: str
-    tasks: Sequence[Task]
-    done: int = 0
-    """how many tasks of its kind an earlier run has finished"""
-    behind: int = 0
-    """tasks beside that may wait: with more of them no other begins, as the disk holds meanwhile
-    what they would make smaller"""
-
-
-@runtime_checkable
-class Stage(Protocol):
-    """What is made of a run directory, and how the work falls into tasks."""
-
-    name: str
-    worker: type
-    """its methods are the tasks'; `memory()` gives its host and the bytes of its device"""
-
-    def begin(self) -> Any:
-        """Under the run's lock: bring the directory in order; what the worker's constructor is
-        told, or None where nothing is to be made.
-        """
-
-    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
-        """Work for workers of such memory; a batch begins when the one before is done."""
-
-    def finished(self, task: Task, result: Any) -> Sequence[Task]:
-        """Take note of a result; tasks that became possible by it."""
-
-    def end(self) -> None:
-        """Everything is made: say so in the directory, and drop what nothing needs any more."""
 
 
 class Host:
