@@ -21,9 +21,9 @@ from universal_ray.config.study import (
     Study,
     UnitsConfig,
 )
-from universal_ray.preflight import prepare
 from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[1]

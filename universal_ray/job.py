@@ -29,10 +29,10 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
 
 def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> list["Stage"]:
     """The stages, prepared, and their plan shown."""
-    from universal_ray.preflight import prepare
     from universal_ray.report.screen import show_plan
     from universal_ray.stages.correlations.plan import describe
     from universal_ray.stages.correlations.stage import CorrelationStage
+    from universal_ray.stages.inputs import prepare
 
     prepared = prepare(study, store)
     stages: list[Stage] = []
@@ -41,14 +41,14 @@ def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> 
         stages.append(CorrelationStage(prepared, store))
         rows += describe(prepared.plan, study.cluster.workers, _speed(study, store))
     if PROFILE in wanted or ROLES in wanted:
-        from universal_ray.profile.stage import ProfileStage, prepare_profile
+        from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
 
         profile = prepare_profile(prepared, store)
         if PROFILE in wanted:
             stages.append(ProfileStage(profile, store))
             rows += profile.describe()
     if ROLES in wanted:
-        from universal_ray.roles.stage import RolesStage, prepare_roles
+        from universal_ray.stages.roles.stage import RolesStage, prepare_roles
 
         roles = prepare_roles(profile, store)
         stages.append(RolesStage(roles, store))

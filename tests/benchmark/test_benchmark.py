@@ -17,7 +17,7 @@ from universal_ray.benchmark.loop import Means, Shape, batches, make_study, run_
 from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.moments.accumulate import POLICIES
-from universal_ray.reduce import read_pair
+from universal_ray.stages.correlations.reduce import read_pair
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]

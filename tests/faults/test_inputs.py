@@ -21,7 +21,7 @@ from helpers_study import (
 
 from universal_ray.config.study import Activation
 from universal_ray.errors import ConfigurationError, CorpusError
-from universal_ray.preflight import prepare
+from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
 
@@ -113,7 +113,7 @@ def test_growing_from_fewer_rows_than_a_batch_has_the_same_bits(inputs, expected
 
 
 def test_a_tokenizer_that_says_other_words_labels_anew(inputs, tmp_path):
-    from universal_ray.profile.stage import prepare_profile
+    from universal_ray.stages.profile.stage import prepare_profile
 
     study, store = make_study(tmp_path, *inputs), Store(str(tmp_path))
     study.taxonomy.topics, study.taxonomy.syntax = 2, None

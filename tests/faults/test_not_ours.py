@@ -7,7 +7,7 @@ import pytest
 from helpers_study import make, make_models, make_study, make_tokens
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.preflight import prepare
+from universal_ray.stages.inputs import prepare
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store

@@ -28,10 +28,10 @@ from universal_ray.config.study import (
     UniversalConfig,
 )
 from universal_ray.errors import ConfigurationError, CorpusError
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.roles.stage import RolesStage, prepare_roles
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
 

@@ -24,8 +24,8 @@ from universal_ray.errors import (
     ResourceError,
     StorageError,
 )
-from universal_ray.preflight import prepare
 from universal_ray.runtime.cluster import cluster
+from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]

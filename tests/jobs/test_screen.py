@@ -13,14 +13,14 @@ from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
 from universal_ray.config.study import RolesConfig, TaxonomyConfig
 from universal_ray.errors import MissingError, UniversalRayError
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
-from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.runtime.progress import Advance, Progress
 from universal_ray.runtime.task import Stage
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.roles.stage import RolesStage, prepare_roles
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.store import Store
 

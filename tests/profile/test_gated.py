@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from universal_ray.corpus.rows import open_corpus
 from universal_ray.planning.shards import layer_bytes
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
 from universal_ray.storage.store import Store
 
 VOCABULARY, CONTEXT, ROWS, WIDTH, LAYERS = 300, 32, 97, 24, 2

@@ -33,11 +33,11 @@ from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
 from universal_ray.features.vocabulary import read_vocabulary
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.profile.tables import LOWER_END, UNGATED
 from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.profile.tables import LOWER_END, UNGATED
 from universal_ray.storage.reasons import needs
 from universal_ray.storage.store import Store
 

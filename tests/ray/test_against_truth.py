@@ -9,12 +9,12 @@ from helpers_study import true_activations as activations
 from scipy import stats
 
 from universal_ray.config.study import Pairs
-from universal_ray.folding import groups
 from universal_ray.maths.moments.accumulate import merge
 from universal_ray.maths.moments.correlation import centred_cross, correlation, neuron_moments
 from universal_ray.maths.moments.rotation import rotation
 from universal_ray.planning.items import Item
-from universal_ray.preflight import prepare
+from universal_ray.stages.correlations.folding import groups
+from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
 NEURONS, DENSE = LAYERS * 4 * WIDTH, 4 * WIDTH

@@ -29,12 +29,12 @@ from helpers_study import (
 )
 from ray.cluster_utils import Cluster
 
-from universal_ray import folding
 from universal_ray.config.study import CorpusConfig, Pairs, Rotation, TextConfig
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
 from universal_ray.planning.items import layer_file, marker
-from universal_ray.preflight import prepare
+from universal_ray.stages.correlations import folding
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
 from universal_ray.storage.lock import RunLock, read_lock
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store

@@ -30,12 +30,12 @@ from universal_ray.config.study import (
     UnitsConfig,
     UniversalConfig,
 )
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
 from universal_ray.report.screen import console, show_results
-from universal_ray.roles.schemas import AT_BOS, INTERVENED, ROLES
-from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.roles.schemas import AT_BOS, INTERVENED, ROLES
+from universal_ray.stages.roles.stage import RolesStage, prepare_roles
 from universal_ray.storage.reasons import (
     absent,
     assembled,

@@ -38,15 +38,15 @@ from universal_ray.config.study import (
 )
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.planning.items import marker
-from universal_ray.preflight import prepare
-from universal_ray.profile.stage import ProfileStage, prepare_profile
-from universal_ray.roles import plan as roles_plan
-from universal_ray.roles import stage as roles_stage
-from universal_ray.roles.assemble import PATHS, shard_folder
-from universal_ray.roles.schemas import ROLES
-from universal_ray.roles.stage import RolesStage, prepare_roles
 from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.roles import plan as roles_plan
+from universal_ray.stages.roles import stage as roles_stage
+from universal_ray.stages.roles.assemble import PATHS, shard_folder
+from universal_ray.stages.roles.schemas import ROLES
+from universal_ray.stages.roles.stage import RolesStage, prepare_roles
 from universal_ray.storage import checked
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
@@ -120,7 +120,7 @@ def run_roles_on_ray(study: Study) -> Store:
 def several_shards():
     """Of four rows each, where so few would be one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("universal_ray.roles.plan.SHARD_TOKENS", 4 * CONTEXT)
+        patch.setattr("universal_ray.stages.roles.plan.SHARD_TOKENS", 4 * CONTEXT)
         yield
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from universal_ray.persistence import persistence
+from universal_ray.stages.correlations.persistence import persistence
 
 LAYERS, WIDTH = 3, 20
 

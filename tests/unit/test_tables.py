@@ -3,13 +3,13 @@
 import pyarrow as pa
 import torch
 
-from universal_ray.assemble import partner_layers, summary
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.correlation import CONSTANT, FAINT, MOVED
 from universal_ray.maths.moments.row_summary import summarise
 from universal_ray.planning.items import Model
-from universal_ray.reduce import Direction
+from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NO_PARTNER
+from universal_ray.stages.correlations.summary import partner_layers, summary
 from universal_ray.stages.correlations.tables import neuron_table, pair_table
 
 NULL_N = torch.tensor([0, CONSTANT, FAINT, 0, MOVED, FAINT])

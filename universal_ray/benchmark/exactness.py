@@ -31,14 +31,14 @@ from universal_ray.config.study import (
     RunConfig,
     Study,
 )
-from universal_ray.folding import groups
 from universal_ray.maths.moments.accumulate import POLICIES, LayerSums, merge
 from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
 from universal_ray.maths.moments.correlation import centred_cross, correlation, neuron_moments
 from universal_ray.planning.capacity import ADDITIONS, BATCH, Part
 from universal_ray.planning.items import Item, Model, make_items
-from universal_ray.reduce import read_pair
 from universal_ray.runtime.arithmetic import fix_arithmetic
+from universal_ray.stages.correlations.folding import groups
+from universal_ray.stages.correlations.reduce import read_pair
 from universal_ray.stages.correlations.sums import Sums
 from universal_ray.storage.store import Store
 

@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 import torch
 
-from universal_ray import reduce, testbed
+from universal_ray import testbed
 from universal_ray.benchmark import naive
 from universal_ray.config.study import (
     BaselineConfig,
@@ -33,11 +33,12 @@ from universal_ray.config.study import (
 )
 from universal_ray.corpus.rows import kept_mask
 from universal_ray.planning.items import Unit
-from universal_ray.preflight import Prepared, prepare
 from universal_ray.runtime.measure import peak_bytes, reset_peak
 from universal_ray.runtime.scheduler import CALLS
+from universal_ray.stages.correlations import reduce
 from universal_ray.stages.correlations.plan import Work
 from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
+from universal_ray.stages.inputs import Prepared, prepare
 from universal_ray.storage.store import Store
 from universal_ray.testbed.training import Settings
 

@@ -23,8 +23,8 @@ from universal_ray.benchmark.loop import (
 )
 from universal_ray.config.study import Device, Policy
 from universal_ray.planning.capacity import BATCH, size
-from universal_ray.preflight import Prepared
 from universal_ray.runtime.measure import machine_bytes, matmul_rate
+from universal_ray.stages.inputs import Prepared
 
 Row = dict[str, Any]
 COPIES = 4
@@ -178,9 +178,9 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
 
     From the first unit's start to the last one's end: what starting a cluster takes is left out.
     """
-    from universal_ray.preflight import prepare
     from universal_ray.runtime import driver
     from universal_ray.stages.correlations.stage import CorrelationStage
+    from universal_ray.stages.inputs import prepare
     from universal_ray.storage.record import read_metrics
     from universal_ray.storage.store import Store
 

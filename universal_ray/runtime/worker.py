@@ -17,9 +17,7 @@ from universal_ray.corpus.rows import TokenCorpus, kept_mask
 from universal_ray.errors import MemoryShortError, ResourceError
 from universal_ray.models.capture import Capture, Take
 from universal_ray.models.source import ModelSource
-from universal_ray.planning.items import (
-    Model,
-)
+from universal_ray.planning.items import Model
 from universal_ray.runtime.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
 from universal_ray.runtime.hardware import check_same, named
 from universal_ray.runtime.measure import machine_bytes

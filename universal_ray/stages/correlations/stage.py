@@ -7,15 +7,15 @@ from typing import Any
 
 import yaml
 
-from universal_ray import folding, reduce
-from universal_ray.assemble import assemble
 from universal_ray.config.hashing import fingerprint
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Item, calibration_file, layer_file, marker, same_weights
-from universal_ray.preflight import Prepared, find_done
 from universal_ray.runtime.task import Batch, Task, call
+from universal_ray.stages.correlations import folding, reduce
 from universal_ray.stages.correlations.plan import Work
+from universal_ray.stages.correlations.summary import assemble
 from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
+from universal_ray.stages.inputs import Prepared, find_done
 from universal_ray.storage import checked, finished
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store

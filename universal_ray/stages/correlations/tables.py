@@ -7,7 +7,7 @@ import torch
 
 from universal_ray.maths.moments.correlation import NULL_REASONS, split_index
 from universal_ray.maths.moments.row_summary import distribution_moments
-from universal_ray.reduce import Direction
+from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NEURONS, NO_PARTNER, PAIRS
 from universal_ray.storage.columns import _lists, numbers
 

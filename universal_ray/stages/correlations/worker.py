@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 
 from universal_ray.errors import NumericalError
-from universal_ray.folding import calibrations, fold
 from universal_ray.maths.moments.accumulate import LayerSums
 from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
 from universal_ray.planning.capacity import Pass
@@ -28,6 +27,7 @@ from universal_ray.planning.items import (
 )
 from universal_ray.runtime.measure import Clock, peak_bytes
 from universal_ray.runtime.worker import Assignment, Worker, to_host
+from universal_ray.stages.correlations.folding import calibrations, fold
 from universal_ray.stages.correlations.plan import Work
 from universal_ray.stages.correlations.sums import Sums
 from universal_ray.storage import checked

@@ -8,7 +8,7 @@ from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import RolesConfig, plain
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import Shard
-from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder
+from universal_ray.stages.profile.reduce import WEIGHTS_FOLDER, ProfileOrder
 
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""

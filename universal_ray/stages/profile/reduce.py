@@ -13,7 +13,6 @@ from universal_ray.errors import NumericalError
 from universal_ray.features.bank import Column, FeatureBank
 from universal_ray.features.features import CURRENT, PREVIOUS
 from universal_ray.features.sums import FeatureSums, id_sums, merge_features, score_layer
-from universal_ray.folding import read_sums
 from universal_ray.maths.moments.row_summary import largest
 from universal_ray.maths.statistics.activations import (
     LayerSums,
@@ -34,8 +33,9 @@ from universal_ray.maths.statistics.weights import (
 from universal_ray.models.source import ModelSource
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model
-from universal_ray.profile.worker import FEATURE, NEURON
+from universal_ray.stages.correlations.folding import read_sums
 from universal_ray.stages.profile.plan import ProfilePlan
+from universal_ray.stages.profile.worker import FEATURE, NEURON
 from universal_ray.storage import checked
 from universal_ray.storage.reasons import with_reasons
 from universal_ray.storage.store import Store

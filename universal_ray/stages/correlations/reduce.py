@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 import torch
 
 from universal_ray.config.hashing import fingerprint
-from universal_ray.folding import groups
 from universal_ray.maths.moments import rotation
 from universal_ray.maths.moments.accumulate import merge
 from universal_ray.maths.moments.correlation import (
@@ -25,6 +24,7 @@ from universal_ray.maths.moments.correlation import (
 from universal_ray.maths.moments.jackknife import jackknife_error
 from universal_ray.maths.moments.row_summary import RowSummary, merge_summaries, summarise
 from universal_ray.planning.items import Item, Layout, Model, calibration_file, layer_file
+from universal_ray.stages.correlations.folding import groups
 from universal_ray.storage import checked
 from universal_ray.storage.store import Store
 

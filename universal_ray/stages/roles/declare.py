@@ -16,7 +16,7 @@ from universal_ray.errors import ConfigurationError
 from universal_ray.maths.roles.path_sums import Path
 from universal_ray.maths.roles.sets import by_layer, matched_random
 from universal_ray.models.interventions import SCALE, UNIGRAM, Intervention, held
-from universal_ray.roles.schemas import AT_BOS
+from universal_ray.stages.roles.schemas import AT_BOS
 from universal_ray.storage.reasons import not_measured
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from universal_ray.models.decoder import load_decoder
 from universal_ray.models.source import ModelSource
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model
-from universal_ray.roles.plan import RolesOrder
-from universal_ray.roles.schemas import AT_BOS
+from universal_ray.stages.roles.plan import RolesOrder
+from universal_ray.stages.roles.schemas import AT_BOS
 from universal_ray.storage import checked
 from universal_ray.storage.reasons import with_reasons
 from universal_ray.storage.store import Store

@@ -17,8 +17,8 @@ from universal_ray.maths.roles.logits import (
 )
 from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
 from universal_ray.models.interventions import Effects
-from universal_ray.profile.summary import beside_peers
-from universal_ray.roles.declare import (
+from universal_ray.stages.profile.summary import beside_peers
+from universal_ray.stages.roles.declare import (
     CANDIDATE,
     CONTROL,
     FREQUENT,
@@ -28,7 +28,7 @@ from universal_ray.roles.declare import (
     UNIVERSAL,
     Declaration,
 )
-from universal_ray.roles.schemas import ROLE_NEEDS
+from universal_ray.stages.roles.schemas import ROLE_NEEDS
 
 PERCENTILES = (5.0, 10.0, 50.0, 90.0, 95.0)
 

@@ -15,11 +15,18 @@ from universal_ray.maths.roles.path_sums import PathSums, merge_paths
 from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
 from universal_ray.models.interventions import SCALE, UNIGRAM, Effects, merge_effects
 from universal_ray.planning.items import Model, marker
-from universal_ray.profile.summary import plain_numbers
-from universal_ray.roles.declare import CUT, MEAN, Declaration
-from universal_ray.roles.plan import RolesOrder
-from universal_ray.roles.schemas import AT_BOS, ATTENTION, CHANGED, HEADS, INTERVENED, INTERVENTIONS
-from universal_ray.roles.summary import (
+from universal_ray.stages.profile.summary import plain_numbers
+from universal_ray.stages.roles.declare import CUT, MEAN, Declaration
+from universal_ray.stages.roles.plan import RolesOrder
+from universal_ray.stages.roles.schemas import (
+    AT_BOS,
+    ATTENTION,
+    CHANGED,
+    HEADS,
+    INTERVENED,
+    INTERVENTIONS,
+)
+from universal_ray.stages.roles.summary import (
     ablated_sets,
     model_summary,
     next_tokens,
@@ -27,14 +34,14 @@ from universal_ray.roles.summary import (
     seeds_summary,
     sweeps,
 )
-from universal_ray.roles.tables import (
+from universal_ray.stages.roles.tables import (
     attention_table,
     has_role,
     heads_table,
     interventions_table,
     roles_table,
 )
-from universal_ray.roles.worker import EFFECT, PATH, SUMS
+from universal_ray.stages.roles.worker import EFFECT, PATH, SUMS
 from universal_ray.storage import checked, finished
 from universal_ray.storage.finished import (
     ATTENTION_PATH,

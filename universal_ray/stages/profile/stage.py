@@ -20,13 +20,18 @@ from universal_ray.models.weights import embedding_norms
 from universal_ray.planning.capacity import GIB, size, worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import VERSION, Shard, layer_groups, make_shards
-from universal_ray.preflight import Prepared
-from universal_ray.profile.assemble import Texts, assemble_profile
-from universal_ray.profile.reduce import WEIGHTS_FOLDER, ProfileOrder, reduce_layer, reduce_weights
-from universal_ray.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.inputs import Prepared
+from universal_ray.stages.profile.assemble import Texts, assemble_profile
 from universal_ray.stages.profile.plan import PAPER_TOKENS, ProfilePlan
+from universal_ray.stages.profile.reduce import (
+    WEIGHTS_FOLDER,
+    ProfileOrder,
+    reduce_layer,
+    reduce_weights,
+)
+from universal_ray.stages.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
 from universal_ray.storage import checked, finished
 from universal_ray.storage.store import Store
 

@@ -15,20 +15,20 @@ from universal_ray.models.decoder import ARCHITECTURES
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import layer_groups
-from universal_ray.profile.stage import PreparedProfile, ProfileStage
-from universal_ray.profile.worker import POST, PRE
-from universal_ray.roles.assemble import (
+from universal_ray.runtime.task import Batch, Task, call
+from universal_ray.stages.profile.stage import PreparedProfile, ProfileStage
+from universal_ray.stages.profile.worker import POST, PRE
+from universal_ray.stages.roles.assemble import (
     assemble_roles,
     shard_folder,
     statistics,
     universal,
     universality,
 )
-from universal_ray.roles.declare import Declaration, declare
-from universal_ray.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
-from universal_ray.roles.scores import score_weights
-from universal_ray.roles.worker import RolesAssignment, RolesWorker
-from universal_ray.runtime.task import Batch, Task, call
+from universal_ray.stages.roles.declare import Declaration, declare
+from universal_ray.stages.roles.plan import FOLDER, MEANING, RolesOrder, role_shards
+from universal_ray.stages.roles.scores import score_weights
+from universal_ray.stages.roles.worker import RolesAssignment, RolesWorker
 from universal_ray.storage import checked, finished
 from universal_ray.storage.store import Store
 

@@ -17,10 +17,10 @@ from universal_ray.models.paths import ablate_paths
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Layers, Shard
-from universal_ray.roles.declare import Declaration
-from universal_ray.roles.plan import RolesOrder
 from universal_ray.runtime.measure import Clock, peak_bytes
 from universal_ray.runtime.worker import Assignment, Worker
+from universal_ray.stages.roles.declare import Declaration
+from universal_ray.stages.roles.plan import RolesOrder
 from universal_ray.storage import checked
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}

@@ -15,8 +15,8 @@ from universal_ray.maths.roles.detectors import POSITION_KINDS, DetectorOptions
 from universal_ray.maths.roles.path_sums import QUANTITIES, PathSums
 from universal_ray.maths.statistics.bootstrap import Interval
 from universal_ray.planning.items import Model
-from universal_ray.roles.declare import Declaration
-from universal_ray.roles.schemas import (
+from universal_ray.stages.roles.declare import Declaration
+from universal_ray.stages.roles.schemas import (
     AT_BOS,
     ATTENTION,
     CORRELATED,

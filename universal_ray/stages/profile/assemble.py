@@ -12,9 +12,10 @@ from universal_ray.features.families import NONE, Assignment, assign
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.statistics.variance_reduction import why_none
 from universal_ray.planning.items import Model
-from universal_ray.profile.reduce import ProfileOrder
-from universal_ray.profile.summary import profile_summary
-from universal_ray.profile.tables import (
+from universal_ray.stages.correlations.schemas import NEURONS
+from universal_ray.stages.profile.reduce import ProfileOrder
+from universal_ray.stages.profile.summary import profile_summary
+from universal_ray.stages.profile.tables import (
     NUMBERS,
     PUBLISHED,
     STATISTICS,
@@ -25,7 +26,6 @@ from universal_ray.profile.tables import (
     statistics_table,
     taxonomy_table,
 )
-from universal_ray.stages.correlations.schemas import NEURONS
 from universal_ray.storage import checked, finished
 from universal_ray.storage.finished import (
     BANK_PATH,

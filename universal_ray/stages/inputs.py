@@ -17,7 +17,6 @@ from universal_ray.config.study import Device, Pairs, Policy, Study, check, mode
 from universal_ray.corpus.rows import TokenCorpus, check_fits, count_kept, excluded_ids, open_corpus
 from universal_ray.corpus.tokenise import TextSettings, tokenise
 from universal_ray.errors import ConfigurationError, CorpusError
-from universal_ray.folding import calibrations
 from universal_ray.models import source as models
 from universal_ray.models import tokenizer
 from universal_ray.planning.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
@@ -33,6 +32,7 @@ from universal_ray.planning.items import (
     unit_rows,
 )
 from universal_ray.runtime.measure import machine_bytes
+from universal_ray.stages.correlations.folding import calibrations
 from universal_ray.stages.correlations.plan import Plan
 from universal_ray.storage import checked
 from universal_ray.storage.lock import refuse_foreign

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import torch
 
 from universal_ray.config.study import ModelsConfig
-from universal_ray.persistence import persistence
-from universal_ray.published import published
-from universal_ray.reduce import Reduction, read_pair
+from universal_ray.stages.correlations.persistence import persistence
 from universal_ray.stages.correlations.plan import Plan
+from universal_ray.stages.correlations.published import published
+from universal_ray.stages.correlations.reduce import Reduction, read_pair
 from universal_ray.stages.correlations.tables import mutual_partners, neuron_table, pair_table
 from universal_ray.storage.finished import (
     CORRELATIONS,

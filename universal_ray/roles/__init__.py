@@ -1,1 +1,0 @@
-"""What neurons do: roles told from weights, from sums over tokens, and from interventions."""

@@ -1,0 +1,1 @@
+"""The third stage: what neurons do."""
