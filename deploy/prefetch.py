@@ -1,7 +1,7 @@
 """Fill a machine's hub cache with the models of a study; the options are those of jobs/run.py."""
 
+from universal_ray.cli.options import entry
 from universal_ray.config.study import Study
-from universal_ray.options import entry
 
 
 @entry("config", Study)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from universal_ray.cli.options import entry
 from universal_ray.config.study import Device, ForwardType, Policy, check_positive
-from universal_ray.options import entry
 
 
 @dataclass(kw_only=True)

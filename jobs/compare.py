@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from universal_ray.cli.options import entry
 from universal_ray.config.study import RunConfig
-from universal_ray.options import entry
 
 
 @dataclass(kw_only=True)
@@ -20,7 +20,7 @@ class Compare:
 
 @entry("compare", Compare)
 def main(job: Compare) -> None:
-    from universal_ray.compare import compared, draw, rows
+    from universal_ray.report.compare import compared, draw, rows
     from universal_ray.report.screen import console, show_rows
     from universal_ray.storage.store import Store
 

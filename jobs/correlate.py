@@ -1,8 +1,8 @@
 """Correlate every neuron of a reference model with those of other seeds, no more."""
 
+from universal_ray.cli.options import entry
+from universal_ray.cli.study import CORRELATIONS, run
 from universal_ray.config.study import Study
-from universal_ray.job import CORRELATIONS, run
-from universal_ray.options import entry
 
 
 @entry("config", Study)

@@ -1,8 +1,8 @@
 """What neurons do: roles of a run whose profile is there, no more."""
 
+from universal_ray.cli.options import entry
+from universal_ray.cli.study import ROLES, run
 from universal_ray.config.study import Study
-from universal_ray.job import ROLES, run
-from universal_ray.options import entry
 
 
 @entry("config", Study)

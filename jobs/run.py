@@ -1,8 +1,8 @@
 """The whole study: which neurons are universal, what they respond to and what they do."""
 
+from universal_ray.cli.options import entry
+from universal_ray.cli.study import CORRELATIONS, PROFILE, ROLES, run
 from universal_ray.config.study import Study
-from universal_ray.job import CORRELATIONS, PROFILE, ROLES, run
-from universal_ray.options import entry
 
 
 @entry("config", Study)

@@ -1,7 +1,7 @@
 """What a run has done, does and how fast, from its files alone: `jobs/status.py run.dir=DIR`."""
 
+from universal_ray.cli.options import entry
 from universal_ray.config.study import Study
-from universal_ray.options import entry
 
 
 @entry("config", Study)

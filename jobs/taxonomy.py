@@ -1,8 +1,8 @@
 """Statistics and families of every neuron of a run whose correlations are there, no more."""
 
+from universal_ray.cli.options import entry
+from universal_ray.cli.study import PROFILE, run
 from universal_ray.config.study import Study
-from universal_ray.job import PROFILE, run
-from universal_ray.options import entry
 
 
 @entry("config", Study)

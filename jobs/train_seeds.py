@@ -8,9 +8,9 @@ from typing import Any
 import ray
 import torch
 
+from universal_ray.cli.options import entry
 from universal_ray.config.study import ClusterConfig, Device, check_cluster
 from universal_ray.errors import ConfigurationError
-from universal_ray.options import entry
 from universal_ray.runtime.cluster import cluster, results
 from universal_ray.testbed import text
 from universal_ray.testbed.training import Settings, export, prepare, train_seed

@@ -15,8 +15,8 @@ import yaml
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
+from universal_ray.cli.options import composed as compose
 from universal_ray.config.study import Policy, Study, UnitsConfig, check
-from universal_ray.options import composed as compose
 from universal_ray.planning.capacity import GIB, GPU_GIB, Footprint, choose
 from universal_ray.planning.items import Layout, Model, make_items, make_units, unit_rows
 from universal_ray.stages.correlations.plan import Plan

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from universal_ray.cli.options import check_arguments, composed, keys_of
 from universal_ray.config.study import Study, check
 from universal_ray.errors import ConfigurationError
-from universal_ray.options import check_arguments, composed, keys_of
 
 ROOT = Path(__file__).parents[2]
 JOBS = {

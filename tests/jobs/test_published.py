@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 
-from universal_ray.compare import compared, draw, rows
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
+from universal_ray.report.compare import compared, draw, rows
 from universal_ray.storage import checked
 from universal_ray.storage.finished import MARKER, NEURONS_PATH, PROFILE
 from universal_ray.storage.store import Store

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pytest
 from helpers_study import make
 
+from universal_ray.cli.options import composed
 from universal_ray.config.study import Study
-from universal_ray.options import composed
 from universal_ray.report.screen import console, show_results
 from universal_ray.storage.store import Store
 from universal_ray.testbed import text, training

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
+from universal_ray.cli.options import composed
 from universal_ray.config.study import Device, Pairs, Policy, Study, UnitsConfig
 from universal_ray.errors import ConfigurationError
-from universal_ray.options import composed
 from universal_ray.planning import capacity
 from universal_ray.planning.capacity import (
     ADDITIONS,

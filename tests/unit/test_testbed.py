@@ -284,7 +284,7 @@ def test_unprepared_and_diverging_training_are_refused(prepared, tmp_path):
 
 
 def test_the_job_trains_what_is_shipped():
-    from universal_ray.options import composed
+    from universal_ray.cli.options import composed
 
     specification = importlib.util.spec_from_file_location("train_seeds_job", JOB)
     module = importlib.util.module_from_spec(specification)
