@@ -1,0 +1,165 @@
+"""What a run directory holds, by kind: what each is made from, and how its tensors are typed.
+
+An *artifact* is a kind of stored work. It declares the configuration keys and the artifacts that it
+depends on, and the version of the code that makes it. All else that has to do with being outdated
+derives from that: the names of files, whether what lies there still stands, and the table of what a
+change of each key makes anew.
+
+What is stored of one artifact is a frozen dataclass of tensors, `put` and `get` as one file. Fields
+are tensors or numbers; a field that may be missing says so by `| None`; a dataclass in a field has
+its name in front of its own (`rows.error`). Anything else that is missing, or is there beside what
+is declared, raises.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from universal_ray.config.hashing import fingerprint
+from universal_ray.errors import DamagedError
+from universal_ray.storage import checked
+from universal_ray.storage.store import Receipt, Store
+
+_Stored = TypeVar("_Stored")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A kind of stored work."""
+
+    name: str
+    """for people: as the table of changes calls it"""
+    version: int | str
+    """raised when the same settings make something else, so that nothing older is taken for it"""
+    depends_on: tuple["str | Artifact", ...]
+    """configuration keys, and artifacts whose settings and versions decide it too"""
+    chosen_by: tuple["Artifact", ...] = ()
+    """artifacts that it is made from by what they hold: where that is the same, so is it"""
+    grows_with: tuple[str, ...] = ()
+    """keys that say what there is to make it of: it is made for what is new, and the rest stays"""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Its own configuration keys."""
+        return tuple(each for each in self.depends_on if isinstance(each, str))
+
+    @property
+    def made_of(self) -> tuple["Artifact", ...]:
+        return tuple(each for each in self.depends_on if isinstance(each, Artifact))
+
+    def recipe(self, settled: Mapping[str, Any]) -> dict[str, Any]:
+        """Versions and settings that decide what it holds, its own and of all it is made of.
+
+        `settled`: plain values by configuration key, those known by content as their content.
+        Raises KeyError for a key that is not settled.
+        """
+        own = {self.name: [self.version, {key: settled[key] for key in self.keys}]}
+        for each in self.made_of:
+            own |= each.recipe(settled)
+        return own
+
+    def fingerprint(self, settled: Mapping[str, Any], *of: Any) -> str:
+        """Of its recipe, and of what it is made of: models, tokens, checksums; JSON-able."""
+        return fingerprint([self.recipe(settled), of])
+
+    def touched_by(self, key: str) -> bool:
+        """Whether a change of a key may make it anew, directly or by what it is made from."""
+        return key in (*self.keys, *self.grows_with) or any(
+            each.touched_by(key) for each in (*self.made_of, *self.chosen_by)
+        )
+
+    def follows(self, other: "Artifact") -> bool:
+        """Whether it is made anew, or may be, where `other` is."""
+        return self == other or any(
+            each.follows(other) for each in (*self.made_of, *self.chosen_by)
+        )
+
+
+def put(store: Store, path: str, stored: Any) -> Receipt:
+    """Write a dataclass of tensors as a piece of one file, and its marker."""
+    return checked.put_tensors(store, path, tensors(stored))
+
+
+def get(store: Store, path: str, kind: type[_Stored], marker: str | None = None) -> _Stored:
+    """A dataclass of tensors, from a piece of one file or a file of `marker`.
+
+    Raises DamagedError as `checked.read` does, and where the file holds other tensors than `kind`.
+    """
+
+    def read(path: str, receipt: Receipt) -> _Stored:
+        return of(kind, store.get_tensors(path, receipt), f"{store.url}/{path}")
+
+    return checked.read(store, marker or checked.marker_of(path), path, read)
+
+
+def tensors(stored: Any) -> dict[str, Tensor]:
+    """By name, as they are written; what is None is left out."""
+    found: dict[str, Tensor] = {}
+    for field in fields(stored):
+        value = getattr(stored, field.name)
+        if isinstance(value, Tensor):
+            found[field.name] = value.detach().cpu().contiguous()
+        elif isinstance(value, int | float):
+            wide = torch.float64 if isinstance(value, float) else torch.int64
+            found[field.name] = torch.tensor(value, dtype=wide)
+        elif isinstance(value, Mapping):
+            found |= {f"{field.name}.{name}": each for name, each in value.items()}
+        elif value is not None:
+            found |= {f"{field.name}.{name}": each for name, each in tensors(value).items()}
+    return found
+
+
+def of(kind: type[_Stored], found: Mapping[str, Tensor], where: str) -> _Stored:
+    """The dataclass that `tensors` took apart; `where` they lie, for people.
+
+    Raises DamagedError where a tensor is missing that is not optional, or one is there that `kind`
+    does not declare.
+    """
+    left = dict(found)
+    made = _build(kind, left, "")
+    missing = list(_missing(made))
+    if missing or left:
+        what = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(sorted(left))} too"
+        raise DamagedError(f"{where} {what}: what made it makes it anew.")
+    return made
+
+
+class _Missing:
+    """In the place of a tensor that is not there."""
+
+
+def _build(kind: type[Any], left: dict[str, Tensor], before: str) -> Any:
+    hints = get_type_hints(kind)
+    return kind(**{field.name: _take(hints[field.name], left, before + field.name)
+                   for field in fields(kind)})  # fmt: skip
+
+
+def _take(hint: Any, left: dict[str, Tensor], name: str) -> Any:
+    """The value of one field, its tensors taken out of `left`."""
+    optional = isinstance(hint, UnionType) and type(None) in get_args(hint)
+    if optional:
+        (hint,) = (each for each in get_args(hint) if each is not type(None))
+    inside = [each for each in left if each.startswith(f"{name}.")]
+    if get_origin(hint) is dict:
+        return {each.removeprefix(f"{name}."): left.pop(each) for each in inside}
+    if is_dataclass(hint):
+        if optional and not inside:
+            return None
+        return _build(hint, left, f"{name}.")  # type: ignore[arg-type]
+    if name not in left:
+        return None if optional else _Missing()
+    value = left.pop(name)
+    return hint(value.item()) if hint in (int, float, bool) else value
+
+
+def _missing(made: Any, before: str = "") -> Iterator[str]:
+    for field in fields(made):
+        value = getattr(made, field.name)
+        if isinstance(value, _Missing):
+            yield before + field.name
+        elif is_dataclass(value):
+            yield from _missing(value, f"{before}{field.name}.")
