@@ -36,8 +36,8 @@ from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.schemas import LOWER_END, UNGATED
 from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
-from universal_ray.stages.profile.tables import LOWER_END, UNGATED
 from universal_ray.storage.reasons import needs
 from universal_ray.storage.store import Store
 

@@ -14,11 +14,9 @@ from universal_ray.maths.statistics.variance_reduction import why_none
 from universal_ray.planning.items import Model
 from universal_ray.stages.correlations.schemas import NEURONS
 from universal_ray.stages.profile.reduce import ProfileOrder
+from universal_ray.stages.profile.schemas import ADDED, NUMBERS, STATISTICS
 from universal_ray.stages.profile.summary import profile_summary
 from universal_ray.stages.profile.tables import (
-    NUMBERS,
-    PUBLISHED,
-    STATISTICS,
     Tensors,
     bank_table,
     features_table,
@@ -38,11 +36,8 @@ from universal_ray.storage.finished import (
     TAXONOMY_PATH,
     Draft,
 )
-from universal_ray.storage.reasons import KEY, not_measured, why_null
+from universal_ray.storage.reasons import not_measured, why_null
 from universal_ray.storage.store import Store
-
-STORIES = ("family", "feature", "variance_reduction", "status", "partners_in_family")
-"""Columns of the taxonomy that the table of neurons repeats."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +93,9 @@ def assemble_profile(
         if model not in references:
             continue
         universal = pc.fill_null(is_universal, False).to_numpy(zero_copy_only=False)
-        for name, source in [
-            *((n, table) for n in (*PUBLISHED, KEY)), *((n, told) for n in STORIES),
-        ]:
-            mine = mine.append_column(source.schema.field(name), source[name])
+        for column in ADDED:
+            source = table if column.name in STATISTICS.names else told
+            mine = mine.append_column(column, source[column.name])
         added.append(mine)
         entry = next(each for each in summary["references"] if each["model"] == model.name)
         null = why_null(STATISTICS, missing[model.name])
