@@ -1,17 +1,19 @@
 """What is declared, pinned and shipped agrees with itself."""
 
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from universal_ray import testbed
-
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "universal_ray"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 PINS = dict(
@@ -33,8 +35,8 @@ def test_torch_is_pinned_without_a_local_label():
     assert PINS["torch"] == "2.13.0"
 
 
-def shipped() -> list[Path]:
-    """Every text file that git knows or would take."""
+def git_files() -> list[Path]:
+    """Every file that git knows or would take."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -43,8 +45,13 @@ def shipped() -> list[Path]:
     if listed.returncode:
         pytest.skip("not a git checkout")
     paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def shipped() -> list[Path]:
+    """Those of text."""
     binary = {".safetensors", ".arrow", ".png"}
-    return [path for path in paths if path.is_file() and path.suffix not in binary]
+    return [path for path in git_files() if path.suffix not in binary]
 
 
 def test_no_package_index_nor_path_of_a_developers_machine_is_named():
@@ -58,10 +65,26 @@ def test_no_package_index_nor_path_of_a_developers_machine_is_named():
     assert not found
 
 
-def test_every_file_of_the_testbed_goes_into_a_wheel():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folder = Path(testbed.__file__).parent
-    packed = {
-        path for p in patterns["package-data"]["universal_ray.testbed"] for path in folder.glob(p)
-    }
-    assert packed >= {path for path in (folder / "data").rglob("*") if path.is_file()}
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of the files that git knows or would take."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for path in [*git_files(), PACKAGE / "conf"]:
+        copy = folder / "source" / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy, follow_symlinks=False)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--quiet", "--wheel-dir", folder, folder / "source"], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_a_wheel_has_all_that_the_package_has(wheel):
+    """Code, configuration, rules, word lists, embedded models and tokens."""
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {str(path.relative_to(ROOT)) for path in git_files() if PACKAGE in path.parents}
+    choices = {f"universal_ray/{path.relative_to(ROOT)}" for path in ROOT.glob("conf/**/*.yaml")}
+    assert len(choices) > 15
+    assert not (wanted | choices) - packed
+    folders = {name.split("/")[0] for name in packed}
+    assert {each for each in folders if not each.endswith(".dist-info")} == {"universal_ray"}

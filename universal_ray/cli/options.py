@@ -32,15 +32,13 @@ from universal_ray.runtime.ending import guarded, lasting_output, stoppable
 Job = TypeVar("Job")
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf"
-"""The configuration of a checkout."""
+"""The configuration: in a checkout a link to its `conf/`, in a wheel the files of that."""
 
 
 def entry(name: str, schema: type[Job]) -> Callable[[Callable[[Job], None]], Callable[[], None]]:
     """Make a function of a typed job the entry point that `conf/<name>.yaml` configures."""
 
     def decorate(body: Callable[[Job], None]) -> Callable[[], None]:
-        folder = Path(body.__code__.co_filename).resolve().parents[1] / "conf"
-
         @functools.wraps(body)
         def task(config: DictConfig) -> None:
             with guarded():
@@ -48,15 +46,17 @@ def entry(name: str, schema: type[Job]) -> Callable[[Callable[[Job], None]], Cal
 
         def main() -> None:
             with lasting_output(), stoppable(), guarded():
-                check_arguments(sys.argv[1:], name, schema, folder)
-                hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)()
+                check_arguments(sys.argv[1:], name, schema)
+                hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(task)()
 
         return main
 
     return decorate
 
 
-def check_arguments(arguments: list[str], name: str, schema: type, folder: Path) -> None:
+def check_arguments(
+    arguments: list[str], name: str, schema: type, folder: Path = FOLDER
+) -> None:
     """Raise ConfigurationError, one sentence, for options that Hydra refuses in several lines or
     takes in silence: keys beyond the schema, choices that are not there, values of a wrong kind.
     """
