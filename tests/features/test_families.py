@@ -14,9 +14,9 @@ from universal_ray.features.bank import BankOptions, Column, feature_bank
 from universal_ray.features.families import (
     NONE,
     FamilyOptions,
-    assign,
     duplicates,
     family_agreement,
+    membership,
     neuron_family,
     top_features,
 )
@@ -54,7 +54,7 @@ SCORES = torch.tensor(
 
 
 def table(**options: Any) -> list[dict[str, Any]]:
-    columns = assign(SCORES, COLUMNS, FamilyOptions(**options)).table(COLUMNS)
+    columns = membership(SCORES, COLUMNS, FamilyOptions(**options)).table(COLUMNS)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -100,7 +100,7 @@ def test_words_that_begin_with_a_letter_are_no_alphabet():
     """The paper's alphabet neurons are of single letters; these are among its vocabulary's."""
     scores = torch.tensor([[0.1, 0.38, 0.3], [0.51, 0.2, 0.45]], dtype=torch.float64)
     columns = [COLUMNS[2], STARTS_WITH_S]
-    found = assign(scores, columns).table(columns)
+    found = membership(scores, columns).table(columns)
     assert found["family"] == ["first letter", "alphabet", "first letter"]
     assert found["status"] == ["member", "member", "partly"]  # above 0.5 there, above 0.37 here
     assert found["runner_up_family"] == ["alphabet", "first letter", "alphabet"]
@@ -110,7 +110,7 @@ def test_against_a_search_neuron_by_neuron():
     random = torch.Generator().manual_seed(0)
     scores = torch.rand(len(COLUMNS), 300, generator=random, dtype=torch.float64).round(decimals=1)
     scores[torch.rand(scores.shape, generator=random) < 0.3] = NAN
-    found = assign(scores, COLUMNS)
+    found = membership(scores, COLUMNS)
     families = [neuron_family(column) for column in COLUMNS]
     order = list(dict.fromkeys(families))
     assert found.families == tuple(order)
@@ -134,13 +134,13 @@ def test_against_a_search_neuron_by_neuron():
 
 
 def test_one_family_alone_has_no_runner_up():
-    found = assign(SCORES[:2], COLUMNS[:2])
+    found = membership(SCORES[:2], COLUMNS[:2])
     assert found.families == ("unigram",) and (found.runner_up_family_N == NONE).all()
 
 
 def test_scores_and_columns_belong_together():
     with pytest.raises(NumericalError, match="scores of 8 features and names of 7"):
-        assign(SCORES, COLUMNS[:-1])
+        membership(SCORES, COLUMNS[:-1])
 
 
 def test_every_family_of_the_bank_is_one_of_the_papers():
@@ -168,9 +168,9 @@ def test_three_members_of_one_feature_are_duplicates():
     scores = torch.full((8, 7), 0.01, dtype=torch.float64)
     scores[0, [0, 2, 3, 6]] = torch.tensor([0.6, 0.9, 0.7, 0.4], dtype=torch.float64)
     scores[3, [1, 4, 5]] = 0.8
-    found = assign(scores, COLUMNS)
+    found = membership(scores, COLUMNS)
     assert duplicates(found) == {0: [2, 3, 0], 3: [1, 4, 5]}  # the one at 0.4 is no member
-    assert list(duplicates(assign(scores[:, 1:], COLUMNS))) == [3]
+    assert list(duplicates(membership(scores[:, 1:], COLUMNS))) == [3]
     assert duplicates(found, minimum=4) == {}
 
 
@@ -220,8 +220,8 @@ def test_without_families_there_is_nothing_to_agree():
 
 
 def test_members_of_an_assignment_are_what_agreement_takes():
-    family_N = assign(SCORES, COLUMNS).member_family_N
-    families = assign(SCORES, COLUMNS).families
+    family_N = membership(SCORES, COLUMNS).member_family_N
+    families = membership(SCORES, COLUMNS).families
     named = [None if index == NONE else families[index] for index in family_N.tolist()]
     assert named == [
         "unigram", None, "alphabet", "previous token", "syntax", None, None, "unigram", "unigram",

@@ -76,8 +76,8 @@ def top_features(
     return score_NK.masked_fill(none_NK, torch.nan), feature_NK.masked_fill(none_NK, NONE)
 
 
-@dataclass(frozen=True)
-class Assignment:
+@dataclass(frozen=True, kw_only=True)
+class Membership:
     """What explains each neuron best; NaN and -1 where it has no score at all."""
 
     families: tuple[str, ...]
@@ -106,7 +106,7 @@ class Assignment:
         return self.family_N.masked_fill(~self.member_N, NONE)
 
     def table(self, columns: Sequence[Column]) -> dict[str, list]:
-        """One row per neuron, None where there is no score; `columns` are those assigned from."""
+        """One row per neuron, None where there is no score; `columns`: what there are scores of."""
         names = [column.name for column in columns]
 
         def named(index_N: Tensor, values: Sequence[str]) -> list[str | None]:
@@ -133,12 +133,12 @@ class Assignment:
         }
 
 
-def assign(
+def membership(
     reduction_FN: Float[Tensor, "F N"],
     columns: Sequence[Column],
     options: FamilyOptions | None = None,
-) -> Assignment:
-    """Assign every neuron to the family of its best feature.
+) -> Membership:
+    """The family of every neuron: that of its best feature.
 
     Ties go to the family, and within it to the feature, that comes first. A score that is no
     feature's of the bank, such as `position_variance_explained`, may have a row and a column too.
@@ -171,15 +171,19 @@ def assign(
         return *found, score_N.masked_fill(none_N, torch.nan)
 
     family_N, feature_N, score_N = picked(family_N, score_N)
-    runner_up = picked(other_family_N, other_score_N)
+    runner_up_family_N, runner_up_feature_N, runner_up_score_N = picked(
+        other_family_N, other_score_N
+    )
     # The last one is for neurons without a family, whose index is -1.
     threshold_G = score_N.new_tensor([*(options.threshold(name) for name in families), torch.nan])
-    return Assignment(
-        families,
-        family_N,
-        feature_N,
-        score_N,
-        *runner_up,
+    return Membership(
+        families=families,
+        family_N=family_N,
+        feature_N=feature_N,
+        score_N=score_N,
+        runner_up_family_N=runner_up_family_N,
+        runner_up_feature_N=runner_up_feature_N,
+        runner_up_score_N=runner_up_score_N,
         threshold_N=threshold_G[family_N],
         unexplained_N=score_N < options.unexplained,
     )
@@ -191,16 +195,16 @@ def _first_largest(value_XN: Tensor) -> tuple[Tensor, Tensor]:
     return value_N, (value_XN == value_N).int().argmax(0)
 
 
-def duplicates(assigned: Assignment, minimum: int = 3) -> dict[int, list[int]]:
+def duplicates(neurons: Membership, minimum: int = 3) -> dict[int, list[int]]:
     """Features that are the best of several members, with those neurons, the best first.
 
     As the paper's figure 15, where three neurons make a group; the largest groups come first.
     """
-    members = torch.nonzero(assigned.member_N).flatten()
-    order = torch.sort(assigned.score_N[members], descending=True, stable=True).indices
+    members = torch.nonzero(neurons.member_N).flatten()
+    order = torch.sort(neurons.score_N[members], descending=True, stable=True).indices
     groups: dict[int, list[int]] = {}
     for neuron in members[order].tolist():
-        groups.setdefault(int(assigned.feature_N[neuron]), []).append(neuron)
+        groups.setdefault(int(neurons.feature_N[neuron]), []).append(neuron)
     kept = [(feature, found) for feature, found in groups.items() if len(found) >= minimum]
     return dict(sorted(kept, key=lambda group: (-len(group[1]), group[0])))
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from universal_ray.corpus.rows import TokenCorpus
-from universal_ray.features.families import NONE, Assignment, assign
+from universal_ray.features.families import NONE, Membership, membership
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.statistics.variance_reduction import why_none
 from universal_ray.planning.items import Model
@@ -62,12 +62,12 @@ def assemble_profile(
     summary.pop("roles", None)  # told of what was
     neurons = finished.get_table(store, NEURONS_PATH, NEURONS.names)
     partners = _partners(store, models)
-    assigned: dict[str, Assignment] = {}
+    members: dict[str, Membership] = {}
     missing: dict[str, dict[str, str]] = {}
     statistics, features = [], []
     for model in models:
         found = _found(store, order, model)
-        assigned[model.name] = assign(found["reduction"], columns)
+        members[model.name] = membership(found["reduction"], columns)
         weights = checked.get_tensors(store, order.weights_path(model))
         missing[model.name] = not_measured(weights)
         statistics.append(statistics_table(model, found, weights, texts.corpus, texts.vocabulary))
@@ -84,10 +84,10 @@ def assemble_profile(
         others = partners[model.name]
         told = taxonomy_table(
             model,
-            assigned[model.name],
+            members[model.name],
             columns,
             is_universal,
-            [(partner_N, assigned[name]) for name, partner_N in others.items()],
+            [(partner_N, members[name]) for name, partner_N in others.items()],
         )
         taxonomy.append(told)
         if model not in references:
@@ -103,10 +103,10 @@ def assemble_profile(
             {name: _numbers(table[name]) for name in NUMBERS},
             _layers(model),
             universal,
-            assigned[model.name],
+            members[model.name],
             columns,
             [
-                (partner_N, assigned[name], _layers(_named(models, name)))
+                (partner_N, members[name], _layers(_named(models, name)))
                 for name, partner_N in others.items()
             ],
             {name: null[name] for name in NUMBERS if name in null},

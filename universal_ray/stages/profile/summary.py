@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from universal_ray.features.bank import Column
-from universal_ray.features.families import NONE, Assignment, duplicates, family_agreement
+from universal_ray.features.families import NONE, Membership, duplicates, family_agreement
 from universal_ray.maths.statistics.comparison import (
     PUBLISHED_DIRECTIONS,
     bootstrap_interval,
@@ -30,9 +30,9 @@ def profile_summary(
     statistics: dict[str, np.ndarray],
     layer_N: np.ndarray,
     universal_N: np.ndarray,
-    assigned: Assignment,
+    own: Membership,
     columns: Sequence[Column],
-    partners: Sequence[tuple[np.ndarray, Assignment, np.ndarray]],
+    partners: Sequence[tuple[np.ndarray, Membership, np.ndarray]],
     not_measured: Mapping[str, str],
 ) -> dict[str, Any]:
     """Of one reference model; JSON-able, null where something is not defined.
@@ -62,7 +62,7 @@ def profile_summary(
             if universal_N.any()
             else None,
         },
-        "families": _families(layer_N, universal_N, assigned),
+        "families": _families(layer_N, universal_N, own),
         "groups": [
             {
                 "feature": columns[feature].name,
@@ -70,11 +70,11 @@ def profile_summary(
                 "neurons": len(members),
                 "universal": int(universal_N[members].sum()),
             }
-            for feature, members in duplicates(assigned).items()
+            for feature, members in duplicates(own).items()
         ],
         "agreement": {
-            "universal": _agreement(universal_N, assigned, partners),
-            "others": _agreement(~universal_N, assigned, partners),
+            "universal": _agreement(universal_N, own, partners),
+            "others": _agreement(~universal_N, own, partners),
         },
     }
     return plain_numbers(found)
@@ -107,13 +107,13 @@ def beside_peers(
 
 
 def _families(
-    layer_N: np.ndarray, universal_N: np.ndarray, assigned: Assignment
+    layer_N: np.ndarray, universal_N: np.ndarray, own: Membership
 ) -> dict[str, Any]:
     """Share of members by family and by layer, beside random other neurons of the same layers.
 
     The expectation of a random neuron is exact: the share among the others of its layer.
     """
-    family_N = assigned.member_family_N.numpy()
+    family_N = own.member_family_N.numpy()
 
     def row(chosen_N: np.ndarray, member_N: np.ndarray) -> dict[str, Any]:
         return beside_peers(chosen_N, member_N, universal_N, layer_N)
@@ -121,10 +121,10 @@ def _families(
     explained_N = family_N != NONE
     return {
         "explained": row(universal_N, explained_N),
-        "unexplained": row(universal_N, assigned.unexplained_N.numpy()),
+        "unexplained": row(universal_N, own.unexplained_N.numpy()),
         "by_family": {
             name: row(universal_N, family_N == index)
-            for index, name in enumerate(assigned.families)
+            for index, name in enumerate(own.families)
             if (family_N == index).any()
         },
         "by_layer": [
@@ -136,15 +136,15 @@ def _families(
 
 def _agreement(
     chosen_N: np.ndarray,
-    assigned: Assignment,
-    partners: Sequence[tuple[np.ndarray, Assignment, np.ndarray]],
+    own: Membership,
+    partners: Sequence[tuple[np.ndarray, Membership, np.ndarray]],
 ) -> dict[str, Any]:
     """Over the pairs of some neurons with their partners in all other models together."""
     family_P, partner_P, families, layers = [], [], [], []
     offset = 0
     for place, (partner_N, other, layer_M) in enumerate(partners):
         has_N = chosen_N & (partner_N != NONE)
-        family_P.append(assigned.member_family_N.numpy()[has_N])
+        family_P.append(own.member_family_N.numpy()[has_N])
         partner_P.append(partner_N[has_N] + offset)
         families.append(other.member_family_N.numpy())
         layers.append(layer_M + APART * place)

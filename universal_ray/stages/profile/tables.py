@@ -9,7 +9,7 @@ import torch
 
 from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.features.bank import Column
-from universal_ray.features.families import NONE, Assignment, top_features
+from universal_ray.features.families import NONE, Membership, top_features
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.moments.correlation import split_index
 from universal_ray.planning.items import Model
@@ -181,15 +181,15 @@ def bank_table(
 
 def taxonomy_table(
     model: Model,
-    assigned: Assignment,
+    members: Membership,
     columns: Sequence[Column],
     is_universal: pa.Array,
-    partners: Sequence[tuple[np.ndarray, Assignment]],
+    partners: Sequence[tuple[np.ndarray, Membership]],
 ) -> pa.Table:
     """One row per neuron; `partners`: its best partner in each other model, -1 for none."""
-    found: dict[str, Any] = {**_who(model), **assigned.table(columns)}
+    found: dict[str, Any] = {**_who(model), **members.table(columns)}
     found["is_universal"] = is_universal
-    own_N = assigned.member_family_N.numpy()
+    own_N = members.member_family_N.numpy()
     count_N, same_N = (np.zeros(model.neurons, np.int16) for _ in range(2))
     for partner_N, other in partners:
         has_N = partner_N != NONE
