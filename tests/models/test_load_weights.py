@@ -1,4 +1,4 @@
-"""Weights of a model, raw and folded, against what its files say, folded by hand in float64.
+"""Weights of a model, raw and folded, against what its files say, absorbed by hand in float64.
 
 Shapes: N neurons, C channels, V vocabulary, H heads of all layers, K channels of a head.
 """
@@ -149,7 +149,7 @@ def test_weights_are_those_of_the_files(tmp_path, family, convention):
         )
 
 
-def test_folding_changes_every_statistic_of_the_weights(tmp_path):
+def test_absorbing_norms_changes_every_statistic_of_the_weights(tmp_path):
     """So a table has to say which convention it is of."""
     make_gpt2_with_biases(tmp_path)
     raw, folded = (load_weights(resolve(str(tmp_path)), name) for name in ("raw", "folded"))
@@ -174,7 +174,7 @@ def test_convention_and_dtype_are_checked_and_kept(tmp_path):
 
 @pytest.mark.parametrize("convention", ["raw", "folded"])
 def test_a_gated_neuron_reads_by_two_vectors(tmp_path, convention):
-    """A norm without a mean is folded by its gain alone, and nothing is centred."""
+    """A norm without a mean is absorbed by its gain alone, and nothing is centred."""
     make("Llama", tmp_path, mlp_bias=True)
     found, files = load_weights(resolve(str(tmp_path)), convention), state(tmp_path)
     assert found.missing == {} and not found.parallel
@@ -207,7 +207,7 @@ def test_what_a_neuron_writes_goes_through_the_norm_after_its_mlp(tmp_path, name
 
     make(name, tmp_path, **({"head_dim": 8} if name == "Gemma2" else {}))
     if (name, convention) == ("Olmo2", "folded"):
-        with pytest.raises(ModelError, match="cannot be folded"):
+        with pytest.raises(ModelError, match="cannot be absorbed"):
             load_weights(resolve(str(tmp_path)), convention)
         return
     found = load_weights(resolve(str(tmp_path)), convention)
@@ -258,17 +258,17 @@ def test_normalised_queries_are_joined_to_keys_by_no_matrix(tmp_path):
     assert set(head_maps(found)) == {"v", "o"}
 
 
-def test_a_bias_that_an_mlp_lacks_comes_from_its_norm_when_folded(tmp_path):
+def test_a_bias_that_an_mlp_lacks_comes_from_its_norm_when_that_is_absorbed(tmp_path):
     make("Falcon", tmp_path, ffn_hidden_size=WIDTH)
     raw, folded = (load_weights(resolve(str(tmp_path)), name) for name in ("raw", "folded"))
     assert raw.missing["bias"] == UNBIASED and "input_bias" not in vector_statistics(raw)
     assert float(vector_statistics(folded)["input_bias"].abs().max()) > 0.1
 
 
-def test_what_cannot_be_folded_is_refused(tmp_path):
-    """A norm behind what writes cannot be folded into what reads."""
+def test_norms_that_cannot_be_absorbed_are_refused(tmp_path):
+    """A norm behind what writes cannot be absorbed into what reads."""
     sizes = {"ffn_dim": WIDTH, "word_embed_proj_dim": CHANNELS}
     make("OPT", tmp_path, do_layer_norm_before=False, **sizes)
-    with pytest.raises(ModelError, match=r"cannot be folded, .* choose the convention raw"):
+    with pytest.raises(ModelError, match=r"cannot be absorbed .* choose the convention raw"):
         load_weights(resolve(str(tmp_path)), "folded")
     assert load_weights(resolve(str(tmp_path)), "raw").missing.keys() == {"up", "up_bias"}

@@ -111,7 +111,7 @@ def test_ablated_paths_are_those_of_a_plain_pass_with_hooks(kind, tmp_path: File
 
 @torch.no_grad()
 def reparametrise(model: Any) -> None:
-    """The same function by other weights: LayerNorms of attention folded into what reads them,
+    """The same function by other weights: LayerNorms of attention absorbed into what reads them,
     biases of values moved behind the output, which is shifted along what no LayerNorm sees."""
     for block in blocks(model):
         is_gpt2 = hasattr(block, "attn")

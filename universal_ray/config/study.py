@@ -182,7 +182,7 @@ class UniversalConfig:
 
 
 class Convention(Enum):
-    """LayerNorm folded into what reads it and weights centred, as in the paper; or as trained."""
+    """LayerNorm absorbed into what reads it and weights centred, as in the paper; or as trained."""
 
     folded = "folded"
     raw = "raw"

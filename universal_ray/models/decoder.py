@@ -1,7 +1,7 @@
 """A model as interventions need it: its layers one by one, its heads, its readout.
 
 GPT-2 and GPT-NeoX (Pythia) as transformers runs them, with its fused attention. Weights are those
-of the model as trained: nothing is folded or centred.
+of the model as trained: nothing is absorbed or centred.
 
 Shapes: B rows, P positions, T tokens, L layers, D neurons of a layer, N = L · D, C channels of the
 residual stream, H heads of a layer, K channels of a head, V vocabulary.

@@ -55,7 +55,7 @@ def load_weights(
         )
     bridge = boot(source, device, dtype)
     if convention == "folded":
-        _refuse_unfoldable(source, bridge)
+        _check_absorbs(source, bridge)
         bridge.enable_compatibility_mode(disable_warnings=True)
     blocks: Any = bridge.blocks
     gated = getattr(blocks[0].mlp, "W_gate", None) is not None
@@ -115,13 +115,15 @@ def _unpadded(bridge: Any, ids: int | None, convention: str) -> torch.Tensor:
     return unembed_CV
 
 
-def _refuse_unfoldable(source: ModelSource, bridge: Any) -> None:
-    """transformer_lens would leave some of these as they are, with no more than a warning."""
+def _check_absorbs(source: ModelSource, bridge: Any) -> None:
+    """Raise ModelError where transformer_lens would leave norms as they are, with no more than a
+    warning."""
     needed = ("supports_compatibility_mode", "supports_fold_ln", "supports_center_writing_weights")
     if not all(getattr(bridge.adapter, name, True) for name in needed):
         raise ModelError(
-            f"The weights of model {source.name!r} cannot be folded, as transformer_lens does not "
-            "support it for this architecture: choose the convention raw."
+            f"The norms of model {source.name!r} cannot be absorbed into its weights, as "
+            "transformer_lens does not support it for this architecture: choose the convention raw "
+            "(taxonomy.convention)."
         )
 
 

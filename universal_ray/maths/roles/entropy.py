@@ -50,7 +50,7 @@ def null_space_share(
     """|V₀ᵀ w_out| / |w_out| for the bottom left singular vectors V₀ of the unembedding; float64.
 
     Of the bottom `directions` those that the unembedding does not read and no neuron writes along
-    either are left out: with folded LayerNorms the one of equal channels, so that k - 1 count. A
+    either are left out: with absorbed LayerNorms the one of equal channels, so that k - 1 count. A
     random direction of the S others then has √((k - 1) / S) in the root mean square. NaN for a
     neuron that writes nothing.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from universal_ray.maths.moments.row_summary import largest
 
 CONVENTIONS = ("folded", "raw")
-"""`folded`: LayerNorm folded into what reads it, weights centred, as in the paper. `raw`: as
+"""`folded`: LayerNorm absorbed into what reads it, weights centred, as in the paper. `raw`: as
 trained."""
 
 NEEDS = {
