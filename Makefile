@@ -4,19 +4,26 @@
 PYTHONS = python3.13 python3.12 python3.11 python3
 ARGS =
 
-.PHONY: run test lint clean
+.PHONY: help run test lint docs clean
 
-run: .venv/installed
+help:  ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-5s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/installed  ## run the default study, or what ARGS says: make run ARGS=dry_run=true
 	.venv/bin/python jobs/run.py $(ARGS)
 
-test: .venv/installed
+test: .venv/installed  ## run the tests, or what ARGS says: make test ARGS=tests/maths
 	.venv/bin/python -m pytest $(ARGS)
 
-lint: .venv/installed
+lint: .venv/installed  ## check style (ruff) and types (mypy)
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-clean:
+docs: .venv/installed  ## write docs/tables.md anew from the schemas
+	.venv/bin/python -m universal_ray.report.tables > docs/tables.md.new
+	mv docs/tables.md.new docs/tables.md
+
+clean:  ## remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find universal_ray jobs tests -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,20 +1,37 @@
-"""Columns of the published tables: fields with unit and meaning, and null where none."""
+"""Published tables: what each is, and columns of tensors, null where there is no value."""
 
+from dataclasses import dataclass
 
 import pyarrow as pa
 import torch
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of a finished run, as a stage makes it."""
+
+    path: str
+    row: str
+    """what one row is about"""
+    sorted_by: tuple[str, ...]
+    """columns that the rows come in the order of: models and features as the run lists them,
+    numbers ascending"""
+    schema: pa.Schema
+    """columns, those that an earlier stage wrote among them, with unit and meaning"""
+
+
 def list_of(kind: pa.DataType) -> pa.DataType:
+    """The type of a list of values of a kind."""
     return pa.list_(kind)
 
 
 def numbers(values: torch.Tensor, missing: torch.Tensor, kind: pa.DataType) -> pa.Array:
+    """Values, null where they are missing or NaN."""
     missing = missing | (values.isnan() if values.is_floating_point() else missing)
     return pa.array(values.numpy(), kind, mask=missing.numpy())
 
 
-def _lists(values: torch.Tensor, kept: torch.Tensor, kind: pa.DataType) -> pa.Array:
+def lists(values: torch.Tensor, kept: torch.Tensor, kind: pa.DataType) -> pa.Array:
     """Rows of a matrix as lists of the entries that are kept; null where none is."""
     counts = kept.sum(1)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(torch.int32)

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers_models import save_model
@@ -31,6 +32,7 @@ from universal_ray.config.study import (
     UniversalConfig,
 )
 from universal_ray.report.screen import console, show_results
+from universal_ray.report.tables import TABLES as STAGES
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
@@ -51,6 +53,8 @@ TABLES = (
     "neurons", "pairs", "statistics", "features", "taxonomy", "bank", "roles", "heads", "attention",
     "interventions",
 )  # fmt: skip
+FINISHED = {table.path: table for tables in STAGES.values() for table in tables}.values()
+"""As the last stage that writes each leaves them."""
 ATTENTION = ("attention deactivation", "attention activation")
 
 
@@ -149,6 +153,24 @@ def test_every_null_is_accounted_for(run, name):
         for column in table.schema:  # NaN is no way of saying so, nor is infinity
             if pa.types.is_floating(column.type):
                 assert pc.all(pc.is_finite(table[column.name])).as_py() is not False, column.name
+
+
+@pytest.mark.parametrize("table", FINISHED, ids=[table.path for table in FINISHED])
+def test_tables_have_the_columns_and_the_order_that_docs_tables_says(run, table):
+    models, store = run
+    found = store.get_table(table.path)
+    stored = pa.BufferOutputStream()
+    pq.write_table(table.schema.empty_table(), stored)  # Parquet names what lists hold its own way
+    assert found.schema.equals(pq.read_schema(stored.getvalue()), check_metadata=True)
+    keys = []
+    for name in table.sorted_by:
+        values = found[name].to_pylist()
+        if pa.types.is_string(found[name].type):
+            listed = [*models, *dict.fromkeys(values)]
+            values = [listed.index(value) for value in values]
+        keys.append(values)
+    rows = list(zip(*keys, strict=True))
+    assert rows == sorted(rows)
 
 
 def test_reasons_are_said_where_something_lacks_and_nowhere_else(run):

@@ -1,9 +1,9 @@
 """Schemas of `pairs.parquet` and `neurons.parquet`, every column with its meaning and unit."""
 
-
 import pyarrow as pa
 
-from universal_ray.storage.columns import list_of
+from universal_ray.storage.columns import Table, list_of
+from universal_ray.storage.finished import NEURONS_PATH, PAIRS_PATH
 from universal_ray.storage.reasons import field
 
 NO_PARTNER = "no neuron of the other model varies enough over the kept tokens"
@@ -71,4 +71,19 @@ NEURONS = pa.schema(
         field("n", pa.int64(), "tokens", "tokens that count"),
         field("null_reason", pa.string(), "", "why a row has no correlation", null="it has one"),
     ]
+)
+
+TABLES = (
+    Table(
+        path=NEURONS_PATH,
+        row="a neuron of a reference model",
+        sorted_by=("model", "layer", "neuron"),
+        schema=NEURONS,
+    ),
+    Table(
+        path=PAIRS_PATH,
+        row="a neuron and another model, in whose neurons it looks for partners",
+        sorted_by=("model", "other", "layer", "neuron"),
+        schema=PAIRS,
+    ),
 )

@@ -9,7 +9,7 @@ from universal_ray.maths.moments.correlation import NULL_REASONS, split_index
 from universal_ray.maths.moments.row_summary import distribution_moments
 from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NEURONS, NO_PARTNER, PAIRS
-from universal_ray.storage.columns import _lists, numbers
+from universal_ray.storage.columns import lists, numbers
 
 
 def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> pa.Table:
@@ -35,8 +35,8 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
         "corr_se": numbers(direction.error_N, null, pa.float64()),
         "baseline_corr": numbers(draws_NK.mean(1), null, pa.float64()),
         "baseline_se": numbers(error_N, null, pa.float64()),
-        "baseline_draws": _lists(draws_NK, live.expand_as(draws_NK), pa.float64()),
-        "hist": _lists(
+        "baseline_draws": lists(draws_NK, live.expand_as(draws_NK), pa.float64()),
+        "hist": lists(
             summary.histogram_RB, live.expand_as(summary.histogram_RB), pa.int32()
         ),
         "mutual": numbers(mutual, null, pa.bool_()),
@@ -58,9 +58,9 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
     ):
         kept = values_RK.isfinite() & live
         layer_RK, neuron_RK = split_index(index_RK, other.width)
-        columns[f"{end}_corr"] = _lists(values_RK.float(), kept, pa.float32())
-        columns[f"{end}_layer"] = _lists(layer_RK, kept, pa.int16())
-        columns[f"{end}_neuron"] = _lists(neuron_RK, kept, pa.int32())
+        columns[f"{end}_corr"] = lists(values_RK.float(), kept, pa.float32())
+        columns[f"{end}_layer"] = lists(layer_RK, kept, pa.int16())
+        columns[f"{end}_neuron"] = lists(neuron_RK, kept, pa.int32())
         columns[f"{single}_corr"] = numbers(values_RK[:, 0], null, pa.float64())
         columns[f"{single}_layer"] = numbers(layer_RK[:, 0].to(torch.int16), null, pa.int16())
         columns[f"{single}_neuron"] = numbers(neuron_RK[:, 0].to(torch.int32), null, pa.int32())

@@ -6,7 +6,15 @@ Every column carries its description and unit in the Parquet metadata.
 import pyarrow as pa
 
 from universal_ray.maths.statistics.weights import NEEDS
-from universal_ray.storage.columns import list_of
+from universal_ray.stages.correlations.schemas import NEURONS
+from universal_ray.storage.columns import Table, list_of
+from universal_ray.storage.finished import (
+    BANK_PATH,
+    FEATURES_PATH,
+    NEURONS_PATH,
+    STATISTICS_PATH,
+    TAXONOMY_PATH,
+)
 from universal_ray.storage.reasons import KEY, NOT_MEASURED, field
 
 PUBLISHED = (
@@ -196,3 +204,36 @@ ADDED = pa.schema(
     ]
 )
 """What the profile adds to every row of `neurons.parquet`, in this order."""
+
+TABLES = (
+    Table(
+        path=STATISTICS_PATH,
+        row="a neuron of any model",
+        sorted_by=("model", "layer", "neuron"),
+        schema=STATISTICS,
+    ),
+    Table(
+        path=FEATURES_PATH,
+        row="a neuron of any model and one of the features that explain it best",
+        sorted_by=("model", "layer", "neuron", "rank"),
+        schema=FEATURES,
+    ),
+    Table(
+        path=TAXONOMY_PATH,
+        row="a neuron of any model",
+        sorted_by=("model", "layer", "neuron"),
+        schema=TAXONOMY,
+    ),
+    Table(
+        path=BANK_PATH,
+        row="a feature that was tried on every neuron",
+        sorted_by=("feature",),
+        schema=BANK,
+    ),
+    Table(
+        path=NEURONS_PATH,
+        row="a neuron of a reference model",
+        sorted_by=("model", "layer", "neuron"),
+        schema=pa.schema([*NEURONS, *ADDED]),
+    ),
+)

@@ -7,7 +7,13 @@ import pyarrow as pa
 
 from universal_ray.maths.roles.path_sums import QUANTITIES
 from universal_ray.maths.roles.readout import MEASURES
-from universal_ray.storage.columns import list_of
+from universal_ray.storage.columns import Table, list_of
+from universal_ray.storage.finished import (
+    ATTENTION_PATH,
+    HEADS_PATH,
+    INTERVENTIONS_PATH,
+    ROLES_PATH,
+)
 from universal_ray.storage.reasons import NOT_MEASURED, field
 
 AT_BOS, INTERVENED = "attention to BOS", "interventions"
@@ -239,3 +245,31 @@ HEADS = pa.schema(
         NULL_REASON,
     ]
 )  # fmt: skip
+
+TABLES = (
+    Table(
+        path=ROLES_PATH,
+        row="a neuron of any model",
+        sorted_by=("model", "layer", "neuron"),
+        schema=NEURON_ROLES,
+    ),
+    Table(
+        path=INTERVENTIONS_PATH,
+        row="one thing done to a reference model (or none: why nothing was done to it)",
+        sorted_by=("model",),
+        schema=INTERVENTIONS,
+    ),
+    Table(
+        path=ATTENTION_PATH,
+        row="a path from a neuron into the queries of a head, the strongest first (or none: why "
+        "none was cut)",
+        sorted_by=("model",),
+        schema=ATTENTION,
+    ),
+    Table(
+        path=HEADS_PATH,
+        row="a head of any model (or none: why its heads have no scores)",
+        sorted_by=("model", "layer", "head"),
+        schema=HEADS,
+    ),
+)

@@ -1,0 +1,92 @@
+"""`docs/tables.md`: every table of a run and every column of it, from the schemas.
+
+`python -m universal_ray.report.tables` prints it; `make docs` writes it.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from universal_ray.stages.correlations import schemas as correlations
+from universal_ray.stages.profile import schemas as profile
+from universal_ray.stages.roles import schemas as roles
+from universal_ray.storage import finished
+from universal_ray.storage.columns import Table
+
+TABLES = {
+    finished.CORRELATIONS: correlations.TABLES,
+    finished.PROFILE: profile.TABLES,
+    finished.ROLES: roles.TABLES,
+}
+"""Of every stage, in their order: the tables as it leaves them."""
+
+HEAD = """\
+# Tables of a run
+
+Made from the schemas by `make docs`; the same words lie in the Parquet files, as metadata of each
+column (`description`, `unit`, `null`, `needs`).
+
+Layers, neurons, heads, rows and positions count from 0. Models are named as the options of
+the run name them, with `@revision` where one was given. Models and features come in the order in
+which the run lists them, numbers ascending. A row group has as many rows as the widest layer of any
+model has neurons: where a table has a row per neuron and models are of one width, a row group is a
+layer.
+
+*Null when*: a value that was looked for and is not there. A column that *needs* something is null
+in all rows of a model that lacks it, and the row's `not_measured` says why. Columns without either
+are never null, but where a row has a `null_reason`, which then says why all of them are.
+"""
+
+
+ESCAPED = r"\|"
+"""What ends a cell of a Markdown table, within one."""
+
+
+def page() -> str:
+    """The whole of `docs/tables.md`."""
+    lines = [HEAD]
+    known: dict[str, pa.Schema] = {}
+    for stage, tables in TABLES.items():
+        lines.append(f"## {stage.capitalize()}\n")
+        for table in tables:
+            lines += _section(table, known.get(table.path))
+            known[table.path] = table.schema
+    return "\n".join(lines)
+
+
+def _section(table: Table, before: pa.Schema | None) -> Iterator[str]:
+    """One table; of one that an earlier stage wrote, what this stage adds to it."""
+    yield f"### `{table.path}`{', what is added' if before else ''}\n"
+    order = ", ".join(f"`{name}`" for name in table.sorted_by)
+    yield f"One row: {table.row}. Sorted by {order}.\n"
+    yield "| column | type | unit | meaning | null when |"
+    yield "|---|---|---|---|---|"
+    for column in table.schema:
+        if before is None or column.name not in before.names:
+            yield _row(column)
+    yield ""
+
+
+def _row(column: pa.Field) -> str:
+    told = {key.decode(): value.decode() for key, value in column.metadata.items()}
+    reasons = [told.get("null", "")]
+    if "needs" in told:
+        reasons.append(f"needs: {told['needs']}")
+    cells = [
+        f"`{column.name}`", _kind(column.type), told["unit"], told["description"],
+        "; ".join(filter(None, reasons)),
+    ]  # fmt: skip
+    return f"| {' | '.join(cell.replace('|', ESCAPED) for cell in cells)} |"
+
+
+def _kind(kind: pa.DataType) -> str:
+    """A type, for people."""
+    if pa.types.is_list(kind):
+        return f"list of {_kind(kind.value_type)}"
+    if pa.types.is_map(kind):
+        return f"map of {_kind(kind.key_type)} to {_kind(kind.item_type)}"
+    return str(kind)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
