@@ -1,23 +1,15 @@
 """Stages without a cluster, for tests of what they make and not of who makes it."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
-import torch
 from ray import cloudpickle
 
-from universal_ray.config.study import Study
-from universal_ray.runtime import driver
-from universal_ray.runtime.scheduler import Scheduler
-from universal_ray.runtime.task import Stage
-from universal_ray.storage.store import Store
-
-# As in a worker's own process; read at the first product, long after this is imported.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+from universal_ray.runtime.journal import Journal
+from universal_ray.runtime.local import LocalExecutor
+from universal_ray.runtime.task import Batch, Stage, Task
 
 
 def sent(something: Any) -> Any:
@@ -35,37 +27,48 @@ def sent_by_value(module: ModuleType) -> Iterator[None]:
         cloudpickle.unregister_pickle_by_value(module)
 
 
-class Here(Scheduler):
-    """One worker in this process, which does one task after another."""
+class Far:
+    """A worker all of whose calls and answers are sent."""
 
-    def run(self, stage: Stage, assignment: Any) -> None:
-        self.stage = stage
-        self.worker = stage.worker(sent(assignment))
-        for batch in stage.batches([self.worker.memory()]):
-            self._run(batch)
+    def __init__(self, worker: Any):
+        self._worker = worker
 
-    def _assign(self) -> None:
-        pass
-
-    def _collect(self) -> None:
-        task = (self.waiting or self.beside).popleft()
-        result = sent(getattr(self.worker, task.method)(*sent(task.arguments)))
-        if not task.beside:
-            self._counted(task, result)
-        self._add(self.stage.finished(task, result))
+    def __getattr__(self, method: str) -> Any:
+        return lambda *arguments: sent(getattr(self._worker, method)(*sent(arguments)))
 
 
-def run_here(
-    stages: Sequence[Stage] | Callable[[], Sequence[Stage]], study: Study, store: Store
-) -> None:
-    """What `driver.run` does, without Ray."""
-    prepare = stages if callable(stages) else lambda: stages
-    threads = torch.get_num_threads()
-    try:
-        with (
-            patch.object(driver, "Scheduler", Here),
-            patch.object(driver, "cluster", lambda settings: nullcontext()),
-        ):
-            driver.run(prepare, study, store, lambda *_: None)
-    finally:
-        torch.set_num_threads(threads)
+class Wrapped:
+    """A stage, but for what a subclass does in its place."""
+
+    def __init__(self, stage: Stage):
+        self.stage, self.name, self.worker = stage, stage.name, stage.worker
+
+    def begin(self) -> Any:
+        return self.stage.begin()
+
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        return self.stage.batches(memory)
+
+    def finished(self, task: Task, result: Any) -> Sequence[Task]:
+        return self.stage.finished(task, result)
+
+    def end(self) -> None:
+        self.stage.end()
+
+
+class Remote(Wrapped):
+    """A stage whose worker is far away."""
+
+    def __init__(self, stage: Stage):
+        super().__init__(stage)
+        self.worker: Any = self._far
+
+    def _far(self, assignment: Any) -> Far:
+        return Far(self.stage.worker(sent(assignment)))
+
+
+class Sending(LocalExecutor):
+    """The local executor, and whatever a worker is told and gives survives being sent."""
+
+    def run(self, stage: Stage, assignment: Any, journal: Journal) -> None:
+        super().run(Remote(stage), assignment, journal)

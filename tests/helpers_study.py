@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import torch
 from helpers_models import make_gpt2
-from helpers_stages import run_here
+from helpers_stages import Sending
 from transformers import GPT2LMHeadModel
 
 from universal_ray.config.study import (
@@ -22,6 +22,7 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.runtime import driver
+from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
@@ -102,14 +103,14 @@ def prepared(study: Study, store: Store) -> list[CorrelationStage]:
 def run(study: Study) -> Store:
     """The correlation stage, on Ray."""
     store = Store(study.run.dir)
-    driver.run(lambda: prepared(study, store), study, store, lambda *_: None)
+    driver.run(lambda: prepared(study, store), store, Scheduler(study.cluster))
     return store
 
 
 def make(study: Study) -> Store:
     """The correlation stage, without a cluster."""
     store = Store(study.run.dir)
-    run_here(lambda: prepared(study, store), study, store)
+    driver.run(lambda: prepared(study, store), store, Sending())
     return store
 
 

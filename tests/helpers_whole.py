@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from helpers_models import make_gpt2
-from helpers_stages import run_here
+from helpers_stages import Sending
 from helpers_study import CONTEXT, VOCABULARY, make_tokens
 
 from universal_ray.config.study import (
@@ -21,6 +21,8 @@ from universal_ray.config.study import (
     UnitsConfig,
     UniversalConfig,
 )
+from universal_ray.runtime import driver
+from universal_ray.runtime.executor import Executor
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
@@ -69,10 +71,12 @@ def stages(study: Study) -> list:
     ]
 
 
-def run_stages(study: Study, chosen: slice = slice(None)) -> Store:
+def run_stages(
+    study: Study, chosen: slice = slice(None), executor: Executor | None = None
+) -> Store:
     """What `jobs/run.py` does, or one of the jobs of one stage."""
     store = Store(study.run.dir)
-    run_here(lambda: stages(study)[chosen], study, store)
+    driver.run(lambda: stages(study)[chosen], store, executor or Sending())
     return store
 
 

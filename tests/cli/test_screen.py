@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from helpers_stages import run_here
+from helpers_stages import Sending
 from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
 from universal_ray.config.study import RolesConfig, TaxonomyConfig
 from universal_ray.errors import MissingError, UniversalRayError
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
+from universal_ray.runtime import driver
 from universal_ray.runtime.progress import Advance, Progress
 from universal_ray.runtime.task import Stage
 from universal_ray.stages.correlations.stage import CorrelationStage
@@ -68,7 +69,7 @@ def whole(tmp_path_factory):
             CorrelationStage(prepared, store), ProfileStage(profile, store),
             RolesStage(prepare_roles(profile, store), store),
         ]
-        run_here(stages, study, store)
+        driver.run(lambda: stages, store, Sending())
         return store
 
     return at

@@ -3,16 +3,18 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
-import helpers_stages
 import pytest
+from helpers_stages import Sending, Wrapped
 from helpers_study import table_bytes
 from helpers_whole import DAMAGES, copied, damage, make_inputs, run_stages, whole_study
 
 from universal_ray.errors import UniversalRayError
+from universal_ray.runtime.journal import Journal
+from universal_ray.runtime.task import Batch
 
 LEFT_ALONE = "lock/", ".nonce/", "study.yaml", "hardware.json"
 """Signs of drivers; and what says of which study a run directory is, and made on what."""
@@ -20,20 +22,30 @@ BATCHES = 13
 """Of all stages, with work in them."""
 
 
-@contextmanager
-def every_moment(folder: Path, into: Path) -> Iterator[list[Path]]:
-    """Copies of a run directory after every batch of tasks."""
-    moments: list[Path] = []
-    run = helpers_stages.Here._run
+class Photographed(Wrapped):
+    """A stage whose run directory is copied after every batch of tasks."""
 
-    def then_copy(self, batch):
-        run(self, batch)
-        name = f"{len(moments):02d}-{batch.name.replace(' ', '-')}"
-        moments.append(copied(folder, into / name))
+    def __init__(self, stage: Any, folder: Path, moments: list[Path]):
+        super().__init__(stage)
+        self.folder, self.moments = folder, moments
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(helpers_stages.Here, "_run", then_copy)
-        yield moments
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        for batch in self.stage.batches(memory):
+            yield batch
+            name = f"{len(self.moments):02d}-{batch.name.replace(' ', '-')}"
+            self.moments.append(copied(self.folder, self.folder.parent / name))
+
+
+class Photographer(Sending):
+    """Keeps copies of a run directory as it was at every moment."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+        self.moments: list[Path] = []
+
+    def run(self, stage: Any, assignment: Any, journal: Journal) -> None:
+        super().run(Photographed(stage, self.folder, self.moments), assignment, journal)
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +53,10 @@ def whole(tmp_path_factory):
     """A study, the moments of its life and its tables."""
     folder = tmp_path_factory.mktemp("damage")
     study = whole_study(folder / "run", *make_inputs(folder))
-    with every_moment(folder / "run", folder) as moments:
-        expected = table_bytes(run_stages(study))
-    assert len(moments) == BATCHES
-    return study, [*moments, folder / "run"], expected
+    photographer = Photographer(folder / "run")
+    expected = table_bytes(run_stages(study, executor=photographer))
+    assert len(photographer.moments) == BATCHES
+    return study, [*photographer.moments, folder / "run"], expected
 
 
 def kind_of(path: str) -> str:

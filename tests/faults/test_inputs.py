@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from helpers_stages import run_here
+from helpers_stages import Sending
 from helpers_study import (
     CONTEXT,
     computed,
@@ -21,6 +21,7 @@ from helpers_study import (
 
 from universal_ray.config.study import Activation
 from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.runtime import driver
 from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
@@ -60,7 +61,7 @@ def test_tokens_replaced_after_the_plan_make_nothing_and_put_back_go_on(
         return stages
 
     with pytest.raises(CorpusError, match=r"row \d+ of .* has other tokens than when this run"):
-        run_here(replaced, study, store)
+        driver.run(replaced, store, Sending())
     with pytest.raises(ConfigurationError, match="are not the tokens of the run"):
         make(study)
     shutil.rmtree(other)

@@ -17,8 +17,8 @@ from universal_ray.runtime import cluster
 
 DRIVER = """
     import os, pathlib, sys, time
-    from universal_ray.cluster import cluster
-    from universal_ray.study import ClusterConfig
+    from universal_ray.config.study import ClusterConfig
+    from universal_ray.runtime.cluster import cluster
 
     with cluster(ClusterConfig(workers=1)):
         import ray

@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 from universal_ray.config.study import ClusterConfig, ModelsConfig, RunConfig, Study
 from universal_ray.errors import MemoryShortError, UnitError
 from universal_ray.runtime import driver
+from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.runtime.task import Batch, Task
 from universal_ray.storage.store import Store
 
@@ -96,7 +97,7 @@ def play(nodes, workers, folder, *stages):
         models=ModelsConfig(reference="a", compared=["b"]),
         cluster=ClusterConfig(workers=workers, address=nodes.address),
     )
-    driver.run(lambda: stages, study, Store(study.run.dir), lambda _: None)
+    driver.run(lambda: stages, Store(study.run.dir), Scheduler(study.cluster))
 
 
 def test_a_node_that_never_comes_back_does_not_hold_up_the_stage_after(nodes, tmp_path):

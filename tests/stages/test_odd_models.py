@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from helpers_models import make_gpt2, save_model
-from helpers_stages import run_here
+from helpers_stages import Sending
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from universal_ray.config.study import (
@@ -28,6 +28,7 @@ from universal_ray.config.study import (
     UniversalConfig,
 )
 from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
@@ -96,7 +97,7 @@ def run(study: Study) -> Store:
         ProfileStage(profile, store),
         RolesStage(prepare_roles(profile, store), store),
     ]
-    run_here(stages, study, store)
+    driver.run(lambda: stages, store, Sending())
     return store
 
 

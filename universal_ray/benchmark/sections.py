@@ -179,6 +179,7 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
     From the first unit's start to the last one's end: what starting a cluster takes is left out.
     """
     from universal_ray.runtime import driver
+    from universal_ray.runtime.scheduler import Scheduler
     from universal_ray.stages.correlations.stage import CorrelationStage
     from universal_ray.stages.inputs import prepare
     from universal_ray.storage.record import read_metrics
@@ -191,7 +192,7 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
             study = make_study(Path(folder), shape, own, workers=count)
             store = Store(study.run.dir)
             stages = [CorrelationStage(prepare(study, store), store)]
-            driver.run(partial(list, stages), study, store, lambda *_: None)
+            driver.run(partial(list, stages), store, Scheduler(study.cluster))
             metrics = read_metrics(store)
         starts = [m["finished"] - sum(m["seconds"].values()) for m in metrics]
         seconds = max(m["finished"] for m in metrics) - min(starts)

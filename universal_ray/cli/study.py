@@ -21,9 +21,11 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
         _stages(study, store, wanted, out)
         return
     from universal_ray.runtime import driver
+    from universal_ray.runtime.scheduler import Scheduler
 
     with Watcher(out) as watch:
-        driver.run(lambda: _stages(study, store, wanted, out), study, store, watch)
+        executor = Scheduler(study.cluster)
+        driver.run(lambda: _stages(study, store, wanted, out), store, executor, watch)
     show_results(out, store)
 
 

@@ -1,20 +1,55 @@
 """What would otherwise vary between the processes of a study, fixed; and memory kept at hand."""
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from universal_ray.errors import ResourceError
+
+LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+"""Where MKL is a part of torch."""
+ALL_BRANCHES = -1
+CHOOSES_FREELY = 0, 1
+"""What MKL answers where nothing has fixed its choice of kernels (MKL_CBWR_OFF, ..._BRANCH_OFF)."""
+
 
 def fix_arithmetic(threads: int) -> None:
-    """Fix thread count, float32 products without TF32, and MKL's choice of kernels."""
-    # Read by MKL at its first product; without it results may depend on how memory is aligned.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    """Fix thread count, and float32 products without TF32.
+
+    Raises ResourceError where MKL does not fix its choice of kernels.
+    """
+    _check_kernels()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
+
+
+def _check_kernels() -> None:
+    """Without MKL_CBWR results may depend on how memory is aligned, and MKL reads it only once, at
+    its first product: a process that had made one by then would have other bits, in silence.
+    """
+    library = ctypes.CDLL(str(LIBRARY)) if LIBRARY.exists() else None
+    ask = getattr(library, "mkl_serv_cbwr_get", None)
+    if ask is not None and ask(ALL_BRANCHES) in CHOOSES_FREELY:
+        raise ResourceError(
+            "this process has multiplied matrices before it knew MKL_CBWR=AUTO,STRICT, so that "
+            "its bits could change from run to run: set that before Python starts, or import "
+            "universal_ray first"
+        )
+
+
+@contextmanager
+def arithmetic_kept() -> Iterator[None]:
+    """What `fix_arithmetic` sets is put back at the end."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
 
 
 def keep_freed_memory() -> None:

@@ -4,12 +4,12 @@ A task's result is durable before it is reported, and any worker may do any task
 bits; so a worker or a node that dies costs what it was doing, and one that joins is used.
 """
 
-import json
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -18,24 +18,13 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from universal_ray.config.study import ClusterConfig, Device
-from universal_ray.errors import (
-    MemoryShortError,
-    ResourceError,
-    StorageError,
-    UnitError,
-    UniversalRayError,
-)
-from universal_ray.runtime.cluster import results
-from universal_ray.runtime.progress import PROGRESS_FILE, Advance, Progress
+from universal_ray.errors import MemoryShortError, ResourceError, StorageError, UniversalRayError
+from universal_ray.runtime.cluster import cluster, results
+from universal_ray.runtime.journal import ATTEMPTS, LESS_MEMORY, MEND, Journal, reason
 from universal_ray.runtime.task import Batch, Stage, Task
-from universal_ray.storage.lock import RunLock
-from universal_ray.storage.record import METRICS_FILE, read_metrics
-from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-"""How often a task may fail before the run stops with its error."""
 CALLS = 2
 """Tasks under way on one worker: while one writes its sums, the next makes its own."""
 START_TIMEOUT = 300.0
@@ -44,9 +33,6 @@ POLL = 5.0
 """Seconds without news after which the lock is looked at all the same."""
 NODE_DIED = "node has died", "node died", "node is dead", "node was terminated"
 """What Ray says of a worker that was lost with its node, in one of its messages."""
-
-Watch = Callable[[Advance], None]
-"""Called with the batch under way whenever a task of it finishes."""
 
 
 class Host:
@@ -72,25 +58,24 @@ class _Worker:
 
 
 class Scheduler:
-    """Runs stages one after another on the same processes; holds no results."""
+    """Runs stages one after another on the same processes of a Ray cluster; holds no results."""
 
-    def __init__(self, settings: ClusterConfig, store: Store, lock: RunLock, watch: Watch):
-        self.settings, self.store, self.lock, self.watch = settings, store, lock, watch
+    def __init__(self, settings: ClusterConfig):
+        self.settings = settings
+        self.opened = ExitStack()
         self.workers: list[_Worker] = []
         self.starting: dict[ray.ObjectRef, _Worker] = {}
         self.running: dict[ray.ObjectRef, tuple[_Worker, Task]] = {}
         self.waiting: deque[Task] = deque()
         self.beside: deque[Task] = deque()
-        self.attempts: dict[str, int] = {}
         self.avoided: dict[str, set[str]] = {}
         self.started = self.failed_starts = 0
         self.settled = False
         """whether a stage has begun: until then what a worker finds wrong is wrong with the run"""
-        self.heard = time.monotonic()
-        self.progress = Progress()
-        self.metrics = read_metrics(store)
 
     def __enter__(self) -> "Scheduler":
+        """Join or start the cluster; raises ResourceError as that does."""
+        self.opened.enter_context(cluster(self.settings))
         return self
 
     def __exit__(
@@ -99,36 +84,36 @@ class Scheduler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for worker in [*self.workers, *self.starting.values()]:
-            ray.kill(worker.host)
-        if error is None:
-            self.progress.stage = "finished"
-        else:
-            self.progress.stopped(str(error))
-        self._publish()
+        self._let_go()
+        self.opened.close()
 
-    def run(self, stage: Stage, assignment: Any) -> None:
-        """Raises UnitError for a task that failed too often, ResourceError without workers, and
-        what a task raises on purpose.
-        """
-        self.stage = stage
-        self.attempts.clear()
+    def run(self, stage: Stage, assignment: Any, journal: Journal) -> None:
+        """As `Executor.run`; raises ResourceError without workers."""
+        self.stage, self.journal = stage, journal
         self.avoided.clear()
+        self.heard = time.monotonic()
         # Once in the cluster's memory, whatever a stage tells its workers.
         self.assignment = ray.put(assignment)
-        self._start()
-        memory = [worker.memory for worker in self.workers]
-        for batch in stage.batches(memory):
-            self._run(batch)
+        try:
+            self._start()
+            memory = [worker.memory for worker in self.workers]
+            for batch in stage.batches(memory):
+                self._run(batch)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        """End all workers, whatever they are at."""
+        for worker in [*self.workers, *self.starting.values()]:
+            ray.kill(worker.host)
+        for each in (self.workers, self.starting, self.running, self.waiting, self.beside):
+            each.clear()
+        self.failed_starts, self.settled = 0, False
 
     def _run(self, batch: Batch) -> None:
         self.batch = batch
-        counted = [task for task in batch.tasks if not task.beside]
-        tokens = round(sum(task.tokens for task in counted))
-        self.progress.begin(
-            Advance(batch.name, batch.done + len(counted), batch.done, tokens)
-        )
-        self._publish()
+        self.journal.begin(self.stage.name, batch)
         self._add(batch.tasks)
         while self.waiting or self.beside or self.running:
             self._assign()
@@ -137,9 +122,6 @@ class Scheduler:
     def _add(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             (self.beside if task.beside else self.waiting).append(task)
-
-    def _publish(self) -> None:
-        self.store.put_json(PROGRESS_FILE, self.progress.state())
 
     # Workers
 
@@ -177,7 +159,7 @@ class Scheduler:
         deadline = time.monotonic() + START_TIMEOUT
         while not self.workers or any(each in awaited for each in self.starting.values()):
             ready, _ = ray.wait(list(self.starting), timeout=POLL)
-            self.lock.check()
+            self.journal.lock.check()
             for reference in ready:
                 self._greeted(reference)
             if self.starting and time.monotonic() > deadline:
@@ -199,9 +181,9 @@ class Scheduler:
             if self.failed_starts >= ATTEMPTS:
                 raise ResourceError(
                     f"{ATTEMPTS} workers in a row died as they started, the last with: "
-                    f"{_reason(error)}; see Ray's logs of that node"
+                    f"{reason(error)}; see Ray's logs of that node"
                 ) from error
-            log.warning("a worker died as it started, another is tried: %s", _reason(error))
+            log.warning("a worker died as it started, another is tried: %s", reason(error))
             ray.kill(worker.host)
             self._new_worker()
             return
@@ -227,8 +209,7 @@ class Scheduler:
         while self.waiting and (free := self._free_worker(self.waiting[0])):
             task = self.waiting.popleft()
             self._give(free, task)
-            self.progress.started(task.label)
-            self._publish()
+            self.journal.started(task)
 
     def _give(self, worker: _Worker, task: Task) -> None:
         method = worker.host.call.options(name=task.name)
@@ -250,7 +231,7 @@ class Scheduler:
 
     def _collect(self) -> None:
         ready, _ = ray.wait([*self.running, *self.starting], num_returns=1, timeout=POLL)
-        self.lock.check()
+        self.journal.lock.check()
         for reference in ready:
             if reference in self.starting:
                 self._greeted(reference)
@@ -263,8 +244,7 @@ class Scheduler:
             except (RayError, StorageError, MemoryShortError) as error:
                 self._failed(worker, task, error)
                 continue
-            if not task.beside:
-                self._counted(task, result)
+            self.journal.finished(task, result)
             self._add(self.stage.finished(task, result))
         if self.workers:
             self.heard = time.monotonic()
@@ -275,48 +255,20 @@ class Scheduler:
                 "and run the same command again"
             )
 
-    def _counted(self, task: Task, result: Any) -> None:
-        if task.tokens:
-            self.metrics.append({"stage": self.stage.name, **result})
-            lines = "".join(json.dumps(entry) + "\n" for entry in self.metrics)
-            self.store.put(METRICS_FILE, lines.encode())
-        self.progress.finished(task.label, task.tokens)
-        self._publish()
-        self.watch(self.progress.batches[-1])
-
     def _failed(self, worker: _Worker, task: Task, error: Exception) -> None:
         """Put a task back, and replace its worker unless it was the store that failed: a GPU whose
         memory was short, or that has met an error, may serve no call any more.
         """
-        reason = _reason(error)
         short = isinstance(error, OutOfMemoryError | MemoryShortError)
         died = isinstance(error, RayError) and not isinstance(error, RayTaskError)
-        self.progress.failed(task.label, reason)
-        self._publish()
         # What went with its node, or with a worker that another task brought down, was innocent.
         innocent = worker not in self.workers or any(words in str(error) for words in NODE_DIED)
-        if not (died and innocent):
-            self.attempts[task.name] = self.attempts.get(task.name, 0) + 1
-        if self.attempts.get(task.name, 0) >= ATTEMPTS:
-            advice = "mend the cause"
-            if short or died:
-                advice = "lower cluster.memory, so that less is held together (no bit changes)"
-                if died:
-                    advice = f"see the logs of Ray on its node: if memory was short, {advice}"
-            raise UnitError(
-                f"{task.label} failed {ATTEMPTS} times, last with: {reason}; everything finished "
-                f"is kept, {advice} and run the same command again"
-            ) from error
-        log.warning("%s failed and is tried again: %s", task.label, reason)
+        advice = LESS_MEMORY if short or died else MEND
+        if died:
+            advice = f"see the logs of Ray on its node: if memory was short, {advice}"
+        self.journal.failed(task, error, advice, innocent=died and innocent)
         if short or isinstance(error, RayTaskError):
             self.avoided.setdefault(task.name, set()).add(worker.node)
         if not isinstance(error, StorageError):
             self._replace(worker)
         (self.beside if task.beside else self.waiting).appendleft(task)
-
-
-def _reason(error: Exception) -> str:
-    """Kind and first line of what went wrong."""
-    cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0]}"

@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from helpers_models import save_model
-from helpers_stages import run_here
+from helpers_stages import Sending
 from helpers_study import make_study, make_tokens
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from universal_ray.corpus.rows import open_corpus
 from universal_ray.planning.shards import layer_bytes
+from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
@@ -49,9 +50,9 @@ def found(tmp_path_factory):
     study = make_study(folder / "run", models, make_tokens(folder / "tokens"))
     study.taxonomy.topics, study.taxonomy.syntax = 1, None
     store = Store(study.run.dir)
-    run_here([CorrelationStage(prepare(study, store), store)], study, store)
+    driver.run(lambda: [CorrelationStage(prepare(study, store), store)], store, Sending())
     profile = prepare_profile(prepare(study, store), store)
-    run_here([ProfileStage(profile, store)], study, store)
+    driver.run(lambda: [ProfileStage(profile, store)], store, Sending())
     return study, store, profile
 
 

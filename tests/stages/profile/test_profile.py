@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from helpers_models import make_tokenizer
-from helpers_stages import run_here
+from helpers_stages import Sending
 from helpers_study import table_bytes
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -34,6 +34,7 @@ from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
 from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.runtime import driver
+from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.schemas import LOWER_END, UNGATED
@@ -141,7 +142,7 @@ def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study
 
 def correlated(study: Study) -> Store:
     store = Store(study.run.dir)
-    run_here([CorrelationStage(prepare(study, store), store)], study, store)
+    driver.run(lambda: [CorrelationStage(prepare(study, store), store)], store, Sending())
     return store
 
 
@@ -151,13 +152,13 @@ def stage_of(study: Study, store: Store) -> ProfileStage:
 
 def profiled(study: Study) -> Store:
     store = Store(study.run.dir)
-    run_here([stage_of(study, store)], study, store)
+    driver.run(lambda: [stage_of(study, store)], store, Sending())
     return store
 
 
 def profiled_on_ray(study: Study) -> Store:
     store = Store(study.run.dir)
-    driver.run(lambda: [stage_of(study, store)], study, store, lambda *_: None)
+    driver.run(lambda: [stage_of(study, store)], store, Scheduler(study.cluster))
     return store
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers_models import save_model
 from helpers_roles import gpt2
-from helpers_stages import run_here
+from helpers_stages import Sending
 
 from universal_ray.config.study import (
     BaselineConfig,
@@ -33,6 +33,7 @@ from universal_ray.config.study import (
 )
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.tables import TABLES as STAGES
+from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
@@ -100,7 +101,8 @@ def run_all(folder: Path, models: list[str], begin: int) -> Store:
     prepared = prepare(study, store)
     profile = prepare_profile(prepared, store)
     roles = RolesStage(prepare_roles(profile, store), store)
-    run_here([CorrelationStage(prepared, store), ProfileStage(profile, store), roles], study, store)
+    stages = [CorrelationStage(prepared, store), ProfileStage(profile, store), roles]
+    driver.run(lambda: stages, store, Sending())
     return store
 
 

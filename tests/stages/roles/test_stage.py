@@ -21,7 +21,7 @@ from helpers_planted import (
     plant,
 )
 from helpers_roles import hooked_logits, load
-from helpers_stages import run_here
+from helpers_stages import Sending
 from transformers import AutoTokenizer
 
 from universal_ray.config.study import (
@@ -39,6 +39,7 @@ from universal_ray.config.study import (
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.planning.items import marker
 from universal_ray.runtime import driver
+from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
@@ -106,13 +107,13 @@ def stages(study: Study, store: Store) -> list:
 
 def run_all(study: Study, chosen: slice = slice(None)) -> Store:
     store = Store(study.run.dir)
-    run_here(stages(study, store)[chosen], study, store)
+    driver.run(lambda: stages(study, store)[chosen], store, Sending())
     return store
 
 
 def run_roles_on_ray(study: Study) -> Store:
     store = Store(study.run.dir)
-    driver.run(lambda: stages(study, store)[2:], study, store, lambda *_: None)
+    driver.run(lambda: stages(study, store)[2:], store, Scheduler(study.cluster))
     return store
 
 
