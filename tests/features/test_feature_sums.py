@@ -35,12 +35,14 @@ post_TD[:, 4] += 200 * label_TE[:, 1]
 
 def sums(first: int, stop: int, batch: int = 16) -> tuple[LayerSums, FeatureSums]:
     """Sums over some rows, as a study makes them."""
-    layer = LayerSums.zeros(torch.zeros(WIDTH), VOCABULARY, CONTEXT, 0, 1)
+    layer = LayerSums.zeros(
+        torch.zeros(WIDTH), vocabulary=VOCABULARY, context=CONTEXT, subsets=0, examples=1
+    )
     features = FeatureSums.zeros(FEATURES, WIDTH)
     for start in range(first, stop, batch):
         rows = slice(start, min(start + batch, stop))
         tokens = slice(rows.start * CONTEXT, rows.stop * CONTEXT)
-        where = places(tokens_BP[rows], kept_T[tokens], rows.start)
+        where = places(tokens_BP[rows], kept_T[tokens], first_row=rows.start)
         layer.update_(post_TD[tokens], post_TD[tokens], where)
         features.update_(label_TE[tokens], post_TD[tokens], where)
     return layer, features

@@ -205,7 +205,9 @@ def test_the_holder_notices_that_its_lock_was_removed(store):
 
 
 def test_the_message_is_one_sentence_and_dates_the_owner():
-    owner = Owner("o", "h", "b", "n", 7, 1, since=0.0, heartbeat=0.0)
+    owner = Owner(
+        owner="o", host="h", boot="b", namespace="n", pid=7, started=1, since=0.0, heartbeat=0.0
+    )
     assert str(owner) == "process 7 on host h since 1970-01-01 00:00:00 UTC"
 
 

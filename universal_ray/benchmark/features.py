@@ -37,10 +37,14 @@ def all_at_once(
     tokens, neurons = x_TN.shape
     sums = FeatureSums.zeros(label_TF.shape[1], neurons)
     rows_BP = torch.zeros(tokens // CONTEXT, CONTEXT, dtype=torch.int64)
-    sums.update_(label_TF, x_TN, places(rows_BP, torch.ones(tokens, dtype=torch.bool), 0))
+    sums.update_(label_TF, x_TN, places(rows_BP, torch.ones(tokens, dtype=torch.bool), first_row=0))
     exact_TN = x_TN.double()
     found = score(
-        float(tokens), sums.f_E, exact_TN.sum(0), exact_TN.square().sum(0), sums.fx_ED
+        float(tokens),
+        f_F=sums.f_E,
+        x_N=exact_TN.sum(0),
+        xx_N=exact_TN.square().sum(0),
+        fx_FN=sums.fx_ED,
     )
     return found.variance_reduction_FN
 

@@ -19,7 +19,7 @@ ESCAPED = (0xDC80, 0xDCFF)
 """Code points by which Python's `surrogateescape` keeps bytes that are no character, one each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AlignedText:
     """Passages of text, one after another, and the characters that each token covers.
 

@@ -64,7 +64,7 @@ class Column:
     looks_at: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureBank:
     """Features of the id with their members, features of the row with how to label them."""
 
@@ -152,10 +152,15 @@ def feature_bank(
         *passages,
         *(feature for feature in more if isinstance(feature, RowFeature)),
     ]
-    _refuse_twice([*ids, *rows])
+    _check_named_once([*ids, *rows])
     kept, columns, left_out = _columns(ids, vocabulary)
     membership_VF = np.stack(columns, axis=1) if columns else np.empty((len(vocabulary), 0), bool)
-    return FeatureBank(tuple(kept), torch.from_numpy(membership_VF), tuple(rows), left_out)
+    return FeatureBank(
+        id_features=tuple(kept),
+        membership_VF=torch.from_numpy(membership_VF),
+        row_features=tuple(rows),
+        left_out=left_out,
+    )
 
 
 def _columns(
@@ -180,7 +185,7 @@ def _column(feature: Feature, looks_at: str) -> Column:
     return Column(name, feature.family, feature.description, looks_at)
 
 
-def _refuse_twice(features: list[Feature]) -> None:
+def _check_named_once(features: list[Feature]) -> None:
     seen: set[str] = set()
     for feature in features:
         if feature.name in seen:

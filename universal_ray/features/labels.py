@@ -50,7 +50,7 @@ FLAGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Words:
     """The words of a text, in order and apart, and what a pipeline says of each."""
 

@@ -97,7 +97,7 @@ class Rules:
             if name in labels:
                 labels_WF[dark_D, column] = labels[name]
         begins_W = labels_WF[:, list(LABELS).index("sent_begin")]
-        return Words(start_W, stop_W, labels_WF, begins_W)
+        return Words(start_W=start_W, stop_W=stop_W, labels_WF=labels_WF, begins_W=begins_W)
 
 
 class _Sentences:

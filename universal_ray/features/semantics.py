@@ -29,7 +29,7 @@ WORDS_OF_TOPIC = 30
 """Words that make the topic's feature of the token."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Topics:
     """Topics as weights over words; small, made once for a study and kept with it."""
 
@@ -85,7 +85,9 @@ def find_topics(rows: TokenRows, count: int, *, seed: int = 0) -> Topics:
     rarity_G = np.log((1 + passages) / (1 + (counts_SG > 0).sum(0).A1)) + 1
     model = NMF(count, init="nndsvd", tol=0.0, max_iter=ITERATIONS, random_state=seed)
     model.fit(_weighted(counts_SG, rarity_G))
-    return Topics(group_V, words, rarity_G, model.components_)
+    return Topics(
+        group_V=group_V, words=words, rarity_G=rarity_G, weights_KG=model.components_
+    )
 
 
 def topic_features(topics: Topics) -> tuple[tuple[IdFeature, ...], tuple[RowFeature, ...]]:

@@ -100,9 +100,9 @@ def score_layer(
             )
     return score(
         n,
-        torch.cat([part.f_E for part in parts]),
-        layer.total["position"].sum(0),
-        layer.squares_D,
-        torch.cat([part.fx_ED for part in parts]),
+        f_F=torch.cat([part.f_E for part in parts]),
+        x_N=layer.total["position"].sum(0),
+        xx_N=layer.squares_D,
+        fx_FN=torch.cat([part.fx_ED for part in parts]),
         minimum_support=minimum_support,
     )

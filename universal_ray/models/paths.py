@@ -62,7 +62,11 @@ def ablate_paths(
             points.append(found_TQ[:: max(1, len(found_TQ) // POINTS)][:POINTS].cpu())
     count = float(keep_BP.sum())
     return PathSums(
-        tuple(paths), count, torch.stack(totals), torch.stack(products), torch.stack(points)
+        paths=tuple(paths),
+        count=count,
+        totals_IQ=torch.stack(totals),
+        products_IQQ=torch.stack(products),
+        points_IXQ=torch.stack(points),
     )
 
 

@@ -34,7 +34,7 @@ STALE_AFTER = 120.0
 BEAT_EVERY = 15.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Owner:
     """The process behind a lock; times are seconds since the epoch by the owner's clock."""
 

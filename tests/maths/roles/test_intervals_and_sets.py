@@ -65,7 +65,7 @@ def test_one_row_has_no_interval():
 def test_random_sets_match_the_layers_and_avoid_the_set():
     neurons, eligible_N = (3, 25, 21, 29, 11), torch.ones(30, dtype=torch.bool)
     eligible_N[4] = False
-    drawn = matched_random(neurons, 10, eligible_N, draws=200)
+    drawn = matched_random(neurons, width=10, eligible_N=eligible_N, draws=200)
     layers = {layer: len(members) for layer, members in by_layer(neurons, 10).items()}
     assert layers == {0: 1, 1: 1, 2: 3}
     for members in drawn:
@@ -73,10 +73,10 @@ def test_random_sets_match_the_layers_and_avoid_the_set():
         assert len(set(members)) == 5 and not set(members) & {*neurons, 4}
     seen = {neuron for members in drawn for neuron in members}
     assert seen == set(range(30)) - {*neurons, 4}  # every other neuron has its chance
-    assert drawn == matched_random(neurons, 10, eligible_N, draws=200)
-    assert drawn != matched_random(neurons, 10, eligible_N, draws=200, seed=1)
+    assert drawn == matched_random(neurons, width=10, eligible_N=eligible_N, draws=200)
+    assert drawn != matched_random(neurons, width=10, eligible_N=eligible_N, draws=200, seed=1)
 
 
 def test_a_layer_with_too_few_others_is_refused():
     with pytest.raises(ConfigurationError, match="Layer 0 has 1 "):
-        matched_random(range(5), 6, torch.ones(12, dtype=torch.bool), draws=1)
+        matched_random(range(5), width=6, eligible_N=torch.ones(12, dtype=torch.bool), draws=1)

@@ -156,7 +156,12 @@ def test_a_neuron_that_fires_before_its_class_is_seen_to():
     sums = NextTokenSums(IDS, 2)
     for part in (slice(0, 1000), slice(1000, 3000)):
         sums.update_(x_TR[part], next_T[part])
-    found = next_token_response(sums.count_V, sums.total_VR, sums.squares_R, members_VR)
+    found = next_token_response(
+        count_V=sums.count_V,
+        total_VR=sums.total_VR,
+        squares_R=sums.squares_R,
+        members_VR=members_VR,
+    )
     inside_T = members_VR[next_T, 0].numpy()
     for neuron in range(2):
         x_T = x_TR[:, neuron].double().numpy()
@@ -170,7 +175,12 @@ def test_a_class_that_never_comes_has_no_response():
     sums = NextTokenSums(4, 1)
     sums.update_(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 1]))
     members_VR = torch.tensor([[False], [False], [True], [False]])
-    found = next_token_response(sums.count_V, sums.total_VR, sums.squares_R, members_VR)
+    found = next_token_response(
+        count_V=sums.count_V,
+        total_VR=sums.total_VR,
+        squares_R=sums.squares_R,
+        members_VR=members_VR,
+    )
     assert bool(found.inside_R.isnan()) and bool(found.correlation_R.isnan())
     assert float(found.outside_R) == 1.5
 

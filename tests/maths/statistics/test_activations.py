@@ -49,7 +49,10 @@ class Tokens:
             rows = slice(start, min(start + batch, stop))
             tokens = slice(rows.start * CONTEXT, rows.stop * CONTEXT)
             where = places(
-                self.tokens_BP[rows], self.kept_T[tokens], rows.start, self.subset_B[rows]
+                self.tokens_BP[rows],
+                self.kept_T[tokens],
+                first_row=rows.start,
+                subset_B=self.subset_B[rows],
             )
             sums.update_(self.pre_TD[tokens], self.post_TD[tokens], where)
         return sums
@@ -73,7 +76,12 @@ class Tokens:
 
 def empty(shift: float = -0.4, both_ends: bool = True) -> LayerSums:
     return LayerSums.zeros(
-        torch.full((WIDTH,), shift), VOCABULARY, CONTEXT, SUBSETS, EXAMPLES, both_ends
+        torch.full((WIDTH,), shift),
+        vocabulary=VOCABULARY,
+        context=CONTEXT,
+        subsets=SUBSETS,
+        examples=EXAMPLES,
+        both_ends=both_ends,
     )
 
 
@@ -127,7 +135,9 @@ def test_moments_are_those_of_scipy():
 def test_a_neuron_that_never_varies_has_no_shape(shift):
     sums = empty(shift)
     pre_TD = torch.full((CONTEXT * 8, WIDTH), 0.1)
-    sums.update_(pre_TD, pre_TD, places(torch.zeros(8, CONTEXT).long(), pre_TD[:, 0] > 0, 0))
+    sums.update_(
+        pre_TD, pre_TD, places(torch.zeros(8, CONTEXT).long(), pre_TD[:, 0] > 0, first_row=0)
+    )
     found = neuron_statistics(sums)
     assert found["skew"].isnan().all() and found["kurt"].isnan().all()
     assert_close(found["mean"], np.full(WIDTH, float(torch.tensor(0.1))))
@@ -139,7 +149,7 @@ def test_moments_far_from_zero_do_not_cancel():
     pre_TD = torch.randn(4000, WIDTH, generator=torch.Generator().manual_seed(1)) + 10_000
     sums = empty(10_000.0)
     tokens_BP = torch.zeros(200, CONTEXT).long()
-    sums.update_(pre_TD, pre_TD, places(tokens_BP, torch.ones(4000).bool(), 0))
+    sums.update_(pre_TD, pre_TD, places(tokens_BP, torch.ones(4000).bool(), first_row=0))
     found = neuron_statistics(sums)
     assert_close(found["kurt"], scipy.stats.kurtosis(pre_TD.double().numpy(), fisher=False))
 
@@ -150,7 +160,9 @@ def test_sparsity_is_the_share_above_zero_exactly():
     tiny = float(np.nextafter(np.float32(0), np.float32(1)))
     pre_TD[:3, 0], pre_TD[:7, 1], pre_TD[:, 2] = tiny, 1e-17, -tiny
     pre_TD[:, 3], pre_TD[0, 4] = -0.0, 20.0
-    sums.update_(pre_TD, pre_TD, places(torch.zeros(1, CONTEXT).long(), torch.ones(20).bool(), 0))
+    sums.update_(
+        pre_TD, pre_TD, places(torch.zeros(1, CONTEXT).long(), torch.ones(20).bool(), first_row=0)
+    )
     expected = [3 / 20, 7 / 20, 0, 0, 1 / 20, 0, 0]
     assert neuron_statistics(sums)["sparsity"].tolist() == expected
     # The histogram knows the same: zero is an edge, and what is above it in the bins above.
@@ -174,7 +186,7 @@ def test_the_histogram_has_the_rule_of_searchsorted():
     pre_TD = torch.from_numpy(np.stack([np.roll(x_T, k) for k in range(WIDTH)], axis=1))
     sums = empty()
     tokens_BP = torch.zeros(len(x_T) // CONTEXT, CONTEXT).long()
-    sums.update_(pre_TD, pre_TD, places(tokens_BP, torch.ones(len(x_T)).bool(), 0))
+    sums.update_(pre_TD, pre_TD, places(tokens_BP, torch.ones(len(x_T)).bool(), first_row=0))
     bin_T = np.searchsorted(EDGES.numpy(), x_T.astype(np.float64), side="left")
     expected_H = np.bincount(bin_T, minlength=BINS)
     assert expected_H.min() > 0
@@ -206,7 +218,7 @@ def test_groups_without_tokens_have_no_mean_and_tokens_without_group_count_in_no
     first = int(study().kept_T.view(ROWS, CONTEXT)[:, 0].sum())
     assert int(whole().count["previous"].sum()) == kept - first
     assert 0 < int(whole().count["subset"].sum()) < kept
-    without = places(study().tokens_BP, study().kept_T, 0).groups["subset"]
+    without = places(study().tokens_BP, study().kept_T, first_row=0).groups["subset"]
     assert (without == -1).all()
 
 
@@ -263,7 +275,7 @@ def test_the_lower_end_has_the_smallest_of_all_tokens():
 
 def test_a_layer_without_a_lower_end_is_the_same_but_for_it():
     one = empty(both_ends=False)
-    where = places(study().tokens_BP, study().kept_T, 0, study().subset_B)
+    where = places(study().tokens_BP, study().kept_T, first_row=0, subset_B=study().subset_B)
     one.update_(study().pre_TD, study().post_TD, where)
     again = LayerSums.of(merge_layers([one]).tensors())
     assert again.minimum_VD is None and again.lowest is None
@@ -299,8 +311,15 @@ def test_parts_of_disjoint_tokens_make_the_whole():
 
 
 def test_bits_do_not_depend_on_the_neurons_held_together():
-    alone = LayerSums.zeros(torch.full((2,), -0.4), VOCABULARY, CONTEXT, SUBSETS, EXAMPLES, True)
-    where = places(study().tokens_BP, study().kept_T, 0, study().subset_B)
+    alone = LayerSums.zeros(
+        torch.full((2,), -0.4),
+        vocabulary=VOCABULARY,
+        context=CONTEXT,
+        subsets=SUBSETS,
+        examples=EXAMPLES,
+        both_ends=True,
+    )
+    where = places(study().tokens_BP, study().kept_T, first_row=0, subset_B=study().subset_B)
     alone.update_(study().pre_TD[:, 3:5], study().post_TD[:, 3:5], where)
     together = study().sums(batch=ROWS)
     assert torch.equal(alone.powers_5D, together.powers_5D[:, 3:5])
@@ -318,7 +337,9 @@ def test_stored_and_read_again():
 def test_no_tokens_add_nothing():
     sums = study().sums()
     nothing = torch.zeros(ROWS * CONTEXT).bool()
-    sums.update_(study().pre_TD, study().post_TD, places(study().tokens_BP, nothing, ROWS))
+    sums.update_(
+        study().pre_TD, study().post_TD, places(study().tokens_BP, nothing, first_row=ROWS)
+    )
     assert all(torch.equal(v, sums.tensors()[k]) for k, v in whole().tensors().items())
 
 
@@ -331,11 +352,11 @@ def test_parts_of_different_shifts_are_refused():
 def test_activations_that_are_not_finite_are_refused(wrong):
     pre_TD = torch.zeros(CONTEXT, WIDTH)
     pre_TD[3, 5] = wrong
-    where = places(torch.zeros(1, CONTEXT).long(), torch.ones(CONTEXT).bool(), 0)
+    where = places(torch.zeros(1, CONTEXT).long(), torch.ones(CONTEXT).bool(), first_row=0)
     with pytest.raises(NumericalError, match=r"neuron 5 of a layer .* not finite"):
         empty().update_(pre_TD, pre_TD, where)
     # A token that does not count does not matter.
-    where = places(torch.zeros(1, CONTEXT).long(), torch.arange(CONTEXT) != 3, 0)
+    where = places(torch.zeros(1, CONTEXT).long(), torch.arange(CONTEXT) != 3, first_row=0)
     sums = empty()
     sums.update_(pre_TD, pre_TD, where)
     assert int(sums.powers_5D[0, 0]) == CONTEXT - 1
@@ -346,14 +367,14 @@ def test_activations_stay_as_they_are(dtype):
     pre_TD, post_TD = study().pre_TD.to(dtype), study().post_TD.to(dtype)
     before = pre_TD.clone(), post_TD.clone()
     everything = torch.ones(ROWS * CONTEXT).bool()
-    empty().update_(pre_TD, post_TD, places(study().tokens_BP, everything, 0))
+    empty().update_(pre_TD, post_TD, places(study().tokens_BP, everything, first_row=0))
     assert torch.equal(pre_TD, before[0]) and torch.equal(post_TD, before[1])
 
 
 def test_half_precision_is_summed_as_it_stands():
     sums = empty()
     pre_TD = study().pre_TD.bfloat16()
-    where = places(study().tokens_BP, study().kept_T, 0, study().subset_B)
+    where = places(study().tokens_BP, study().kept_T, first_row=0, subset_B=study().subset_B)
     sums.update_(pre_TD, torch.nn.functional.gelu(pre_TD), where)
     expected = study().kept(pre_TD).mean(0)
     assert_close(neuron_statistics(sums)["mean"], expected)

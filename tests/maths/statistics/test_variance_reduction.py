@@ -37,13 +37,12 @@ def features(seed: int = 0) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def sums(f_TF: np.ndarray, x_TN: np.ndarray) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
+def sums(f_TF: np.ndarray, x_TN: np.ndarray) -> dict[str, Tensor]:
     f_TF = f_TF.astype(float)
-    f_F, x_N, xx_N, fx_FN = (
-        torch.from_numpy(found)
-        for found in (f_TF.sum(0), x_TN.sum(0), (x_TN**2).sum(0), f_TF.T @ x_TN)
-    )
-    return float(len(f_TF)), f_F, x_N, xx_N, fx_FN
+    found = {
+        "f_F": f_TF.sum(0), "x_N": x_TN.sum(0), "xx_N": (x_TN**2).sum(0), "fx_FN": f_TF.T @ x_TN,
+    }  # fmt: skip
+    return {name: torch.from_numpy(values) for name, values in found.items()}
 
 
 def group_by(f_T: np.ndarray, x_T: np.ndarray, ddof: int) -> float:
@@ -55,7 +54,7 @@ def group_by(f_T: np.ndarray, x_T: np.ndarray, ddof: int) -> float:
 
 def scored(minimum: int = 30, shift: float = 0.0):
     f_TF, x_TN = features(), activations(shift=shift)
-    return f_TF, x_TN, score(*sums(f_TF, x_TN), minimum_support=minimum)
+    return f_TF, x_TN, score(float(TOKENS), **sums(f_TF, x_TN), minimum_support=minimum)
 
 
 @pytest.mark.parametrize(("shift", "bound"), [(0.0, 1e-12), (100.0, 1e-6)])
@@ -98,12 +97,12 @@ def test_why_there_is_no_score():
 
 def test_a_neuron_of_zeros_is_dead():
     f_TF = features()
-    assert score(*sums(f_TF, np.zeros((TOKENS, 1)))).dead_N.tolist() == [True]
+    assert score(float(TOKENS), **sums(f_TF, np.zeros((TOKENS, 1)))).dead_N.tolist() == [True]
 
 
 def test_a_perfect_detector_scores_one():
     f_TF = features()[:, :3]
-    found = score(*sums(f_TF, f_TF * 3.0 - 0.1))
+    found = score(float(TOKENS), **sums(f_TF, f_TF * 3.0 - 0.1))
     reduction_F = found.variance_reduction_FN.diagonal()
     torch.testing.assert_close(reduction_F, torch.ones(3, dtype=torch.float64))
     assert (reduction_F <= 1).all()
@@ -111,10 +110,10 @@ def test_a_perfect_detector_scores_one():
 
 @pytest.mark.parametrize("wrong", [3.0, float("nan"), float("inf")])
 def test_sums_over_other_tokens_are_refused(wrong):
-    n, f_F, x_N, xx_N, fx_FN = sums(features()[:, :2], activations())
-    fx_FN[1, 2] *= wrong * 10
+    given = sums(features()[:, :2], activations())
+    given["fx_FN"][1, 2] *= wrong * 10
     with pytest.raises(NumericalError, match="over the same tokens"):
-        score(n, f_F, x_N, xx_N, fx_FN)
+        score(float(TOKENS), **given)
 
 
 def test_one_hot_members_give_the_scores_of_labels():
@@ -124,8 +123,9 @@ def test_one_hot_members_give_the_scores_of_labels():
     x_TN = activations()
     by_id_VN = np.zeros((50, 6))
     np.add.at(by_id_VN, ids_T, x_TN)
-    n, f_F, x_N, xx_N, fx_FN = sums(member_VF[ids_T], x_TN)
-    torch.testing.assert_close(torch.from_numpy(member_VF.T @ by_id_VN), fx_FN)
+    given = sums(member_VF[ids_T], x_TN)
+    torch.testing.assert_close(torch.from_numpy(member_VF.T @ by_id_VN), given["fx_FN"])
     counted_F = torch.from_numpy(member_VF.T @ np.bincount(ids_T, minlength=50)).double()
-    torch.testing.assert_close(counted_F, f_F)
-    assert score(n, counted_F, x_N, xx_N, fx_FN).feature_reasons == (None,) * 4
+    torch.testing.assert_close(counted_F, given["f_F"])
+    given["f_F"] = counted_F
+    assert score(float(TOKENS), **given).feature_reasons == (None,) * 4

@@ -95,7 +95,7 @@ def test_a_gated_neuron_reads_by_its_gate_and_by_what_that_lets_through():
 @pytest.mark.parametrize("block", [7, 256])
 def test_moments_and_ends_over_the_vocabulary(block):
     given = weights()
-    found = vocabulary(given.w_out_NC, given.unembed_CV, 5, block)
+    found = vocabulary(given.w_out_NC, given.unembed_CV, 5, block=block)
     cosine_NV = cosines(double(given.w_out_NC), double(given.unembed_CV).T)
     expected = {
         "vocab_mean": cosine_NV.mean(1),
@@ -237,7 +237,9 @@ def test_a_neuron_meets_heads_in_causal_order_alone(parallel):
     layers, heads, neurons = 3, 2, 4
     value_NH = torch.rand(layers * neurons, layers * heads, generator=torch.Generator())
     for kind in "qkvo":
-        before_NH = meets(kind, layers, layers * heads, layers * neurons, parallel)
+        before_NH = meets(
+            kind, layers=layers, heads=layers * heads, neurons=layers * neurons, parallel=parallel
+        )
         strongest_N, head_N = strongest_head(value_NH, before_NH)
         for neuron in range(layers * neurons):
             layer = neuron // neurons

@@ -56,7 +56,7 @@ def ngrams(tokens_BP: Int[Tensor, "B P"], length: int, vocabulary: int) -> Int[T
     return ngram_BP.flatten()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NgramSums:
     """How often each n-gram occurs, and how often each of D neurons is active at its end; those of
     disjoint tokens merge. Token ids are n-grams of one. A neuron is active on few n-grams, so that
@@ -80,7 +80,14 @@ class NgramSums:
         token_X, neuron_X = torch.nonzero(active_TD[some_T], as_tuple=True)
         neurons = active_TD.shape[1]
         pair_E, fired_E = (place_T[token_X] * neurons + neuron_X).unique(return_counts=True)
-        return cls(neurons, ngram_U, count_U, pair_E // neurons, pair_E % neurons, fired_E)
+        return cls(
+            neurons=neurons,
+            ngram_U=ngram_U,
+            count_U=count_U,
+            place_E=pair_E // neurons,
+            neuron_E=pair_E % neurons,
+            fired_E=fired_E,
+        )
 
     @classmethod
     def of_ids(cls, count_V: Int[Tensor, "V"], fired_VD: Int[Tensor, "V D"]) -> "NgramSums":
@@ -88,7 +95,14 @@ class NgramSums:
         seen_U = torch.nonzero(count_V).flatten()
         place_E, neuron_E = torch.nonzero(fired_VD[seen_U], as_tuple=True)
         fired_E = fired_VD[seen_U[place_E], neuron_E]
-        return cls(fired_VD.shape[1], seen_U, count_V[seen_U], place_E, neuron_E, fired_E)
+        return cls(
+            neurons=fired_VD.shape[1],
+            ngram_U=seen_U,
+            count_U=count_V[seen_U],
+            place_E=place_E,
+            neuron_E=neuron_E,
+            fired_E=fired_E,
+        )
 
     @classmethod
     def merged(cls, parts: Sequence["NgramSums"]) -> "NgramSums":
@@ -104,7 +118,14 @@ class NgramSums:
         pair_E, place_X = torch.cat(pairs).unique(return_inverse=True)
         fired_E = torch.zeros_like(pair_E)
         fired_E.index_add_(0, place_X, torch.cat([part.fired_E for part in parts]))
-        return cls(neurons, ngram_U, count_U, pair_E // neurons, pair_E % neurons, fired_E)
+        return cls(
+            neurons=neurons,
+            ngram_U=ngram_U,
+            count_U=count_U,
+            place_E=pair_E // neurons,
+            neuron_E=pair_E % neurons,
+            fired_E=fired_E,
+        )
 
 
 @dataclass(frozen=True)

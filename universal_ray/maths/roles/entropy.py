@@ -83,7 +83,7 @@ def null_space_share(
     return (w_out_NC @ left_CC[:, idle - directions :]).norm(dim=1) / length_N
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Chosen:
     """Flat indices of neurons to intervene on, and the orders that the papers' rules make."""
 
@@ -135,10 +135,10 @@ def choose(
     generator = torch.Generator().manual_seed(options.seed)
     drawn_R = torch.randperm(len(plain_R), generator=generator)[: options.controls]
     return Chosen(
-        candidates_R,
-        plain_R[drawn_R.to(plain_R.device)],
-        _places(ordered_R, len(norm_N)),
-        _places(_ascending(-share_N, late_N), len(norm_N)),
+        candidates_R=candidates_R,
+        controls_R=plain_R[drawn_R.to(plain_R.device)],
+        entropy_rank_N=_places(ordered_R, len(norm_N)),
+        null_share_rank_N=_places(_ascending(-share_N, late_N), len(norm_N)),
     )
 
 

@@ -71,6 +71,7 @@ def token_classes(
     w_out_RC: Float[Tensor, "R C"],
     unembed_CV: Float[Tensor, "C V"],
     membership_VF: Bool[Tensor, "ids F"],
+    *,
     options: LogitOptions = LogitOptions(),
     block: int = 256,
 ) -> Classes:
@@ -99,7 +100,9 @@ def token_classes(
         sums["fxx"].append((square_RV @ member_VF).T)
     x_R, xx_R, fx_FR, fxx_FR = (torch.cat(parts, dim=-1).cpu() for parts in sums.values())
     size_F = member_VF.sum(0).cpu()
-    scores = score(float(ids), size_F, x_R, xx_R, fx_FR, minimum_support=options.minimum_ids)
+    scores = score(
+        float(ids), f_F=size_F, x_N=x_R, xx_N=xx_R, fx_FN=fx_FR, minimum_support=options.minimum_ids
+    )
     error_FR = _squared_error(size_F, fx_FR, fxx_FR) + _squared_error(
         ids - size_F, x_R - fx_FR, xx_R - fxx_FR
     )
@@ -144,6 +147,7 @@ class Response:
 
 
 def next_token_response(
+    *,
     count_V: Float[Tensor, "V"],
     total_VR: Float[Tensor, "V R"],
     squares_R: Float[Tensor, "R"],

@@ -29,7 +29,7 @@ class Path:
     head: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PathSums:
     """Sums over the positions that count; float64. Those of disjoint positions add."""
 
@@ -60,4 +60,10 @@ def merge_paths(parts: Sequence[PathSums]) -> PathSums:
         products_IQQ += part.products_IQQ
     points_IXQ = torch.cat([part.points_IXQ for part in parts], dim=1)
     count = sum(part.count for part in parts)
-    return PathSums(first.paths, count, totals_IQ, products_IQQ, points_IXQ)
+    return PathSums(
+        paths=first.paths,
+        count=count,
+        totals_IQ=totals_IQ,
+        products_IQQ=products_IQQ,
+        points_IXQ=points_IXQ,
+    )

@@ -46,6 +46,7 @@ class LayerResponses:
 
     def __init__(
         self,
+        *,
         context: int,
         width: int,
         candidates: dict[int, Int[Tensor, "C"]],
@@ -113,7 +114,10 @@ class LayerResponses:
                 ngram_DG[neuron, : len(told[1])] = torch.tensor(told[1])
         place = positional(self._fired_PD.double(), self._count_P, options)
         response = next_token_response(
-            self._next.count_V, self._next.total_VR, self._next.squares_R, self._member_VR
+            count_V=self._next.count_V,
+            total_VR=self._next.total_VR,
+            squares_R=self._next.squares_R,
+            members_VR=self._member_VR,
         )
         tensors = {
             "detector_length": length_D,

@@ -22,7 +22,12 @@ def by_layer(neurons: Sequence[int], width: int) -> dict[int, tuple[int, ...]]:
 
 
 def matched_random(
-    neurons: Sequence[int], width: int, eligible_N: Bool[Tensor, "N"], draws: int, seed: int = 0
+    neurons: Sequence[int],
+    *,
+    width: int,
+    eligible_N: Bool[Tensor, "N"],
+    draws: int,
+    seed: int = 0,
 ) -> list[tuple[int, ...]]:
     """Random sets with as many neurons of each layer as a set has, none of them in it.
 

@@ -48,6 +48,7 @@ class Places:
 def places(
     tokens_BP: Int[Tensor, "B P"],
     kept_T: Bool[Tensor, "B*P"],
+    *,
     first_row: int,
     subset_B: Int[Tensor, "B"] | None = None,
 ) -> Places:
@@ -114,6 +115,7 @@ class LayerSums:
     def zeros(
         cls,
         shift_D: Float[Tensor, "D"],
+        *,
         vocabulary: int,
         context: int,
         subsets: int,
@@ -235,7 +237,7 @@ class LayerSums:
         return cls(**{"minimum_VD": None, "lowest": None, **ends, **kinds})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Work:
     """Memory that the steps of one batch share: fetched anew, it takes longer than the sums."""
 
@@ -256,12 +258,12 @@ class _Work:
     def of(cls, tokens: int, shift_D: Tensor, context: int) -> "_Work":
         device, width = shift_D.device, len(shift_D)
         return cls(
-            torch.empty(2, tokens, width, dtype=torch.float64, device=device),
-            torch.empty(tokens, width, dtype=torch.int32, device=device),
-            torch.empty(tokens, width, device=device),
-            torch.arange(width, dtype=torch.int32, device=device) * BINS + 102,
-            torch.zeros(width, BINS, dtype=torch.int32, device=device),
-            torch.zeros(context, width, device=device),
+            exact_2TD=torch.empty(2, tokens, width, dtype=torch.float64, device=device),
+            index_TD=torch.empty(tokens, width, dtype=torch.int32, device=device),
+            fires_TD=torch.empty(tokens, width, device=device),
+            zero_bin_D=torch.arange(width, dtype=torch.int32, device=device) * BINS + 102,
+            count_DH=torch.zeros(width, BINS, dtype=torch.int32, device=device),
+            fired_PD=torch.zeros(context, width, device=device),
         )
 
 

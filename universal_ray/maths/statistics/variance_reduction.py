@@ -24,7 +24,7 @@ NO_TOKENS, ONE_CLASS, RARE, DEAD_NEURON = "no tokens", "one class", "rare", "dea
 """Why there is no score: no token or every token has the feature, too few do, x does not vary."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Scores of every feature on every neuron; NaN where `reason` says why there is none."""
 
@@ -43,11 +43,11 @@ class Scores:
 
 def score(
     n: float,
+    *,
     f_F: Float[Tensor, "F"],
     x_N: Float[Tensor, "N"],
     xx_N: Float[Tensor, "N"],
     fx_FN: Float[Tensor, "F N"],
-    *,
     minimum_support: int = MINIMUM_SUPPORT,
 ) -> Scores:
     """Scores from n, Σf, Σx, Σx², Σfx. Raises NumericalError where these sums disagree."""

@@ -108,6 +108,7 @@ def vocabulary(
     w_out_RC: Float[Tensor, "R C"],
     unembed_CV: Float[Tensor, "C V"],
     count: int,
+    *,
     block: int = 256,
 ) -> Vocabulary:
     """Moments and ends of cos(w_out, W_U[:, v]) over the vocabulary, `block` neurons at a time.
@@ -158,7 +159,7 @@ def _vocabulary_block(unit_RC: Tensor, unit_CV: Tensor, id_V: Tensor, count: int
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resemblance:
     """The most and the least similar other neuron of the whole model, by cosine.
 
@@ -176,6 +177,7 @@ def resemblance(
     w_in_NC: Float[Tensor, "N C"],
     w_out_NC: Float[Tensor, "N C"],
     up_NC: Float[Tensor, "N C"] | None = None,
+    *,
     block: int = 2048,
 ) -> dict[str, Resemblance]:
     """Extremes over all other neurons of the cosines `in` (of w_in), `out` (of w_out), and `both`.
@@ -224,16 +226,16 @@ class _Extremes:
 
     def spread(self, index_N: Tensor, neurons: int) -> Resemblance:
         """By the indices of the whole model."""
-        columns: list[Tensor] = []
-        for sign in (1, -1):
+        found: dict[str, Tensor] = {}
+        for sign, end in ((1, "max"), (-1, "min")):
             some_R = self.index[sign] >= 0
             place_R = index_N[some_R]
             value_N = self.values[sign].new_full((neurons,), torch.nan)
             value_N[place_R] = sign * self.values[sign][some_R]
             other_N = torch.full((neurons,), -1, device=index_N.device)
             other_N[place_R] = index_N[self.index[sign][some_R]]
-            columns += [value_N, other_N]
-        return Resemblance(*columns)
+            found |= {f"{end}_N": value_N, f"{end}_index_N": other_N}
+        return Resemblance(**found)
 
 
 def head_maps(weights: ModelWeights) -> dict[str, Float[Tensor, "H C K"]]:
@@ -270,7 +272,9 @@ def composition(
     return torch.stack([(unit_RC @ map_CK).norm(dim=1) for map_CK in map_HCK], dim=1)
 
 
-def meets(kind: str, layers: int, heads: int, neurons: int, parallel: bool) -> Bool[Tensor, "N H"]:
+def meets(
+    kind: str, *, layers: int, heads: int, neurons: int, parallel: bool
+) -> Bool[Tensor, "N H"]:
     """Whether a neuron and a head can meet, the one before the other, of so many heads and neurons.
 
     A head of a later layer reads what a neuron writes (`k`, `q`, `v`); a neuron reads what a head

@@ -168,7 +168,9 @@ def reduce_weights(order: ProfileOrder, model: Model, source: ModelSource) -> No
     for name, map_HCK in head_maps(weights).items():
         value_NH = composition(weights.w_in_NC if name == "o" else weights.w_out_NC, map_HCK)
         heads, layers = len(map_HCK), weights.layers
-        before_NH = meets(name, layers, heads, model.neurons, weights.parallel)
+        before_NH = meets(
+            name, layers=layers, heads=heads, neurons=model.neurons, parallel=weights.parallel
+        )
         value_N, head_N = strongest_head(value_NH, before_NH)
         found[f"{name}_composition"], found[f"{name}_composition_head"] = value_N, head_N
         found["heads"] = torch.tensor(heads // layers)

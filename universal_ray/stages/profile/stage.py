@@ -142,8 +142,10 @@ def _topics(
     if receipt and store.verify(receipt):
         found = store.get_json(receipt.path)
         return folder, Topics(
-            np.array(found["group_V"]), tuple(found["words"]), np.array(found["rarity_G"]),
-            np.array(found["weights_KG"]),
+            group_V=np.array(found["group_V"]),
+            words=tuple(found["words"]),
+            rarity_G=np.array(found["rarity_G"]),
+            weights_KG=np.array(found["weights_KG"]),
         )  # fmt: skip
     return folder, find_topics(TokenRows(corpus.read(0, rows), vocabulary), count)
 

@@ -89,7 +89,9 @@ class ProfileWorker(Worker):
             subset_B = None
             if subsets and number:
                 subset_B = torch.tensor([number[name] for name in subsets], device=tokens_BP.device)
-            where = places(tokens_BP, kept_T.to(tokens_BP.device), start, subset_B)
+            where = places(
+                tokens_BP, kept_T.to(tokens_BP.device), first_row=start, subset_B=subset_B
+            )
             yield tokens_BP, where, slice(
                 (start - shard.start) * context, (stop - shard.start) * context
             )
@@ -141,10 +143,10 @@ class ProfileWorker(Worker):
             layer: (
                 LayerSums.zeros(
                     shift_LD[layer],
-                    plan.vocabulary,
-                    plan.context,
-                    len(plan.subsets),
-                    plan.examples,
+                    vocabulary=plan.vocabulary,
+                    context=plan.context,
+                    subsets=len(plan.subsets),
+                    examples=plan.examples,
                     both_ends=model.gated,
                 ),
                 FeatureSums.zeros(label_TE.shape[1], model.width, told.device),

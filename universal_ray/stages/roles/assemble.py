@@ -233,8 +233,15 @@ def _sums(
         }
         effects.append(Effects(tuple(declared.chosen()), count_R, sums))
         if declared.paths:
-            parts = (found[PATH + name] for name in ("totals", "products", "points"))
-            paths.append(PathSums(declared.paths, float(found[PATH + "count"]), *parts))
+            paths.append(
+                PathSums(
+                    paths=declared.paths,
+                    count=float(found[PATH + "count"]),
+                    totals_IQ=found[PATH + "totals"],
+                    products_IQQ=found[PATH + "products"],
+                    points_IXQ=found[PATH + "points"],
+                )
+            )
     return merge_effects(effects), merge_paths(paths) if paths else None
 
 

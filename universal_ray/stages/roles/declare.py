@@ -140,7 +140,9 @@ def _sets(
 
     Raises ConfigurationError where a layer has too few others.
     """
-    drawn = matched_random(universal, width, eligible_N, options.sets, options.seed)
+    drawn = matched_random(
+        universal, width=width, eligible_N=eligible_N, draws=options.sets, seed=options.seed
+    )
     made = []
     sets = [(UNIVERSAL, -1, tuple(universal)), *((RANDOM, k, each) for k, each in enumerate(drawn))]
     for group, draw, neurons in sets:

@@ -75,7 +75,7 @@ def _logits(
     options = LogitOptions(order.options.kurtosis, variance)
     roles = logit_roles(stored, options)
     classes = token_classes(
-        weights.w_out_NC, weights.unembed_CV, order.profile.bank.membership_VF, options
+        weights.w_out_NC, weights.unembed_CV, order.profile.bank.membership_VF, options=options
     )
     class_N, reduction_N = classes.best()
     none_N, place_N, neuron_N = class_N < 0, class_N.clamp_min(0), torch.arange(len(class_N))
@@ -103,8 +103,12 @@ def _entropy(order: RolesOrder, layers: int, stored: dict[str, Tensor]) -> dict[
         seed=given.seed,
     )
     chosen = choose(stored, layers, options)
-    ends = (f"out_sim{end}" for end in ("", "_index", "_min", "_min_index"))
-    out = Resemblance(*(stored[name] for name in ends))
+    out = Resemblance(
+        max_N=stored["out_sim"],
+        max_index_N=stored["out_sim_index"],
+        min_N=stored["out_sim_min"],
+        min_index_N=stored["out_sim_min_index"],
+    )
     antipode_N = torch.full_like(out.min_index_N, -1)
     for first, second in antipodal_pairs(out).tolist():
         antipode_N[first], antipode_N[second] = second, first

@@ -135,8 +135,11 @@ class RolesWorker(Worker):
         role_R = torch.nonzero(some_D[columns] & (class_D >= 0)).flatten()
         member_VR = order.profile.bank.membership_VF[:, class_D[role_R]]
         return LayerResponses(
-            order.profile.plan.context, model.width, candidates, role_R.to(device),
-            member_VR.to(device),
+            context=order.profile.plan.context,
+            width=model.width,
+            candidates=candidates,
+            role_R=role_R.to(device),
+            member_VR=member_VR.to(device),
         )  # fmt: skip
 
     # Interventions
