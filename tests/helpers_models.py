@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from universal_ray.planning.items import Model
+
 TEXT = """The quick brown fox jumps over the lazy dog. "Good morning," said the dog; the fox ran on.
 One, two, three: the number of neurons that two models share is 12 of 384, or so the text says.
 def share(first, second):
@@ -88,8 +90,15 @@ def make_gpt2(
     return save_model(model, Path(directory), tokenizer)
 
 
+def gpt2_shape(name: str, identity: str, layers: int, width: int) -> Model:
+    """What planning needs of a GPT-2, of which there is no more."""
+    return Model(
+        name=name, identity=identity, layers=layers, width=width, d_model=width // 4, d_mlp=width
+    )
+
+
 def values(capture, tokens_BP):
-    """Every neuron's values [T, N] of the one activation that a capture names."""
+    """Every unit's values [T, N] at the one site of a capture."""
     import torch
 
     found = []

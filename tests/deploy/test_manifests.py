@@ -12,13 +12,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from helpers_models import gpt2_shape
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 from universal_ray.cli.options import composed as compose
 from universal_ray.config.study import Policy, Study, UnitsConfig, check
 from universal_ray.planning.capacity import GIB, GPU_GIB, Footprint, choose
-from universal_ray.planning.items import Layout, Model, make_items, make_units, unit_rows
+from universal_ray.planning.items import Layout, make_items, make_units, unit_rows
 from universal_ray.stages.correlations.plan import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -192,7 +193,7 @@ def test_volume_and_memory_hold_what_the_plan_says(size):
 def planned(size: str, study: Study) -> Plan:
     """The plan of a size on GPUs of the usual memory, by shapes alone."""
     names = [study.models.reference, *study.models.compared]
-    models = tuple(Model(name, f"{i:064x}", *SHAPES[size]) for i, name in enumerate(names))
+    models = tuple(gpt2_shape(name, f"{i:064x}", *SHAPES[size]) for i, name in enumerate(names))
     context, tokens = study.corpus.context, study.corpus.tokens
     assert context and tokens
     units = choose(UnitsConfig(), tokens, context, study.cluster.device, Policy.fp16)

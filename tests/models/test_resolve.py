@@ -11,6 +11,7 @@ from helpers_models import make_gpt2, make_tokenizer, save_model, values
 
 from universal_ray.errors import MissingError, ModelError
 from universal_ray.models.capture import Capture
+from universal_ray.models.site import site_of
 from universal_ray.models.source import prefetch, resolve
 from universal_ray.models.tokenizer import check_tokenizers, ids_of, tokenizer, tokenizer_identity
 
@@ -58,7 +59,7 @@ def hub(gpt2, tmp_path, monkeypatch):
 def test_a_directory_is_resolved_to_its_shapes(gpt2):
     source = resolve(str(gpt2))
     assert (source.name, source.location, source.commit) == (str(gpt2), str(gpt2.resolve()), None)
-    assert (source.layers, source.width, source.neurons) == (3, 64, 192)
+    assert (source.layers, source.d_model, source.d_mlp) == (3, 16, 64)
     assert (source.vocabulary, source.context) == (300, 24)
     assert prefetch(source) == source.location
     assert pickle.loads(pickle.dumps(source)) == source
@@ -232,9 +233,9 @@ def test_refuses_weights_that_are_not_those_resolved(gpt2, tmp_path):
     assert "was damaged, or replaced since the study was planned" in sentence(error)
 
 
-def test_refuses_an_unknown_activation(gpt2):
+def test_refuses_an_unknown_activation():
     with pytest.raises(ModelError) as error:
-        Capture(resolve(str(gpt2)), activations=["middle"])
+        site_of("middle")
     assert "'middle'" in sentence(error)
 
 

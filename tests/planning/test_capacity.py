@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import yaml
+from helpers_models import gpt2_shape
 
 from universal_ray.cli.options import composed
 from universal_ray.config.study import Device, Pairs, Policy, Study, UnitsConfig
@@ -27,14 +28,14 @@ from universal_ray.planning.capacity import (
     choose,
     duration,
 )
-from universal_ray.planning.items import Layout, Model, make_items, make_units, unit_rows
+from universal_ray.planning.items import Layout, make_items, make_units, unit_rows
 from universal_ray.stages.correlations.plan import Plan, describe
 from universal_ray.stages.correlations.sums import Sums
 
 CONF = Path(__file__).parents[2] / "conf"
 SHAPES = {"gpt2_small": (12, 3072), "gpt2_medium": (24, 4096), "pythia_160m": (12, 3072),
           "gpt2_medium_all": (24, 4096), "pythia_410m": (24, 4096)}
-SMALL = [Model(name, name * 12, 3, 8) for name in "abcd"]
+SMALL = [gpt2_shape(name, name * 12, 3, 8) for name in "abcd"]
 quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
 
@@ -42,7 +43,9 @@ def planned(name: str, *options: str) -> tuple[Plan, int]:
     """The plan of an experiment and its workers, from its configuration and its models' shapes."""
     study = composed([f"experiment={name}", *options], "config", Study)
     names = [study.models.reference, *study.models.compared]
-    models = [Model(each, f"{place:012x}", *SHAPES[name]) for place, each in enumerate(names, 1)]
+    models = [
+        gpt2_shape(each, f"{place:012x}", *SHAPES[name]) for place, each in enumerate(names, 1)
+    ]
     context, tokens, device = study.corpus.context, study.corpus.tokens, study.cluster.device
     assert context and tokens
     rows = -(-tokens // context)

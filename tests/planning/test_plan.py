@@ -6,6 +6,7 @@ from itertools import permutations
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from helpers_models import gpt2_shape
 
 from universal_ray.config.study import Device, Pairs, Policy
 from universal_ray.errors import ConfigurationError
@@ -28,7 +29,7 @@ CONTEXT = 16
 
 
 def model(name: str, layers: int = 2, width: int = 8, identity: str | None = None) -> Model:
-    return Model(name, identity or hashlib.sha256(name.encode()).hexdigest(), layers, width)
+    return gpt2_shape(name, identity or hashlib.sha256(name.encode()).hexdigest(), layers, width)
 
 
 MODELS = [model("a"), model("b"), model("c", layers=3), model("d", width=6)]
@@ -161,7 +162,7 @@ def test_items_are_the_same_whoever_is_reference_and_in_any_order(pairs):
 
 
 def test_items_are_known_by_content_not_by_name():
-    renamed = [Model(f"/elsewhere/{m.name}", m.identity, m.layers, m.width) for m in MODELS]
+    renamed = [gpt2_shape(f"/elsewhere/{m.name}", m.identity, m.layers, m.width) for m in MODELS]
     assert [item.key for item in make_items([renamed], Pairs.all)] == [
         item.key for item in make_items([MODELS], Pairs.all)
     ]

@@ -40,7 +40,7 @@ PACKAGES = {
 """All that these folders import beside the standard library: pure, but for the data of features."""
 
 ONLY_IN = {
-    "transformer_lens": ["models/bridge", "models/capture", "models/source"],
+    "transformer_lens": ["models/bridge", "models/source"],
     "fsspec": ["storage/store"],
     "ray": ["runtime/cluster", "runtime/scheduler", "jobs/train_seeds"],
     "hydra": ["cli/options"],
@@ -62,8 +62,6 @@ REACHES = [
     "stages/roles/plan stages.profile.reduce.WEIGHTS_FOLDER",
     "stages/roles/stage stages.profile.stage.PreparedProfile",
     "stages/roles/stage stages.profile.stage.ProfileStage",
-    "stages/roles/stage stages.profile.worker.POST",
-    "stages/roles/stage stages.profile.worker.PRE",
     "stages/roles/summary stages.profile.summary.beside_peers",
 ]
 """Reaches from one stage into another that stand yet; none may join them."""

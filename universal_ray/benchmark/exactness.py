@@ -139,7 +139,11 @@ def correlations(
     x_TN: Float[Tensor, "T N"], y_TM: Float[Tensor, "T M"], layers: int, policy: str, chunk: int
 ) -> Float[Tensor, "N M"]:
     """r as workers and the fold make it: `chunk` tokens to a product, units as long as allowed."""
-    pair = [Model(name, name, layers, x_TN.shape[1] // layers) for name in "ab"]
+    width = x_TN.shape[1] // layers
+    pair = [  # made up, without a model
+        Model(name=name, identity=name, layers=layers, width=width, d_model=0, d_mlp=0)
+        for name in "ab"
+    ]
     held = tuple(Part(item, 0, layers) for item in make_items([pair], Pairs.reference))
     kept_T = torch.ones(chunk, dtype=torch.bool)
     fits = [calibrate(v[:chunk], kept_T[: len(v)], layers) for v in (x_TN, y_TM)]

@@ -32,6 +32,7 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.corpus.rows import kept_mask
+from universal_ray.models.site import site_of
 from universal_ray.planning.items import Unit
 from universal_ray.runtime.measure import peak_bytes, reset_peak
 from universal_ray.runtime.scheduler import CALLS
@@ -165,7 +166,7 @@ def run_sums(
         corpus=prepared.corpus,
         sources=prepared.sources,
         excluded=prepared.excluded,
-        activations=(study.models.activation.value,),
+        sites=(site_of(study.models.activation.value),),
         dtype=means.dtype.value,
         policy=means.policy.value,
         batch_rows=plan.batch_rows,

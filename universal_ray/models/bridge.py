@@ -28,7 +28,7 @@ def boot(source: ModelSource, device: str, dtype: torch.dtype) -> TransformerBri
         )  # fmt: skip
 
 
-def _unwrap(bridge: TransformerBridge) -> None:
+def unwrap(bridge: TransformerBridge) -> None:
     """Put the model's own attention and normalization back where the bridge replaced them, and
     this project's GELU in the place of GPT-2's, which passes over memory eight times.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,7 +27,7 @@ from universal_ray.models.hub import TOKENIZER, digests, directory_of, header, l
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSource:
     """One model as the study names it, resolved to content and shapes; holds no weights."""
 
@@ -37,17 +37,13 @@ class ModelSource:
     identity: str  # 64 hex digits: the same content has the same identity wherever it lies
     kind: str  # what its configuration calls its type: "gpt2"
     architecture: str  # the class of transformers: "GPT2LMHeadModel"
-    layers: int  # L, MLP layers
-    width: int  # D, neurons per layer
+    layers: int  # L, blocks
+    d_model: int  # channels of the residual stream
+    d_mlp: int  # neurons of the MLP of a block
     vocabulary: int  # V, rows of the embedding; a padded vocabulary exceeds the tokenizer's
     context: int  # positions of the longest row
     gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)
     files: tuple[tuple[str, str], ...]  # what is loaded, config.json first, with its sha256
-
-    @property
-    def neurons(self) -> int:
-        """N = L * D."""
-        return self.layers * self.width
 
 
 def resolve(name: str) -> ModelSource:
@@ -67,7 +63,8 @@ def resolve(name: str) -> ModelSource:
         )
     raw, configuration = read_json(name, directory / CONFIGURATION)
     config = configure(name, raw)
-    architecture, layers, width, vocabulary, context, gated = _shapes(name, directory, config)
+    architecture = _supported(name, config)
+    shapes = _shapes(name, directory, config, architecture)
     commit: str | None = None
     if revision is None:
         known: dict[str, str | None] = {path.name: None for path in directory.iterdir()}
@@ -91,8 +88,8 @@ def resolve(name: str) -> ModelSource:
     files = ((CONFIGURATION, configuration), *((each, found[each]) for each in loaded))
     identity, kind = identity_of(configuration, found), str(raw["model_type"])
     return ModelSource(
-        name, location, commit, identity, kind, architecture, layers, width, vocabulary, context,
-        gated, files,
+        name=name, location=location, commit=commit, identity=identity, kind=kind,
+        architecture=architecture, **shapes, files=files,
     )  # fmt: skip
 
 
@@ -194,15 +191,9 @@ def load_model(
     return model.to(torch.device(device))  # type: ignore[arg-type]
 
 
-def _shapes(
-    name: str, directory: Path, config: PreTrainedConfig
-) -> tuple[str, int, int, int, int, bool]:
-    """(architecture, L, D, V, context, gated) as transformer_lens reads the configuration."""
-    from transformer_lens.factories.architecture_adapter_factory import (
-        SUPPORTED_ARCHITECTURES,
-        ArchitectureAdapterFactory,
-    )
-    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+def _supported(name: str, config: PreTrainedConfig) -> str:
+    """The architecture of a configuration, which is from now on its only one."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 
     architecture = next(filter(SUPPORTED_ARCHITECTURES.__contains__, _architectures(config)), None)
     if architecture is None:
@@ -211,6 +202,16 @@ def _shapes(
             "which transformer_lens supports: choose a decoder that its bridge loads."
         )
     config.architectures = [architecture]
+    return architecture
+
+
+def _shapes(
+    name: str, directory: Path, config: PreTrainedConfig, architecture: str
+) -> dict[str, Any]:
+    """Sizes of a ModelSource by name, as transformer_lens reads the configuration."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+
     try:
         adapter = ArchitectureAdapterFactory.select_architecture_adapter(
             build_bridge_config_from_hf(config, architecture, str(directory), torch.float32)
@@ -221,16 +222,18 @@ def _shapes(
             f"{architecture}: check that it is whole."
         ) from error
     shapes = adapter.cfg
-    # OPT and Falcon name D in their own way, where transformer_lens assumes four times d_model.
+    # OPT and Falcon name it in their own way, where transformer_lens assumes four times d_model.
     named = [getattr(config, key, None) for key in ("ffn_dim", "ffn_hidden_size")]
-    width = next(filter(None, [*named, shapes.d_mlp]), None)
-    if width is None:
+    d_mlp = next(filter(None, [*named, shapes.d_mlp]), None)
+    if d_mlp is None:
         raise ModelError(
             f"Model {name!r} has no MLP layers in its config.json: choose a decoder whose every "
             "layer has a plain or gated MLP."
         )
-    sizes = shapes.n_layers, width, shapes.d_vocab, shapes.n_ctx
-    return architecture, *sizes, bool(shapes.gated_mlp)
+    return {
+        "layers": shapes.n_layers, "d_model": shapes.d_model, "d_mlp": d_mlp,
+        "vocabulary": shapes.d_vocab, "context": shapes.n_ctx, "gated": bool(shapes.gated_mlp),
+    }  # fmt: skip
 
 
 def _architectures(config: PreTrainedConfig) -> list[str]:

@@ -85,12 +85,12 @@ Pass = tuple[Part, ...]
 
 
 def weight_bytes(model: Model) -> int:
-    """Of a model's blocks in float32: 12·d² each, d a quarter of the width.
+    """Of a model's blocks in float32: four matrices of attention, two of an MLP, three with a gate.
 
-    A model whose residual stream is wider than that is small beside its sums all the same, as are
-    embeddings.
+    Embeddings, norms and biases are small beside its sums.
     """
-    return 4 * model.layers * 12 * (model.width // 4) ** 2
+    mlp = (3 if model.gated else 2) * model.d_model * model.d_mlp
+    return 4 * model.layers * (4 * model.d_model**2 + mlp)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Footprint:
         """A forward pass and its activations before they are operands: one model at a time."""
         extra = 4 if self.policy is Policy.fp32 else 8
         return max(
-            extra * self.batch_tokens * m.neurons + 32 * self.batch_tokens * m.width for m in models
+            extra * self.batch_tokens * m.neurons + 32 * self.batch_tokens * m.d_mlp for m in models
         )
 
     def bytes_of(self, parts: Sequence[Part]) -> int:

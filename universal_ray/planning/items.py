@@ -14,7 +14,7 @@ from universal_ray.config.study import Pairs
 from universal_ray.errors import ConfigurationError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """What planning needs of a model: its content, whatever it is called."""
 
@@ -22,8 +22,13 @@ class Model:
     identity: str
     layers: int
     width: int
+    """units of each layer at the site that is studied"""
+    d_model: int
+    """channels of its residual stream"""
+    d_mlp: int
+    """neurons of the MLP of each of its layers"""
     gated: bool = False
-    """whether its activations, act(gate)·up, are of either sign"""
+    """whether what its units write, act(gate)·up, is of either sign"""
     calibrated: str = ""
     """fingerprint of what its calibration is made from: the first rows, and all that fixes bits"""
 

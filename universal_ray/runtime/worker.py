@@ -16,6 +16,7 @@ import torch
 from universal_ray.corpus.rows import TokenCorpus, kept_mask
 from universal_ray.errors import MemoryShortError, ResourceError
 from universal_ray.models.capture import Capture, Take
+from universal_ray.models.site import Site
 from universal_ray.models.source import ModelSource
 from universal_ray.planning.items import Model
 from universal_ray.runtime.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
@@ -35,7 +36,7 @@ class Assignment:
     """by identity"""
     excluded: tuple[int, ...]
     """ids that do not count"""
-    activations: tuple[str, ...]
+    sites: tuple[Site, ...]
     dtype: str
     batch_rows: int
     threads: int
@@ -105,8 +106,8 @@ class Worker:
             gc.collect()  # a model and its hooks hold each other
 
     def read(self, model: Model, tokens_BP: torch.Tensor, take: Take) -> None:
-        """Give `take` the raw activations [T, D] of every layer, of each kind that the assignment
-        names, as the model makes them.
+        """Give `take` the values [T, D] of every layer, at each site that the assignment names, as
+        the model makes them.
         """
         told = self.told
         if model.identity not in self._captures:
@@ -114,7 +115,7 @@ class Worker:
                 told.sources[model.identity],
                 told.device,
                 getattr(torch, told.dtype.removeprefix("t")),
-                told.activations,
+                told.sites,
             )
         with tensor_float32(told.dtype == "tfloat32"):
             self._captures[model.identity].read(tokens_BP, take)
@@ -122,16 +123,18 @@ class Worker:
     def read_layers(
         self, model: Model, tokens_BP: torch.Tensor, take: Callable[..., None]
     ) -> None:
-        """Give `take` each layer's index and its raw activations [T, D], float32, one for every
-        kind that the assignment names, in that order, when the model has made the last.
+        """Give `take` each layer's index and its values [T, D], float32, one for every site that
+        the assignment names, in that order, when the model has made the last.
         """
-        made: list[torch.Tensor] = []
+        names = [site.name for site in self.told.sites]
+        made: dict[int, dict[str, torch.Tensor]] = {}
 
-        def collect(_: str, layer: int, x_TD: torch.Tensor) -> None:
-            made.append(x_TD.float())
-            if len(made) == len(self.told.activations):
-                take(layer, *made)
-                made.clear()
+        def collect(site: str, layer: int, x_TD: torch.Tensor) -> None:
+            shown = made.setdefault(layer, {})
+            shown[site] = x_TD.float()
+            if len(shown) == len(names):
+                del made[layer]
+                take(layer, *(shown[name] for name in names))
 
         self.read(model, tokens_BP, collect)
 

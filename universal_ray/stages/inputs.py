@@ -19,6 +19,7 @@ from universal_ray.corpus.tokenise import TextSettings, tokenise
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.models import source as models
 from universal_ray.models import tokenizer
+from universal_ray.models.site import Site, site_of
 from universal_ray.planning.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
 from universal_ray.planning.items import (
     Item,
@@ -99,10 +100,8 @@ def prepare(study: Study, store: Store) -> Prepared:
     hashes = [corpus.rows_hash(start, stop) for start, stop in ranges]
     made_by = fingerprint(fixed)
     calibrated = fingerprint([made_by, corpus.rows_hash(0, calibration_rows)])
-    planned = [
-        [Model(s.name, s.identity, s.layers, s.width, s.gated, calibrated) for s in group]
-        for group in groups
-    ]
+    site = site_of(study.models.activation.value)
+    planned = [[_planned(source, site, calibrated) for source in group] for group in groups]
     everyone = tuple(model for group in planned for model in group)
     items = make_items(planned, study.models.pairs)
     _check_revisions(planned)
@@ -153,6 +152,18 @@ def prepare(study: Study, store: Store) -> Prepared:
         calibration_rows,
         damaged,
         record,
+    )
+
+
+def _planned(source: models.ModelSource, site: Site, calibrated: str) -> Model:
+    """What planning needs of a model whose units at a site are studied."""
+    return Model(
+        name=source.name,
+        identity=source.identity,
+        **vars(site.shape(source)),
+        d_model=source.d_model,
+        d_mlp=source.d_mlp,
+        calibrated=calibrated,
     )
 
 

@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 import torch
+from helpers_models import gpt2_shape
 
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.correlation import CONSTANT, FAINT, MOVED
 from universal_ray.maths.moments.row_summary import summarise
-from universal_ray.planning.items import Model
 from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NO_PARTNER
 from universal_ray.stages.correlations.summary import partner_layers, summary
@@ -24,7 +24,7 @@ def pairs(
         r_NM = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         r_NM[null_N > 0] = torch.nan
         direction = Direction(
-            Model("m", "m", 2, 3), Model(f"o{seed}", f"o{seed}", 1, 5),
+            gpt2_shape("m", "m", 2, 3), gpt2_shape(f"o{seed}", f"o{seed}", 1, 5),
             summarise(r_NM, live_M, 0, 3), torch.full((6, 2), 0.1).double(),
             torch.full((6,), 0.01).double(), torch.full((6,), torch.nan).double(), null_N, 9.0,
             policy,

@@ -6,16 +6,16 @@ from itertools import pairwise
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from helpers_models import gpt2_shape
 
 from universal_ray.config.study import Device, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.planning.capacity import GIB, USABLE, Footprint, weight_bytes
-from universal_ray.planning.items import Model
 from universal_ray.planning.shards import SHARDS, layer_bytes, layer_groups, make_shards
 from universal_ray.stages.profile.plan import ProfilePlan
 
 quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True)
-SMALL = Model("small", "s" * 12, 12, 3072)
+SMALL = gpt2_shape("small", "s" * 12, 12, 3072)
 GPU = Footprint(16_384, Device.cuda, Policy.fp16)
 
 
@@ -45,7 +45,7 @@ def test_groups_of_layers_fit_beside_the_model_and_are_even(gib, device):
 
 def test_gpt2_small_is_read_once_on_80_gb_and_medium_twice():
     assert len(layer_groups(SMALL, 50257, 80.0 * GIB, GPU)) == 1
-    assert len(layer_groups(Model("medium", "m" * 12, 24, 4096), 50257, 80.0 * GIB, GPU)) == 2
+    assert len(layer_groups(gpt2_shape("medium", "m" * 12, 24, 4096), 50257, 80.0 * GIB, GPU)) == 2
 
 
 def test_a_layer_that_does_not_fit_is_refused():

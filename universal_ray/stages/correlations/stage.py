@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from universal_ray.config.hashing import fingerprint
+from universal_ray.models.site import site_of
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Item, calibration_file, layer_file, marker, same_weights
 from universal_ray.runtime.task import Batch, Task, call
@@ -59,7 +60,7 @@ class CorrelationStage:
             corpus=prepared.corpus,
             sources=prepared.sources,
             excluded=prepared.excluded,
-            activations=(study.models.activation.value,),
+            sites=(site_of(study.models.activation.value),),
             dtype=study.models.dtype.value,
             policy=self.plan.footprint.policy.value,
             batch_rows=self.plan.batch_rows,

@@ -15,6 +15,7 @@ from universal_ray.features.families import FamilyOptions, neuron_family
 from universal_ray.features.features import TokenRows
 from universal_ray.features.semantics import Topics, find_topics
 from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
+from universal_ray.models.site import Ask, site_of
 from universal_ray.models.tokenizer import ids_of
 from universal_ray.models.weights import embedding_norms
 from universal_ray.planning.capacity import GIB, size, worker_memory
@@ -31,7 +32,7 @@ from universal_ray.stages.profile.reduce import (
     reduce_layer,
     reduce_weights,
 )
-from universal_ray.stages.profile.worker import POST, PRE, ProfileAssignment, ProfileWorker
+from universal_ray.stages.profile.worker import ProfileAssignment, ProfileWorker
 from universal_ray.storage import checked, finished
 from universal_ray.storage.store import Store
 
@@ -74,9 +75,13 @@ class PreparedProfile:
 def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     """Everything that can be wrong with the profile, found before any model runs.
 
-    Raises ConfigurationError for options that do not fit the corpus or the workers' memory.
+    Raises ConfigurationError for options that do not fit the corpus or the workers' memory,
+    ModelError for units that have no such profile.
     """
     study, corpus = prepared.study, prepared.corpus
+    site_of(study.models.activation.value).check_has(
+        Ask.token_statistics, Ask.weights, Ask.pre_activation
+    )
     options = study.taxonomy
     rows = prepared.plan.layout.units[-1].stop
     wanted = options.tokens or min(PAPER_TOKENS, rows * corpus.context)
@@ -240,7 +245,7 @@ class ProfileStage:
             corpus=prepared.corpus,
             sources=prepared.sources,
             excluded=found.excluded,
-            activations=(PRE, POST),
+            sites=site_of(study.models.activation.value).pair(),
             dtype=study.models.dtype.value,
             batch_rows=prepared.plan.batch_rows,
             threads=study.cluster.threads,

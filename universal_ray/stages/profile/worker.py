@@ -23,7 +23,6 @@ from universal_ray.storage.store import Receipt
 
 ROWS = 64
 """Rows labelled together."""
-PRE, POST = "pre", "post"
 NEURON, FEATURE = "neuron.", "feature."
 """What the names of the two kinds of sums begin with in a file."""
 

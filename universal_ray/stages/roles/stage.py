@@ -12,12 +12,12 @@ from universal_ray.corpus.rows import TokenCorpus, excluded_ids
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.maths.roles.frequency import unigram
 from universal_ray.models.decoder import ARCHITECTURES
+from universal_ray.models.site import Ask, site_of
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import layer_groups
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.profile.stage import PreparedProfile, ProfileStage
-from universal_ray.stages.profile.worker import POST, PRE
 from universal_ray.stages.roles.assemble import (
     assemble_roles,
     shard_folder,
@@ -61,9 +61,11 @@ class PreparedRoles:
 def prepare_roles(profile: PreparedProfile, store: Store) -> PreparedRoles:
     """Everything that can be wrong with the roles, found before any model runs.
 
-    Raises ConfigurationError for options that do not fit the corpus.
+    Raises ConfigurationError for options that do not fit the corpus, ModelError for units that have
+    no roles.
     """
     prepared, study = profile.prepared, profile.prepared.study
+    site_of(study.models.activation.value).check_has(Ask.roles)
     options, context = study.roles, prepared.corpus.context
     rows = min(-(-options.tokens // context), prepared.plan.layout.units[-1].stop)
     if rows < 2:
@@ -150,7 +152,7 @@ class RolesStage:
             corpus=prepared.corpus,
             sources=prepared.sources,
             excluded=order.excluded,
-            activations=(PRE, POST),
+            sites=site_of(study.models.activation.value).pair(),
             dtype=study.models.dtype.value,
             batch_rows=prepared.plan.batch_rows,
             threads=study.cluster.threads,
