@@ -10,10 +10,9 @@ import torch
 from helpers_models import make_gpt2, save_model, values
 from transformers import GPT2LMHeadModel
 
-from universal_ray.config.study import Activation
 from universal_ray.errors import ModelError
 from universal_ray.models.capture import Capture
-from universal_ray.models.site import MLP_POST, MLP_PRE, Ask, Shape, Site, site_of
+from universal_ray.models.site import MLP_POST, MLP_PRE, site_of
 from universal_ray.models.source import resolve
 
 STANFORD = {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
@@ -263,94 +262,6 @@ def test_takes_at_most_1_4_times_plain_hooks(tmp_path, shape):
         return statistics.median(seconds[0]) / statistics.median(seconds[1])
 
     assert ratio(9) <= 1.4 or ratio(30) <= 1.4
-
-
-class Residual(Site):
-    """The residual stream after each block: a site of another width, that no other file knows."""
-
-    def shape(self, source):
-        return Shape(source.layers, source.d_model, gated=True)
-
-    def attach(self, source, bridge, show):
-        for layer, block in enumerate(bridge.original_model.base_model.get_submodule(BLOCKS)):
-            block.register_forward_hook(partial(self.shown, show, layer))
-
-    @staticmethod
-    def shown(show, layer, module, inputs, output):
-        show(layer, output[0] if isinstance(output, tuple) else output)
-
-
-BLOCKS = "h"
-RESIDUAL = Residual(
-    name="residual", unit="dimension",
-    lacks={Ask.pre_activation: "no function is applied to a sum", Ask.roles: "it is no neuron"},
-)  # fmt: skip
-
-
-def test_a_planted_site_attaches_beside_another_without_touching_other_files(tmp_path):
-    make_gpt2(tmp_path, seed=1, layers=3)
-    source, tokens_BP = resolve(str(tmp_path)), rows(300)
-    seen = {}
-    both = Capture(source, sites=[RESIDUAL, MLP_PRE])
-    both.read(tokens_BP, lambda name, layer, x_TD: seen.__setitem__((name, layer), x_TD))
-    assert len(seen) == 2 * 3
-    model = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="sdpa").eval()
-    taken = []
-    for block in model.transformer.h:
-        block.register_forward_hook(
-            lambda _, inputs, out: taken.append(out[0] if isinstance(out, tuple) else out)
-        )
-    with torch.inference_mode():
-        model(tokens_BP)
-    for layer, x_BPC in enumerate(taken):
-        assert seen["residual", layer].shape == (60, source.d_model) == (60, 32)
-        assert seen["mlp_pre", layer].shape == (60, source.d_mlp) == (60, 128)
-        torch.testing.assert_close(
-            seen["residual", layer], x_BPC.flatten(0, 1), rtol=0, atol=1e-4
-        )
-
-
-def test_a_site_that_shows_other_units_than_it_says_is_refused(tmp_path):
-    """Regression: values of another width were cut into rows of the width expected."""
-
-    class Wider(Residual):
-        def shape(self, source):
-            return Shape(source.layers, source.d_mlp, gated=True)
-
-    source = resolve(str(make_gpt2(tmp_path, seed=1)))
-    with pytest.raises(ModelError, match=r"shows 32 units of residual in .* says 128"):
-        Capture(source, sites=[Wider(**vars(RESIDUAL))])
-
-
-def test_a_site_that_shows_fewer_layers_than_it_says_is_refused(tmp_path):
-    class Deeper(Residual):
-        def shape(self, source):
-            return Shape(source.layers + 1, source.d_model, gated=True)
-
-    source = resolve(str(make_gpt2(tmp_path, seed=1)))
-    with pytest.raises(ModelError, match="showed 4 of 5 layers of mlp_post and residual in one"):
-        Capture(source, sites=[MLP_POST, Deeper(**vars(RESIDUAL))])
-
-
-def test_what_cannot_be_asked_of_a_site_is_told_with_the_reason():
-    for site in (MLP_PRE, MLP_POST):
-        site.check_has(*Ask)
-        assert site.pair() == (MLP_PRE, MLP_POST)
-    RESIDUAL.check_has(Ask.token_statistics, Ask.weights)
-    words = (
-        "The dimensions of site residual have no pre-activation that tells when they fire, as no "
-        "function is applied to a sum: leave out the stage that asks for it, or choose another "
-        "site."
-    )
-    for told in (RESIDUAL.pair, lambda: RESIDUAL.check_has(Ask.weights, Ask.pre_activation)):
-        with pytest.raises(ModelError) as error:
-            told()
-        assert str(error.value) == words
-
-
-def test_every_activation_of_a_study_is_a_site():
-    assert [site_of(each.value).name for each in Activation] == ["mlp_post", "mlp_pre"]
-    assert site_of("post") is MLP_POST and site_of("pre") is MLP_PRE
 
 
 def test_a_model_whose_gates_are_not_what_its_architecture_says_is_refused(tmp_path):

@@ -29,7 +29,7 @@ class Ask(Enum):
 
     token_statistics = "statistics by token"
     weights = "weights that they read and write by"
-    pre_activation = "a pre-activation that tells when they fire"
+    pre_activation = "pre-activation that tells when they fire"
     roles = "roles and interventions"
 
 
