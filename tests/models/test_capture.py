@@ -129,7 +129,7 @@ def test_other_architectures_equal_plain_hooks(tmp_path, family, activation):
         )
     save_model(model, tmp_path)
     source = resolve(str(tmp_path))
-    assert (source.layers, source.vocabulary, source.context) == (3, 320, 32)
+    assert (source.layers, source.d_model, source.vocabulary, source.context) == (3, 32, 320, 32)
     x_TN = values(Capture(source, sites=[site_of(activation)]), rows(320))
     expected_TN = plain(tmp_path, post, None if activation == "post" else pre)(rows(320))
     assert x_TN.shape == (60, 3 * source.d_mlp)
