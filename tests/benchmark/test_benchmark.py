@@ -18,7 +18,6 @@ from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.stages.correlations.reduce import read_pair
-from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 MEANS = Means(Device.cpu, 2, Policy.fp32, ForwardType.float32)
@@ -49,27 +48,27 @@ def test_the_naive_scheme_is_numpys_best_correlation():
 
 
 def test_both_schemes_find_the_same_correlations(tmp_path):
-    timing, prepared = run_sums(make_study(tmp_path, TINY, MEANS), MEANS)
-    order = run_reduction(prepared, MEANS, timing)
+    timing, stage = run_sums(make_study(tmp_path, TINY, MEANS), MEANS)
+    run_reduction(stage, timing)
     reference, other = (
-        naive.activations(prepared.sources[model.identity], "cpu")
-        for model in prepared.plan.models[:2]
+        naive.activations(stage.inputs.sources[model.identity], "cpu")
+        for model in stage.plan.models[:2]
     )
     form = naive.Shape(TINY.layers, TINY.width)
     naive_N = naive.best_correlations(
-        naive.stream((reference, form), (other, form), batches(prepared, TINY.tokens))
+        naive.stream((reference, form), (other, form), batches(stage, TINY.tokens))
     )
     x_TN, y_TN = (
-        torch.cat([model(tokens)[kept] for tokens, kept in batches(prepared, TINY.tokens)])
+        torch.cat([model(tokens)[kept] for tokens, kept in batches(stage, TINY.tokens)])
         for model in (reference, other)
     )
     r_NM = np.corrcoef(x_TN.numpy(), y_TN.numpy(), rowvar=False, dtype=np.float64)
     exact_N = r_NM[: TINY.neurons, TINY.neurons :].max(1)
     np.testing.assert_allclose(naive_N, exact_N, atol=3e-3)
-    both = set(prepared.plan.models[:2])
-    pair = next(item for item in prepared.plan.pairs if set(item.models) == both)
-    directions = read_pair(Store(order.store_url), order, pair)
-    ours = next(d for d in directions if d.model == prepared.plan.models[0])
+    both = set(stage.plan.models[:2])
+    pair = next(item for item in stage.plan.pairs if set(item.models) == both)
+    directions = read_pair(stage.store, stage.recipe, pair)
+    ours = next(d for d in directions if d.model == stage.plan.models[0])
     np.testing.assert_allclose(ours.summary.top_RK[:, 0], exact_N, atol=1e-6)
     assert pair.flops(timing.tokens) * 2 == timing.cross_flops
     assert timing.wall > 0 and timing.peak_bytes > 2**20

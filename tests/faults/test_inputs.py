@@ -2,6 +2,7 @@
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -85,9 +86,9 @@ def test_sums_that_say_they_are_of_something_else_are_made_anew(expected, study,
 
 def test_sums_say_in_full_what_they_are_of(study):
     store = make(study)
-    plan = prepare(study, store).plan
-    for item in plan.items:
-        for block in plan.layout.blocks:
+    inputs = prepare(study, store)
+    for item in inputs.items:
+        for block in inputs.layout.blocks:
             told = store.get_json(f"{item.block_folder(block)}/done.json")["of"]
             assert told["models"] == [model.identity for model in item.models]
             assert told["rows"] == [unit.content for unit in block.units]
@@ -120,5 +121,5 @@ def test_a_tokenizer_that_says_other_words_labels_anew(inputs, tmp_path):
     study.taxonomy.topics, study.taxonomy.syntax = 2, None
     found = prepare(study, store)
     before = prepare_profile(found, store).plan.sums_key
-    found.record["corpus"]["tokenizer"] = "0" * 64
+    found = replace(found, tokenizer_identity="0" * 64)
     assert prepare_profile(found, store).plan.sums_key != before

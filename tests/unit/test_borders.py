@@ -53,10 +53,7 @@ ROOMS = {"artifacts", "schemas"}
 """What a stage may know of the stages before it."""
 
 REACHES = [
-    "stages/inputs stages.correlations.folding.calibrations",
-    "stages/inputs stages.correlations.plan.Plan",
     "stages/profile/reduce stages.correlations.folding.read_sums",
-    "stages/profile/stage stages.correlations.stage.CorrelationStage",
     "stages/roles/assemble stages.profile.summary.plain_numbers",
     "stages/roles/plan stages.profile.reduce.ProfileOrder",
     "stages/roles/plan stages.profile.reduce.WEIGHTS_FOLDER",

@@ -40,7 +40,6 @@ from universal_ray.runtime.arithmetic import fix_arithmetic
 from universal_ray.stages.correlations.folding import groups
 from universal_ray.stages.correlations.reduce import read_pair
 from universal_ray.stages.correlations.sums import Sums
-from universal_ray.storage.store import Store
 
 CHUNKS = (1024, 4096, 16_384, 65_536)
 """Tokens of one product."""
@@ -300,11 +299,11 @@ def _study(extent: Extent, means: Means, kind: ForwardType) -> tuple[Tensor, Ten
             cluster=ClusterConfig(device=means.device, workers=1, threads=means.threads),
             baseline=BaselineConfig(rotations=extent.rotations),
         )
-        timing, prepared = run_sums(study, own)
-        order = run_reduction(prepared, own, timing)
-        store, plan = Store(study.run.dir), prepared.plan
+        timing, stage = run_sums(study, own)
+        run_reduction(stage, timing)
+        store, plan = stage.store, stage.plan
         reference, other = plan.models[:2]
-        directions = [d for pair in plan.pairs for d in read_pair(store, order, pair)
+        directions = [d for pair in plan.pairs for d in read_pair(store, stage.recipe, pair)
                       if d.model == reference]
         excess_N = torch.stack([
             d.summary.top_RK[:, 0] - d.baseline_NK.mean(1) for d in directions

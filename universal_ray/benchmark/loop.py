@@ -32,14 +32,14 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.corpus.rows import kept_mask
-from universal_ray.models.site import site_of
 from universal_ray.planning.items import Unit
 from universal_ray.runtime.measure import peak_bytes, reset_peak
 from universal_ray.runtime.scheduler import CALLS
 from universal_ray.stages.correlations import reduce
 from universal_ray.stages.correlations.plan import Work
+from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
-from universal_ray.stages.inputs import Prepared, prepare
+from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 from universal_ray.testbed.training import Settings
 
@@ -148,8 +148,8 @@ def make_study(folder: Path, shape: Shape, means: Means, workers: int = 1) -> St
 
 
 def run_sums(
-    study: Study, means: Means, pauses: Sequence[Callable[[Prepared], None]] = ()
-) -> tuple[Timing, Prepared]:
+    study: Study, means: Means, pauses: Sequence[Callable[[CorrelationStage], None]] = ()
+) -> tuple[Timing, CorrelationStage]:
     """The sums of a study in this process, as its workers make them; models are loaded before.
 
     Each of the `pauses` is called after as large a share of the units as the others, with nothing
@@ -158,25 +158,25 @@ def run_sums(
     reset_peak(means.device.value)
     store = Store(study.run.dir)
     study.precision.moments = means.policy
-    prepared = prepare(study, store)
-    plan = prepared.plan
+    stage = CorrelationStage(prepare(study, store), store)
+    inputs, plan = stage.inputs, stage.plan
     assignment = MomentsAssignment(
         store_url=store.url,
         nonce=store.write_nonce(),
-        corpus=prepared.corpus,
-        sources=prepared.sources,
-        excluded=prepared.excluded,
-        sites=(site_of(study.models.activation.value),),
+        corpus=inputs.corpus,
+        sources=inputs.sources,
+        excluded=inputs.excluded,
+        sites=(inputs.site,),
         dtype=means.dtype.value,
         policy=means.policy.value,
-        batch_rows=plan.batch_rows,
+        batch_rows=inputs.batch_rows,
         threads=study.cluster.threads,
         device=means.device.value,
     )
     workers = [MomentsWorker(assignment) for _ in range(study.cluster.workers)]
     for worker in workers:
         for model in plan.models:
-            worker.calibrate(model, prepared.calibration_rows)
+            worker.calibrate(model, inputs.calibration_rows)
     cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
     timing = Timing(plan.total_tokens, plan.flops, cross)
     finished: Counter[Unit] = Counter()
@@ -184,21 +184,21 @@ def run_sums(
     bounds = [len(plan.work) * share // shares for share in range(shares + 1)]
     for share, (start, stop) in enumerate(pairwise(bounds)):
         began = time.monotonic()
-        _sum_share(prepared, workers, plan.work[start:stop], finished, timing)
+        _sum_share(stage, workers, plan.work[start:stop], finished, timing)
         timing.wall += time.monotonic() - began
         timing.peak_bytes = timing.peak_bytes or peak_bytes(means.device.value)
         torch.set_num_threads(study.cluster.workers * study.cluster.threads)
         if pauses:
-            pauses[share](prepared)
-    return timing, prepared
+            pauses[share](stage)
+    return timing, stage
 
 
 def _sum_share(
-    prepared: Prepared, workers: list[MomentsWorker], share: list[Work], finished: Counter[Unit],
-    timing: Timing,
+    stage: CorrelationStage, workers: list[MomentsWorker], share: list[Work],
+    finished: Counter[Unit], timing: Timing,
 ) -> None:
     """One unit is written while the next is computed, and a full block folds beside both."""
-    plan = prepared.plan
+    plan = stage.plan
     with ExitStack() as opened:
         pools = [opened.enter_context(ThreadPoolExecutor(CALLS)) for _ in workers]
         beside = opened.enter_context(ThreadPoolExecutor(1))
@@ -218,34 +218,23 @@ def _sum_share(
         timing.seconds["fold"] += sum(fold.result() for fold in folds)
 
 
-def run_reduction(prepared: Prepared, means: Means, timing: Timing) -> reduce.Reduction:
+def run_reduction(stage: CorrelationStage, timing: Timing) -> None:
     """Reduce what `run_sums` stored."""
-    study, plan = prepared.study, prepared.plan
-    store = Store(study.run.dir)
-    order = reduce.Reduction(
-        store.url,
-        plan.layout,
-        study.baseline.rotations,
-        study.baseline.kind.value,
-        study.baseline.seed,
-        means.policy.value,
-        means.device.value,
-    )
+    plan, recipe = stage.plan, stage.recipe
     began = time.monotonic()
     for item in plan.items:
         if len(item.models) == 1:
-            reduce.reduce_model(order, item)
+            reduce.reduce_model(recipe, item)
     for pair in plan.pairs:
         for layer in range(pair.layers):
-            reduce.reduce_rows(order, pair, layer)
+            reduce.reduce_rows(recipe, pair, layer)
     timing.seconds["reduce"] = time.monotonic() - began
-    return order
 
 
-def batches(prepared: Prepared, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(stage: CorrelationStage, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The first tokens of a study in the naive scheme's batches: [B, P], and which count [T]."""
-    plan, corpus = prepared.plan, prepared.corpus
-    rows = min(tokens // plan.context, plan.layout.units[-1].stop)
+    inputs = stage.inputs
+    rows = min(tokens // inputs.context, inputs.rows)
     for start in range(0, rows, naive.ROWS):
-        tokens_BP = torch.from_numpy(corpus.read(start, min(start + naive.ROWS, rows)))
-        yield tokens_BP, kept_mask(tokens_BP, prepared.excluded)
+        tokens_BP = torch.from_numpy(inputs.corpus.read(start, min(start + naive.ROWS, rows)))
+        yield tokens_BP, kept_mask(tokens_BP, inputs.excluded)

@@ -24,7 +24,7 @@ from universal_ray.benchmark.loop import (
 from universal_ray.config.study import Device, Policy
 from universal_ray.planning.capacity import BATCH, size
 from universal_ray.runtime.measure import machine_bytes, matmul_rate
-from universal_ray.stages.inputs import Prepared
+from universal_ray.stages.correlations.stage import CorrelationStage
 
 Row = dict[str, Any]
 COPIES = 4
@@ -44,11 +44,11 @@ def loop(shape: Shape, means: Means) -> Row:
     """This project's sums: rates, shares of the plain product's rate, and where the time went."""
     with TemporaryDirectory() as folder:
         before = product_rate(shape, means)
-        timing, prepared = run_sums(make_study(Path(folder), shape, means), means)
-        return _row(shape, means, timing, prepared, before)
+        timing, stage = run_sums(make_study(Path(folder), shape, means), means)
+        return _row(shape, means, timing, stage, before)
 
 
-def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared, before: float) -> Row:
+def _row(shape: Shape, means: Means, timing: Timing, stage: CorrelationStage, before: float) -> Row:
     """Shares are of the mean of the plain product's rates before and after."""
     rate = (before + product_rate(shape, means)) / 2
     return {
@@ -56,7 +56,7 @@ def _row(shape: Shape, means: Means, timing: Timing, prepared: Prepared, before:
         "tokens": timing.tokens,
         "policy": means.policy.value,
         "forward": means.dtype.value,
-        "batch": prepared.plan.footprint.batch_tokens,
+        "batch": stage.plan.footprint.batch_tokens,
         "plain_tflops": rate / 1e12,
         "products_share": timing.cross_flops / timing.seconds["products"] / rate,
         "loop_share": timing.flops / timing.wall / rate,
@@ -82,9 +82,9 @@ def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
         own = replace(means, threads=means.threads // workers)
         turns = _Naive(shape, means, naive_tokens)
         study = make_study(Path(folder), shape, own, workers)
-        timing, prepared = run_sums(study, own, [turns.take] * 2)
-        run_reduction(prepared, means, timing)
-        row = _row(shape, means, timing, prepared, before)
+        timing, stage = run_sums(study, own, [turns.take] * 2)
+        run_reduction(stage, timing)
+        row = _row(shape, means, timing, stage, before)
     total = turns.streaming / turns.tokens * timing.tokens + turns.finding
     return {**row, "naive_tokens": turns.tokens, "naive_seconds": turns.streaming + turns.finding,
             "naive_total_seconds": total, "ratio": total / timing.total}
@@ -104,20 +104,20 @@ class _Naive:
             for _ in range(shape.layers)
         ]
 
-    def take(self, prepared: Prepared) -> None:
+    def take(self, stage: CorrelationStage) -> None:
         """The turn of half of all pairs; models are loaded before their time starts."""
-        models = prepared.plan.models
+        models = stage.plan.models
         for _ in range(len(models) // 2):
             if not self.pairs:
                 return
             left, right = (
-                (naive.activations(prepared.sources[model.identity], self.device),
+                (naive.activations(stage.inputs.sources[model.identity], self.device),
                  self.form)
                 for model in (models[0], models[self.pairs.pop(0)])
             )
             for drawn in (None, self.rotations):
                 began = time.monotonic()
-                sums = naive.stream(left, right, batches(prepared, self.tokens), drawn)
+                sums = naive.stream(left, right, batches(stage, self.tokens), drawn)
                 streamed = time.monotonic()
                 naive.best_correlations(sums)
                 self.streaming += streamed - began
@@ -180,7 +180,6 @@ def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[R
     """
     from universal_ray.runtime import driver
     from universal_ray.runtime.scheduler import Scheduler
-    from universal_ray.stages.correlations.stage import CorrelationStage
     from universal_ray.stages.inputs import prepare
     from universal_ray.storage.record import read_metrics
     from universal_ray.storage.store import Store

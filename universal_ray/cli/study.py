@@ -32,20 +32,22 @@ def run(study: Study, wanted: tuple[str, ...]) -> None:
 def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> list["Stage"]:
     """The stages, prepared, and their plan shown."""
     from universal_ray.report.screen import show_plan
-    from universal_ray.stages.correlations.plan import describe
+    from universal_ray.stages import inputs as all_inputs
     from universal_ray.stages.correlations.stage import CorrelationStage
-    from universal_ray.stages.inputs import prepare
 
-    prepared = prepare(study, store)
+    models = all_inputs.find_models(study, store)
+    found = all_inputs.outline(models, store)
+    inputs = all_inputs.read(models, store)
     stages: list[Stage] = []
     rows = []
     if CORRELATIONS in wanted:
-        stages.append(CorrelationStage(prepared, store))
-        rows += describe(prepared.plan, study.cluster.workers, _speed(study, store))
+        assert found
+        rows += CorrelationStage.describe(found, store)
+        stages.append(CorrelationStage(inputs, store))
     if PROFILE in wanted or ROLES in wanted:
         from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
 
-        profile = prepare_profile(prepared, store)
+        profile = prepare_profile(inputs, store)
         if PROFILE in wanted:
             stages.append(ProfileStage(profile, store))
             rows += profile.describe()
@@ -58,18 +60,3 @@ def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> 
     show_plan(out, rows, f"plan of {store.url}")
     return stages
 
-
-def _speed(study: Study, store: "Store") -> Any:
-    """How fast a worker multiplies: as given, as the run has measured, or as this machine does."""
-    from universal_ray.config.study import Device
-    from universal_ray.planning.capacity import Speed
-    from universal_ray.runtime.measure import measured_speed, probed_speed
-    from universal_ray.storage.record import read_metrics
-
-    given = study.cluster.tflops
-    if given is not None:
-        return Speed(given * 1e12, f"{given:g} TFLOP/s, as cluster.tflops says")
-    measured = measured_speed(read_metrics(store))
-    if measured is None and study.cluster.device is Device.cpu:
-        return probed_speed(study.cluster.threads)
-    return measured

@@ -7,7 +7,7 @@ Every field here is a key a user may set; `conf/` holds the values. Checks acros
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -379,6 +379,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return value
+
+
+def keys() -> tuple[str, ...]:
+    """Dotted, of all that says what a study makes: not where, nor whether to plan alone."""
+    return tuple(
+        f"{section.name}.{key.name}"
+        for section in fields(Study)
+        if section.name not in ("run", "dry_run")
+        for key in fields(getattr(Study(), section.name))
+    )
 
 
 def value_of(study: Study, key: str) -> Any:

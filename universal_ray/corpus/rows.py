@@ -156,6 +156,26 @@ class TokenCorpus:
             first += rows
 
 
+def glance(path: str) -> tuple[int, int]:
+    """Rows of a tokenised `datasets` directory and tokens of its first row, no more of it read.
+
+    Raises MissingError for a path that is not there, StorageError for files that are no tables,
+    and CorpusError where there are no rows of tokens.
+    """
+    folder = Path(path).expanduser().resolve()
+    rows = context = 0
+    for name in _arrow_files(folder):
+        column = _token_column(_table(folder / name), path)
+        if rows == 0 and len(column):
+            context = int(_lengths(column.slice(0, 1).combine_chunks(), path)[0])
+        rows += len(column)
+    if rows == 0:
+        raise CorpusError(f"{folder} has no rows: tokenise some text into it first")
+    if not context:
+        raise CorpusError(f"the rows of {folder} hold no tokens: tokenise the text again")
+    return rows, context
+
+
 def open_corpus(path: str) -> TokenCorpus:
     """Open a tokenised `datasets` directory, having looked at every row's length and every id.
 

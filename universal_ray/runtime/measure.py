@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-from universal_ray.planning.capacity import Speed
+from universal_ray.config.study import ClusterConfig, Device
+from universal_ray.planning.capacity import GIB, GPU_GIB, Speed
+from universal_ray.storage.record import read_metrics
+from universal_ray.storage.store import Store
 
 PROBE = (1024, 1024, 2048)
 """Tokens, rows and columns of the product that a CPU's speed is read off."""
@@ -121,6 +124,32 @@ def measured_speed(metrics: list[dict[str, Any]]) -> Speed | None:
         return None
     flops = sum(line["flops"] for line in metrics) / busy
     return Speed(flops, f"{flops / 1e12:.3g} TFLOP/s, as this run has measured")
+
+
+def known_speed(settings: ClusterConfig, store: Store) -> Speed | None:
+    """How fast a worker multiplies: as given, as the run has measured, or as this machine does;
+    None of a GPU that nobody has measured.
+    """
+    if settings.tflops is not None:
+        return Speed(
+            settings.tflops * 1e12, f"{settings.tflops:g} TFLOP/s, as cluster.tflops says"
+        )
+    measured = measured_speed(read_metrics(store))
+    if measured is None and settings.device is Device.cpu:
+        return probed_speed(settings.threads)
+    return measured
+
+
+def expected_memory(settings: ClusterConfig) -> float:
+    """Bytes of each worker: as configured, or this machine's share, or a usual GPU's.
+
+    Workers that are already there are asked when they start.
+    """
+    if settings.memory is not None:
+        return settings.memory * GIB
+    if settings.device is Device.cuda:
+        return GPU_GIB * GIB
+    return machine_bytes() / settings.workers
 
 
 def probed_speed(threads: int) -> Speed:

@@ -1,195 +1,298 @@
-"""Everything that can be wrong, found before any model runs; and the plan that follows from it."""
+"""What every stage of a study needs, checked before any work.
+
+In two steps. An *outline* is known in seconds: models by their headers, the tokenizer, the shape of
+the corpus, how the study is cut into units; stages tell their plans from it. *Inputs* are the
+outline with its tokens read and held against what the run directory was made with.
+"""
 
 import logging
-import os
 import platform
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
-from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
 
-from universal_ray.config.changes import bits
 from universal_ray.config.hashing import fingerprint
-from universal_ray.config.study import Device, Pairs, Policy, Study, check, model_groups, plain
-from universal_ray.corpus.rows import TokenCorpus, check_fits, count_kept, excluded_ids, open_corpus
-from universal_ray.corpus.tokenise import TextSettings, tokenise
+from universal_ray.config.study import (
+    Policy,
+    Study,
+    keys,
+    plain,
+    value_of,
+)
+from universal_ray.corpus.documents import TextSettings
+from universal_ray.corpus.rows import (
+    TokenCorpus,
+    check_fits,
+    count_kept,
+    excluded_ids,
+    glance,
+    open_corpus,
+)
+from universal_ray.corpus.tokenise import tokenise
 from universal_ray.errors import ConfigurationError, CorpusError
-from universal_ray.models import source as models
-from universal_ray.models import tokenizer
+from universal_ray.models import source
 from universal_ray.models.site import Site, site_of
-from universal_ray.planning.capacity import GIB, GPU_GIB, POLICY, Footprint, choose
+from universal_ray.planning.capacity import POLICY, Footprint, choose
 from universal_ray.planning.items import (
     Item,
     Layout,
     Model,
-    Unit,
     make_items,
     make_units,
-    marker,
-    same_weights,
     unit_rows,
 )
-from universal_ray.runtime.measure import machine_bytes
-from universal_ray.stages.correlations.folding import calibrations
-from universal_ray.stages.correlations.plan import Plan
-from universal_ray.storage import checked
-from universal_ray.storage.lock import refuse_foreign
-from universal_ray.storage.names import STUDY_FILE
+from universal_ray.stages.models import Models, find_models
+from universal_ray.stages.sums import bits
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 
+PACKAGES = "universal_ray", "torch", "transformer_lens", "transformers", "ray", "numpy"
+"""Whose versions a run remembers."""
 
-@dataclass(frozen=True)
-class Prepared:
-    """A study whose inputs have been found and fit together."""
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A study whose models, tokenizer and corpus have been found and fit together by their shapes.
+    """
 
     study: Study
-    plan: Plan
-    corpus: TokenCorpus
-    sources: dict[str, models.ModelSource]
+    """with what it leaves open chosen: units, precision"""
+    groups: tuple[tuple[source.ModelSource, ...], ...]
+    """by revision, the reference first"""
     tokenizer: Any
+    tokenizer_identity: str
+    vocabulary: int
+    """ids of the tokenizer"""
+    rows: int
+    """rows of tokens that the study is of"""
+    context: int
+    """tokens of a row"""
     excluded: tuple[int, ...]
-    calibration_rows: int
-    damaged: tuple[str, ...]
-    """folders whose files were cut or altered"""
-    record: dict[str, Any]
-    """what `study.yaml` will say"""
+    """ids that do not count, sorted"""
+    models: tuple[tuple[Model, ...], ...]
+    """as `groups`"""
+    layout: Layout
+    """units named by the tokens that the run directory says they have; in `Inputs` by those read"""
+
+    @property
+    def everyone(self) -> tuple[Model, ...]:
+        """All models, the first reference first."""
+        return tuple(model for group in self.models for model in group)
+
+    @property
+    def references(self) -> tuple[Model, ...]:
+        """Models whose neurons are asked about; with revisions, each revision's."""
+        if self.study.models.pairs.value == "all":
+            return self.everyone
+        return tuple(group[0] for group in self.models)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        return make_items(self.models, self.study.models.pairs)
+
+    @property
+    def sources(self) -> dict[str, source.ModelSource]:
+        """By identity."""
+        return {each.identity: each for group in self.groups for each in group}
+
+    @property
+    def site(self) -> Site:
+        """What a neuron is: where in a model its activation is read."""
+        return site_of(self.study.models.activation.value)
+
+    @property
+    def footprint(self) -> Footprint:
+        """Of a batch, by device and policy."""
+        study = self.study
+        assert study.units.batch and study.precision.moments
+        return Footprint(study.units.batch, study.cluster.device, study.precision.moments)
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of one forward pass."""
+        assert self.study.units.batch
+        return self.study.units.batch // self.context
+
+    @property
+    def calibration_rows(self) -> int:
+        return min(self.batch_rows, self.rows)
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """The plain value of every key of the study, as chosen; what is known by content as such.
+        """
+        return settled(self.study, self.context, self.excluded)
+
+    @property
+    def bits(self) -> dict[str, Any]:
+        """All but models and tokens that decides the bits of a unit's sums."""
+        return bits(self.settled)
 
 
-def prepare(study: Study, store: Store) -> Prepared:
-    """Check a study against its models, its tokens and what its run directory holds already."""
-    check(study)
-    refuse_foreign(store)
-    groups = [[models.resolve(name) for name in names] for names in model_groups(study.models)]
-    sources = [source for group in groups for source in group]
-    _check_apart(groups)
-    shared = tokenizer.check_tokenizers(sources, study.models.tokenizer)
-    identity, ids = tokenizer.tokenizer_identity(shared), tokenizer.ids_of(shared)
-    contexts = {source.name: source.context for source in sources}
-    _check_context(study, contexts)
-    corpus = _open(study, store, shared, identity)
-    if study.corpus.context not in (None, corpus.context):
-        raise CorpusError(
-            f"{corpus.path} has rows of {corpus.context} tokens, not corpus.context="
-            f"{study.corpus.context}: leave corpus.context out or tokenise again"
+@dataclass(frozen=True, kw_only=True)
+class Inputs(Outline):
+    """And its tokens, read, and of the run directory where there is one."""
+
+    corpus: TokenCorpus
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `study.yaml` says."""
+        units = [[unit.start, unit.stop, unit.content] for unit in self.layout.units]
+        return {
+            "configuration": plain(self.study),
+            "bits": self.bits,
+            "models": [vars(each) for group in self.groups for each in group],
+            "corpus": {
+                "path": self.corpus.path,
+                "tokenizer": self.tokenizer_identity,
+                "rows": self.rows,
+                "context": self.context,
+                "units": units,
+            },
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in PACKAGES},
+            },
+        }
+
+
+def outline(models: Models, store: Store) -> Outline | None:
+    """What is known of a study without reading its tokens or running a model.
+
+    None where nobody can say yet how many tokens there are: text that is not tokenised, of which
+    `corpus.tokens` asks for all. Raises what is wrong with the files of the corpus.
+    """
+    study, text = models.study, _text(models.study, store)
+    path = text.destination if text else str(study.corpus.path)
+    if text is not None and not text.begun:
+        if study.corpus.tokens is None:
+            return None
+        return _cut(models, store, -(-study.corpus.tokens // text.context), text.context)
+    rows, context = glance(path)
+    _check_rows(study, path, context)
+    return _cut(models, store, _rows(study, path, rows, context), context)
+
+
+def read(models: Models, store: Store) -> Inputs:
+    """A study with its tokens, tokenised first where they are text; all of it checked.
+
+    Raises CorpusError where no token counts or a model does not know all of them, and
+    ConfigurationError where the run directory was made of others.
+    """
+    study, text = models.study, _text(models.study, store)
+    if text is None:
+        corpus = open_corpus(str(study.corpus.path))
+    else:
+        corpus = tokenise(
+            text.settings, models.tokenizer, models.tokenizer_identity, text.destination
         )
+    _check_rows(study, corpus.path, corpus.context)
     check_fits(
         corpus,
-        vocabulary={source.name: ids for source in sources},
-        context=contexts,
-        tokenizer_identity=identity,
+        vocabulary={each.name: models.vocabulary for each in models.sources},
+        context={each.name: each.context for each in models.sources},
+        tokenizer_identity=models.tokenizer_identity,
     )
-    rows = _rows(study, corpus)
-    excluded = excluded_ids(study.corpus.exclude.value, shared)
-    study = _settled(study, store, rows * corpus.context, corpus.context)
-    units, policy = study.units, study.precision.moments
-    assert units.tokens and units.batch and units.fold and policy
-    calibration_rows = min(units.batch // corpus.context, rows)
-    if count_kept(corpus, excluded, 0, calibration_rows) == 0:
+    rows = _rows(study, corpus.path, corpus.rows, corpus.context)
+    found = _cut(models, store, rows, corpus.context, corpus)
+    if count_kept(corpus, found.excluded, 0, found.calibration_rows) == 0:
         raise CorpusError(
             f"corpus.exclude={study.corpus.exclude.value} leaves no token of the first "
-            f"{calibration_rows} rows of {corpus.path}: exclude fewer tokens"
+            f"{found.calibration_rows} rows of {corpus.path}: exclude fewer tokens"
         )
-    fixed = bits(study, corpus.context, excluded)
-    ranges = unit_rows(rows, corpus.context, units.tokens)
-    hashes = [corpus.rows_hash(start, stop) for start, stop in ranges]
+    parts = {each.name: getattr(found, each.name) for each in fields(found)}
+    inputs = Inputs(**parts, corpus=corpus)
+    _compare(store, inputs.record)
+    return inputs
+
+
+def prepare(study: Study, store: Store) -> Inputs:
+    """The inputs of a study, whose plan nobody wants to see first."""
+    return read(find_models(study, store), store)
+
+
+def settled(study: Study, context: int, excluded: Sequence[int]) -> dict[str, Any]:
+    """The plain value of every key of a study, those known by content as their content."""
+    values = {key: value_of(study, key) for key in keys()}
+    return {**values, "corpus.context": context, "corpus.exclude": list(excluded)}
+
+
+def _cut(
+    models: Models, store: Store, rows: int, context: int, corpus: TokenCorpus | None = None
+) -> Outline:
+    """Cut rows into units, whose contents are those of the corpus, else what the run says."""
+    study = _settled(models.study, store, rows * context, context)
+    assert study.units.tokens and study.units.batch and study.units.fold
+    excluded = excluded_ids(study.corpus.exclude.value, models.tokenizer)
+    fixed = bits(settled(study, context, excluded))
     made_by = fingerprint(fixed)
-    calibrated = fingerprint([made_by, corpus.rows_hash(0, calibration_rows)])
+    ranges = unit_rows(rows, context, study.units.tokens)
+    if corpus is not None:
+        contents = [corpus.rows_hash(start, stop) for start, stop in ranges]
+        first = corpus.rows_hash(0, min(study.units.batch // context, rows))
+        calibrated = fingerprint([made_by, first])
+    else:
+        told = {tuple(each[:2]): each[2] for each in _told_units(store)}
+        contents = [told.get(each, "") for each in ranges]
+        calibrated = ""
     site = site_of(study.models.activation.value)
-    planned = [[_planned(source, site, calibrated) for source in group] for group in groups]
-    everyone = tuple(model for group in planned for model in group)
-    items = make_items(planned, study.models.pairs)
-    _check_revisions(planned)
-    record = {
-        "configuration": plain(study),
-        "bits": fixed,
-        "models": [vars(source) for source in sources],
-        "corpus": {
-            "path": corpus.path,
-            "tokenizer": identity,
-            "rows": rows,
-            "context": corpus.context,
-            "units": [[*pair, content] for pair, content in zip(ranges, hashes, strict=True)],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in
-               ("universal_ray", "torch", "transformer_lens", "transformers", "ray", "numpy")},
-        },
-    }
-    _compare(store, record)
-    step = units.tokens // corpus.context
-    layout = Layout(make_units(ranges, hashes, made_by, step), units.fold)
-    done, damaged = find_done(store, items, layout)
-    plan = Plan(
-        models=everyone,
-        references=(
-            everyone
-            if study.models.pairs is Pairs.all
-            else tuple(group[0] for group in planned)
-        ),
-        items=items,
-        layout=layout,
-        context=corpus.context,
-        footprint=Footprint(units.batch, study.cluster.device, policy),
-        memory=_memory(study),
-        bits=fixed,
-        done=done,
+    planned = tuple(
+        tuple(_planned(each, site, calibrated) for each in group) for group in models.groups
     )
-    _check_memory(study, plan)
-    return Prepared(
-        study,
-        plan,
-        corpus,
-        {source.identity: source for source in sources},
-        shared,
-        excluded,
-        calibration_rows,
-        damaged,
-        record,
+    units = make_units(ranges, contents, made_by, study.units.tokens // context)
+    return Outline(
+        study=study,
+        groups=models.groups,
+        tokenizer=models.tokenizer,
+        tokenizer_identity=models.tokenizer_identity,
+        vocabulary=models.vocabulary,
+        rows=rows,
+        context=context,
+        excluded=excluded,
+        models=planned,
+        layout=Layout(units, study.units.fold),
     )
 
 
-def _planned(source: models.ModelSource, site: Site, calibrated: str) -> Model:
+def _planned(found: source.ModelSource, site: Site, calibrated: str) -> Model:
     """What planning needs of a model whose units at a site are studied."""
     return Model(
-        name=source.name,
-        identity=source.identity,
-        **vars(site.shape(source)),
-        d_model=source.d_model,
-        d_mlp=source.d_mlp,
+        name=found.name,
+        identity=found.identity,
+        **vars(site.shape(found)),
+        d_model=found.d_model,
+        d_mlp=found.d_mlp,
         calibrated=calibrated,
     )
 
 
-def _check_apart(groups: Sequence[Sequence[models.ModelSource]]) -> None:
-    """No two models have the same weights; one may have, at two revisions, in its own place."""
-    placed = [(place, source) for group in groups for place, source in enumerate(group)]
-    for (place, first), (other, second) in combinations(placed, 2):
-        (_, *mine), (_, *others) = first.files, second.files  # config.json says more than a model
-        if {sha256 for _, sha256 in mine} == {sha256 for _, sha256 in others} and place != other:
-            raise same_weights(first.name, second.name)
+@dataclass(frozen=True)
+class _Text:
+    """Text that is tokenised, and where to."""
+
+    settings: TextSettings
+    destination: str
+
+    @property
+    def context(self) -> int:
+        return self.settings.context
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds something; `tokenise` says whether it is what is wanted."""
+        target = Path(self.destination)
+        return target.is_dir() and any(target.iterdir())
 
 
-def _check_context(study: Study, contexts: dict[str, int]) -> None:
-    wanted = study.corpus.context
-    for name, longest in contexts.items():
-        if wanted is not None and wanted > longest:
-            raise ConfigurationError(
-                f"corpus.context ({wanted}) is longer than the context of {name} ({longest}): "
-                "lower it"
-            )
-
-
-def _open(study: Study, store: Store, tokenizer: Any, identity: str) -> TokenCorpus:
+def _text(study: Study, store: Store) -> _Text | None:
     text = study.corpus.text
     if text is None:
-        return open_corpus(str(study.corpus.path))
+        return None
     if text.prepared is None and "://" in store.url:
         raise ConfigurationError(
             f"run.dir ({store.url}) is not a directory that text can be tokenised into: "
@@ -210,19 +313,54 @@ def _open(study: Study, store: Store, tokenizer: Any, identity: str) -> TokenCor
         tokens=study.corpus.tokens,
         seed=study.corpus.seed,
     )
-    return tokenise(settings, tokenizer, identity, destination)
+    return _Text(settings, destination)
 
 
-def _rows(study: Study, corpus: TokenCorpus) -> int:
+def _check_rows(study: Study, path: str, context: int) -> None:
+    if study.corpus.context not in (None, context):
+        raise CorpusError(
+            f"{path} has rows of {context} tokens, not corpus.context="
+            f"{study.corpus.context}: leave corpus.context out or tokenise again"
+        )
+
+
+def _rows(study: Study, path: str, rows: int, context: int) -> int:
     if study.corpus.tokens is None:
-        return corpus.rows
-    wanted = -(-study.corpus.tokens // corpus.context)
-    if wanted > corpus.rows:
+        return rows
+    wanted = -(-study.corpus.tokens // context)
+    if wanted > rows:
         log.warning(
             "corpus.tokens asks for %s tokens, %s holds %s: all of them are used",
-            f"{study.corpus.tokens:,}", corpus.path, f"{corpus.rows * corpus.context:,}",
+            f"{study.corpus.tokens:,}", path, f"{rows * context:,}",
         )
-    return min(wanted, corpus.rows)
+    return min(wanted, rows)
+
+
+def _told_units(store: Store) -> list[list[Any]]:
+    """Units as the record of the run has them: first row, last, content."""
+    record = read_record(store)
+    return record["corpus"]["units"] if record else []
+
+
+def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Study:
+    """The study with what it leaves open: as the run has it already, else chosen now."""
+    record = read_record(store)
+    kept = record["bits"] if record else {}
+    given = study.units
+    units = replace(
+        given,
+        tokens=given.tokens or kept.get("units.tokens"),
+        batch=given.batch or kept.get("units.batch"),
+        fold=given.fold or kept.get("units.fold"),
+    )
+    device, policy = study.cluster.device, study.precision.moments
+    if policy is None:
+        policy = Policy(kept.get("precision.moments", POLICY[device]))
+    return replace(
+        study,
+        units=choose(units, total_tokens, context, device, policy),
+        precision=replace(study.precision, moments=policy),
+    )
 
 
 def _compare(store: Store, record: dict[str, Any]) -> None:
@@ -260,98 +398,3 @@ def _compare(store: Store, record: dict[str, Any]) -> None:
                 f"run in {store.url}: give the same tokens (more may follow) or choose another "
                 "run.dir"
             )
-
-
-def find_done(
-    store: Store, items: tuple[Item, ...], layout: Layout
-) -> tuple[frozenset[tuple[int, str]], tuple[str, ...]]:
-    """(unit index, item key) whose sums are stored at full length, and the folders that are not, or
-    are of a calibration that was made anew since and is another.
-
-    Checksums are looked at where the sums are read: a large study has terabytes of them.
-    """
-    if not store.exists(STUDY_FILE):
-        return frozenset(), ()
-    stored = store.sizes("moments")
-    dropped: list[str] = []
-
-    def whole(folder: str, item: Item, units: Sequence[Unit]) -> bool:
-        if marker(folder) not in stored:
-            return False
-        told, of = checked.told(store, marker(folder)), item.of(units)
-        files = {each["path"]: each["bytes"] for each in told.get("files", ())}
-        made_with = told.get("calibrations") or {}
-        good = (
-            bool(files)
-            and all(stored.get(path) == length for path, length in files.items())
-            and told.get("of") == of
-            and all(made_with.get(model, now) == now for model, now in standing.items())
-        )
-        if not good:
-            dropped.append(folder)
-        return good
-
-    done = set()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item in items:
-            standing = calibrations(store, item)
-            for block in layout.blocks:
-                if whole(item.block_folder(block), item, block.units):
-                    done |= {(unit.index, item.key) for unit in block.units}
-            left = [unit for unit in layout.units if (unit.index, item.key) not in done]
-            folders = [item.unit_folder(unit) for unit in left]
-            verdicts = pool.map(whole, folders, repeat(item), [(unit,) for unit in left])
-            done |= {(u.index, item.key) for u, good in zip(left, verdicts, strict=True) if good}
-    return frozenset(done), tuple(dropped)
-
-
-def _check_revisions(groups: list[list[Model]]) -> None:
-    """A model followed through training keeps its neurons."""
-    for models_of_one in zip(*groups, strict=True):
-        shapes = {(model.layers, model.width) for model in models_of_one}
-        if len(shapes) > 1:
-            raise ConfigurationError(
-                f"models.revisions names models of different shapes for {models_of_one[0].name}: "
-                "follow one model"
-            )
-
-
-def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Study:
-    """The study with what it leaves open: as the run has it already, else chosen now."""
-    record = read_record(store)
-    kept = record["bits"] if record else {}
-    given = study.units
-    units = replace(
-        given,
-        tokens=given.tokens or kept.get("units.tokens"),
-        batch=given.batch or kept.get("units.batch"),
-        fold=given.fold or kept.get("units.fold"),
-    )
-    device, policy = study.cluster.device, study.precision.moments
-    if policy is None:
-        policy = Policy(kept.get("precision.moments", POLICY[device]))
-    return replace(
-        study,
-        units=choose(units, total_tokens, context, device, policy),
-        precision=replace(study.precision, moments=policy),
-    )
-
-
-def _memory(study: Study) -> float:
-    """Bytes of each worker: as configured, or this machine's share, or a usual GPU's.
-
-    Workers that are already there are asked when they start.
-    """
-    settings = study.cluster
-    if settings.memory is not None:
-        return settings.memory * GIB
-    if settings.device is Device.cuda:
-        return GPU_GIB * GIB
-    return machine_bytes() / settings.workers
-
-
-def _check_memory(study: Study, plan: Plan) -> None:
-    """Refuse a plan that does not fit, where the memory is known before any worker starts."""
-    settings = study.cluster
-    if settings.memory or (settings.device is Device.cpu and settings.address is None):
-        _ = plan.groups

@@ -62,8 +62,8 @@ def directions(study):
 def test_every_correlation_of_every_pair(study):
     config, store, truth = study
     prepared = prepare(config, store)
-    layout = prepared.plan.layout
-    for pair in prepared.plan.pairs:
+    layout = prepared.layout
+    for pair in (item for item in prepared.items if len(item.models) == 2):
         moments = []
         for model in pair.models:
             item = Item((model,))

@@ -24,6 +24,7 @@ from helpers_study import (
     make_models,
     make_study,
     make_tokens,
+    prepared,
     run,
     table_bytes,
 )
@@ -89,7 +90,8 @@ def wait_for(condition, seconds=90):
 def test_memory_that_takes_several_passes(inputs, expected, tmp_path):
     """Pairs cut into layers, each a pass of its own: the same bits."""
     study = make_study(tmp_path, *inputs, workers=2, memory=1.4e6 / 2**30)
-    groups = prepare(study, Store(study.run.dir)).plan.groups
+    (stage,) = prepared(study, Store(study.run.dir))
+    groups = stage.plan.groups
     assert sum(len(group) for group in groups) == 7
     assert table_bytes(make(study)) == expected
 
@@ -188,8 +190,8 @@ def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     for path in store.list("tables"):
         store.delete(path)
     prepared = prepare(study, store)
-    for item in prepared.plan.items:
-        for block in prepared.plan.layout.blocks:
+    for item in prepared.items:
+        for block in prepared.layout.blocks:
             folding.fold(store, item, block)
     make(study)
     assert table_bytes(store) == expected
@@ -203,12 +205,12 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     store = make(small)
     assert computed(store) == list(range(7))
     kept = {path: store.get(path) for path in store.list("moments") if "block-" in path}
-    old = {item.key for item in prepare(small, store).plan.items}
+    old = {item.key for item in prepare(small, store).items}
     make(study)
     assert table_bytes(store) == expected
     assert all(store.get(path) == data for path, data in kept.items())
     # Whole units are there for the old items; the short one after them is another unit now.
-    every = {item.key for item in prepare(study, store).plan.items}
+    every = {item.key for item in prepare(study, store).items}
     assert len(old) == 3 and len(every) == 5
     lines = store.get("metrics.jsonl").decode().splitlines()[7:]
     made = {each["unit"]: set(each["items"]) for each in map(json.loads, lines)}
@@ -329,15 +331,15 @@ def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
     store = Store(study.run.dir)
     prepared = prepare(study, store)
     store.put(STUDY_FILE, yaml.safe_dump(prepared.record).encode())
-    item = prepared.plan.items[0]
+    item = prepared.items[0]
     # A folder where unit 3 must put a file makes every attempt fail.
-    in_the_way = tmp_path / layer_file(item.unit_folder(prepared.plan.layout.units[3]), 0)
+    in_the_way = tmp_path / layer_file(item.unit_folder(prepared.layout.units[3]), 0)
     in_the_way.mkdir(parents=True)
     (in_the_way / "thing").write_text("")
     with pytest.raises(UnitError, match="unit 3 failed 3 times"):
         run(study)
     assert store.get_json("progress.json")["stage"] == "stopped"
-    assert not store.exists(marker(item.unit_folder(prepared.plan.layout.units[3])))
+    assert not store.exists(marker(item.unit_folder(prepared.layout.units[3])))
     (in_the_way / "thing").unlink()
     in_the_way.rmdir()
     assert table_bytes(make(study)) == expected

@@ -40,7 +40,6 @@ class Plan:
     footprint: Footprint
     memory: float
     """bytes a worker may use"""
-    bits: dict
     done: frozenset[tuple[int, str]]
     """(unit index, item key) whose sums are stored, as units or inside a block"""
 
@@ -62,6 +61,10 @@ class Plan:
             else:
                 found.append((held,))
         return tuple(found)
+
+    def check_memory(self) -> None:
+        """Raise ConfigurationError where a worker has no room for one part."""
+        _ = self.groups
 
     @cached_property
     def work(self) -> list[Work]:

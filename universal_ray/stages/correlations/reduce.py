@@ -10,12 +10,10 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from universal_ray.config.hashing import fingerprint
 from universal_ray.maths.moments import rotation
 from universal_ray.maths.moments.accumulate import merge
 from universal_ray.maths.moments.correlation import (
     CONSTANT,
-    NeuronMoments,
     centred_cross,
     centred_gram,
     correlation,
@@ -23,46 +21,29 @@ from universal_ray.maths.moments.correlation import (
 )
 from universal_ray.maths.moments.jackknife import jackknife_error
 from universal_ray.maths.moments.row_summary import RowSummary, merge_summaries, summarise
-from universal_ray.planning.items import Item, Layout, Model, calibration_file, layer_file
+from universal_ray.planning.items import Item, Model, calibration_file
+from universal_ray.stages.correlations.artifacts import (
+    TOP,
+    ReducedModel,
+    ReducedRows,
+    ReducedSide,
+    Reduction,
+    StoredCalibration,
+)
 from universal_ray.stages.correlations.folding import groups
-from universal_ray.storage import checked
+from universal_ray.storage import artifacts
 from universal_ray.storage.store import Store
 
-TOP = 50
-"""Entries of the lists of best and worst partners."""
 
-
-@dataclass(frozen=True)
-class Reduction:
-    """What every task of one reduction is told."""
-
-    store_url: str
-    layout: Layout
-    rotations: int
-    kind: str
-    seed: int
-    policy: str
-    device: str
-    """where float64 products with the rotations are made"""
-
-    def folder(self, item: Item) -> str:
-        """Where the results of an item go: another folder when what they come from changes."""
-        members = [Item((model,)) for model in item.models]
-        sources = [folder for member in {item, *members} for folder, _ in
-                   self.layout.folders(member)]
-        draws = [self.rotations, self.kind, self.seed, rotation.STREAMS]
-        content = [sorted(sources), draws, TOP]
-        return f"reduce/{item.key}-{fingerprint(content)[:8]}"
-
-
-def reduce_model(order: Reduction, item: Item) -> None:
+def reduce_model(recipe: Reduction, item: Item) -> None:
     """Moments of every neuron of a model by group, and the variance of its rotated units."""
-    store, model = Store(order.store_url), item.models[0]
-    scale_N = checked.get_tensors(store, calibration_file(model))["scale"].double()
+    store, model = Store(recipe.store_url), item.models[0]
+    stored = artifacts.get(store, calibration_file(model), StoredCalibration)
+    scale_N = stored.scale.double()
     merged, parts, rotated_KN = [], [], []
     for layer in range(model.layers):
         pieces = []
-        for part in groups(store, order.layout, item, layer):
+        for part in groups(store, recipe.layout, item, layer):
             pieces.append(part)
         total = merge(pieces)
         merged.append({**total, "gram": total["gram"].diagonal().diag_embed()})
@@ -74,107 +55,83 @@ def reduce_model(order: Reduction, item: Item) -> None:
             }
         )
         gram_DD = centred_gram(total)
-        constant_D = neuron_moments([total], order.policy).null_N == CONSTANT
+        constant_D = neuron_moments([total], recipe.policy).null_N == CONSTANT
         gram_DD[constant_D] = 0
         gram_DD[:, constant_D] = 0
         rotated_KN.append(
             torch.stack(
                 [
                     rotation.rotated_squares(weights_DD, gram_DD)
-                    for weights_DD in _rotations(order, model, layer, scale_N)
+                    for weights_DD in _rotations(recipe, model, layer, scale_N)
                 ]
             )
         )
-    moments = neuron_moments(merged, order.policy)
-    tensors = {
-        "n_G": parts[0]["n"],
-        "sum_GN": torch.cat([part["sum"] for part in parts], 1),
-        "raw_GN": torch.cat([part["raw"] for part in parts], 1),
-        "rotated_KN": torch.cat(rotated_KN, 1),
-        "n": torch.tensor(moments.n, dtype=torch.float64),
-        "sum_N": moments.sum_N,
-        "squares_N": moments.squares_N,
-        "null_N": moments.null_N,
-        "scale_N": scale_N,
-    }
-    checked.put_tensors(store, model_file(order, model), tensors)
+    moments = neuron_moments(merged, recipe.policy)
+    reduced = ReducedModel(
+        n_G=parts[0]["n"],
+        sum_GN=torch.cat([part["sum"] for part in parts], 1),
+        raw_GN=torch.cat([part["raw"] for part in parts], 1),
+        rotated_KN=torch.cat(rotated_KN, 1),
+        moments=moments,
+        scale_N=scale_N,
+    )
+    artifacts.put(store, recipe.model_file(model), reduced)
 
 
 def _rotations(
-    order: Reduction, model: Model, layer: int, scale_N: torch.Tensor
+    recipe: Reduction, model: Model, layer: int, scale_N: torch.Tensor
 ) -> Iterator[torch.Tensor]:
     """Every draw for one layer, as a map of the scaled sums."""
     scale_D = scale_N[layer * model.width : (layer + 1) * model.width]
-    for draw in range(order.rotations):
+    for draw in range(recipe.rotations):
         drawn_DD = rotation.rotation(
-            order.kind, order.seed, model.identity, layer, draw, model.width
+            recipe.kind, recipe.seed, model.identity, layer, draw, model.width
         )
         yield rotation.scaled(drawn_DD, scale_D)
 
 
-def model_file(order: Reduction, model: Model) -> str:
-    """What `reduce_model` stores."""
-    return f"{order.folder(Item((model,)))}/model.safetensors"
-
-
-def read_model(store: Store, order: Reduction, model: Model) -> dict[str, torch.Tensor]:
-    """What `reduce_model` stored."""
-    return checked.get_tensors(store, model_file(order, model))
-
-
-def _moments(stored: dict[str, torch.Tensor]) -> NeuronMoments:
-    return NeuronMoments(
-        float(stored["n"]), stored["sum_N"], stored["squares_N"], stored["null_N"]
-    )
-
-
-def reduce_rows(order: Reduction, pair: Item, layer: int) -> None:
+def reduce_rows(recipe: Reduction, pair: Item, layer: int) -> None:
     """Correlate one layer of a pair's first model with all of the second, both directions."""
-    store = Store(order.store_url)
+    store = Store(recipe.store_url)
     first, second = pair.models
-    left, right = read_model(store, order, first), read_model(store, order, second)
-    rows, columns = _moments(left), _moments(right)
+    left, right = recipe.read_model(store, first), recipe.read_model(store, second)
+    rows, columns = left.moments, right.moments
     begin = layer * first.width
     block = slice(begin, begin + first.width)
-    total = merge(groups(store, order.layout, pair, layer))
+    total = merge(groups(store, recipe.layout, pair, layer))
     centred_DM = centred_cross(total["cross"], rows, columns, begin)
     del total
-    r_DM = correlation(centred_DM, rows, columns, begin, order.policy)
+    r_DM = correlation(centred_DM, rows, columns, begin, recipe.policy)
     row_summary = summarise(r_DM, columns.null_N == 0, 0, TOP)
     column_summary = summarise(r_DM.T.contiguous(), rows.null_N[block] == 0, begin, TOP)
     diagonal_D = torch.full((first.width,), torch.nan, dtype=torch.float64)
     if (first.layers, first.width) == (second.layers, second.width):
         diagonal_D = r_DM[:, block].diagonal().clone()
     del r_DM
-    centred_DM = centred_DM.to(order.device)
-    row_baseline_KD = torch.full((order.rotations, first.width), -torch.inf, dtype=torch.float64)
+    centred_DM = centred_DM.to(recipe.device)
+    row_baseline_KD = torch.full((recipe.rotations, first.width), -torch.inf, dtype=torch.float64)
     for other in range(second.layers):
         span = slice(other * second.width, (other + 1) * second.width)
-        best_KD = _baseline(order, right, second, other, centred_DM[:, span], rows.squares_N[block])
+        best_KD = _baseline(
+            recipe, right, second, other, centred_DM[:, span], rows.squares_N[block]
+        )
         row_baseline_KD = torch.maximum(row_baseline_KD, best_KD)
-    column_baseline_KM = _baseline(order, left, first, layer, centred_DM.T, columns.squares_N)
+    column_baseline_KM = _baseline(recipe, left, first, layer, centred_DM.T, columns.squares_N)
     del centred_DM
     row_error_D, column_error_M = _errors(
-        store, order, pair, layer, left, right, row_summary, column_summary
+        store, recipe, pair, layer, left, right, row_summary, column_summary
     )
-    checked.put_tensors(
-        store,
-        layer_file(order.folder(pair), layer),
-        {
-            **{f"rows.{k}": v for k, v in vars(row_summary).items()},
-            **{f"columns.{k}": v for k, v in vars(column_summary).items()},
-            "rows.baseline": row_baseline_KD.T.contiguous(),
-            "columns.baseline": column_baseline_KM.T.contiguous(),
-            "rows.error": row_error_D,
-            "columns.error": column_error_M,
-            "rows.diagonal": diagonal_D,
-        },
+    reduced = ReducedRows(
+        rows=ReducedSide(row_summary, row_baseline_KD.T, row_error_D),
+        columns=ReducedSide(column_summary, column_baseline_KM.T, column_error_M),
+        diagonal_D=diagonal_D,
     )
+    artifacts.put(store, recipe.rows_file(pair, layer), reduced)
 
 
 def _baseline(
-    order: Reduction,
-    stored: dict[str, torch.Tensor],
+    recipe: Reduction,
+    stored: ReducedModel,
     model: Model,
     layer: int,
     centred_RD: torch.Tensor,
@@ -186,22 +143,22 @@ def _baseline(
         [
             rotation.best_rotated(
                 centred_RD,
-                weights_DD.to(order.device),
-                stored["rotated_KN"][draw, span].to(order.device),
-                squares_R.to(order.device),
+                weights_DD.to(recipe.device),
+                stored.rotated_KN[draw, span].to(recipe.device),
+                squares_R.to(recipe.device),
             ).cpu()
-            for draw, weights_DD in enumerate(_rotations(order, model, layer, stored["scale_N"]))
+            for draw, weights_DD in enumerate(_rotations(recipe, model, layer, stored.scale_N))
         ]
     )
 
 
 def _errors(
     store: Store,
-    order: Reduction,
+    recipe: Reduction,
     pair: Item,
     layer: int,
-    left: dict[str, torch.Tensor],
-    right: dict[str, torch.Tensor],
+    left: ReducedModel,
+    right: ReducedModel,
     row_summary: RowSummary,
     column_summary: RowSummary,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -213,19 +170,19 @@ def _errors(
     row_D = torch.arange(partner_D.numel())
     column_M = torch.arange(partner_M.numel())
     row_cross, column_cross = [], []
-    for part in groups(store, order.layout, pair, layer):
+    for part in groups(store, recipe.layout, pair, layer):
         row_cross.append(part["cross"][row_D, partner_D])
         column_cross.append(part["cross"][partner_M - begin, column_M])
 
-    def sums(stored: dict[str, torch.Tensor], index: torch.Tensor) -> tuple:
-        return stored["sum_GN"][:, index], stored["raw_GN"][:, index]
+    def sums(stored: ReducedModel, index: torch.Tensor) -> tuple:
+        return stored.sum_GN[:, index], stored.raw_GN[:, index]
 
     return (
         jackknife_error(
-            left["n_G"], torch.stack(row_cross), sums(left, row_D + begin), sums(right, partner_D)
+            left.n_G, torch.stack(row_cross), sums(left, row_D + begin), sums(right, partner_D)
         ),
         jackknife_error(
-            left["n_G"],
+            left.n_G,
             torch.stack(column_cross),
             sums(left, partner_M),
             sums(right, column_M),
@@ -233,7 +190,7 @@ def _errors(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Direction:
     """All rows of one direction of a pair."""
 
@@ -248,45 +205,49 @@ class Direction:
     policy: str
 
 
-def read_pair(store: Store, order: Reduction, pair: Item) -> tuple[Direction, Direction]:
+def read_pair(store: Store, recipe: Reduction, pair: Item) -> tuple[Direction, Direction]:
     """Both directions of a pair, its columns merged over the row blocks."""
     first, second = pair.models
-    folder = order.folder(pair)
     parts = [
-        checked.get_tensors(store, layer_file(folder, layer)) for layer in range(first.layers)
+        artifacts.get(store, recipe.rows_file(pair, layer), ReducedRows)
+        for layer in range(first.layers)
     ]
-    names = [field.name for field in fields(RowSummary)]
-    rows = RowSummary(**{k: torch.cat([part[f"rows.{k}"] for part in parts]) for k in names})
-    partial = [RowSummary(**{k: part[f"columns.{k}"] for k in names}) for part in parts]
-    columns = merge_summaries(partial, TOP)
+    rows = RowSummary(
+        **{
+            field.name: torch.cat([getattr(part.rows.summary, field.name) for part in parts])
+            for field in fields(RowSummary)
+        }
+    )
+    columns = merge_summaries([part.columns.summary for part in parts], TOP)
     # The error of a column's best correlation is that of the layer the best partner lies in.
     best_M = columns.top_index_RK[:, 0] // first.width
-    errors_LM = torch.stack([part["columns.error"] for part in parts])
-    diagonal_N = torch.cat([part["rows.diagonal"] for part in parts])
+    errors_LM = torch.stack([part.columns.error_R for part in parts])
+    diagonal_N = torch.cat([part.diagonal_D for part in parts])
     same = diagonal_N.numel() == second.neurons and first.width == second.width
-    left, right = read_model(store, order, first), read_model(store, order, second)
-    n = float(left["n"])
+    left, right = recipe.read_model(store, first), recipe.read_model(store, second)
     return (
         Direction(
-            first,
-            second,
-            rows,
-            torch.cat([part["rows.baseline"] for part in parts]),
-            torch.cat([part["rows.error"] for part in parts]),
-            diagonal_N,
-            left["null_N"],
-            n,
-            order.policy,
+            model=first,
+            other=second,
+            summary=rows,
+            baseline_NK=torch.cat([part.rows.baseline_RK for part in parts]),
+            error_N=torch.cat([part.rows.error_R for part in parts]),
+            diagonal_N=diagonal_N,
+            null_N=left.moments.null_N,
+            n=left.moments.n,
+            policy=recipe.policy,
         ),
         Direction(
-            second,
-            first,
-            columns,
-            torch.stack([part["columns.baseline"] for part in parts]).amax(0),
-            errors_LM.gather(0, best_M[None])[0],
-            diagonal_N if same else torch.full((second.neurons,), torch.nan).double(),
-            right["null_N"],
-            n,
-            order.policy,
+            model=second,
+            other=first,
+            summary=columns,
+            baseline_NK=torch.stack([part.columns.baseline_RK for part in parts]).amax(0),
+            error_N=errors_LM.gather(0, best_M[None])[0],
+            diagonal_N=(
+                diagonal_N if same else torch.full((second.neurons,), torch.nan).double()
+            ),
+            null_N=right.moments.null_N,
+            n=left.moments.n,
+            policy=recipe.policy,
         ),
     )

@@ -7,16 +7,17 @@ from typing import Any
 
 import yaml
 
-from universal_ray.config.hashing import fingerprint
-from universal_ray.models.site import site_of
 from universal_ray.planning.capacity import worker_memory
-from universal_ray.planning.items import Item, calibration_file, layer_file, marker, same_weights
+from universal_ray.planning.items import Item, calibration_file, marker, same_weights
+from universal_ray.runtime.measure import known_speed
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.correlations import folding, reduce
-from universal_ray.stages.correlations.plan import Work
+from universal_ray.stages.correlations.artifacts import reduction, tables_fingerprint
+from universal_ray.stages.correlations.plan import Work, describe
+from universal_ray.stages.correlations.prepare import claimed, find_done, make_plan
 from universal_ray.stages.correlations.summary import assemble
 from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
-from universal_ray.stages.inputs import Prepared, find_done
+from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.storage import checked, finished
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
@@ -30,40 +31,41 @@ class CorrelationStage:
     name = finished.CORRELATIONS
     worker: type = MomentsWorker
 
-    def __init__(self, prepared: Prepared, store: Store):
-        self.prepared, self.store, self.plan = prepared, store, prepared.plan
-        study, plan = prepared.study, prepared.plan
-        self.order = reduce.Reduction(
-            store.url,
-            plan.layout,
-            study.baseline.rotations,
-            study.baseline.kind.value,
-            study.baseline.seed,
-            plan.footprint.policy.value,
-            study.cluster.device.value,
-        )
-        self._done = set(plan.done)
+    def __init__(self, inputs: Inputs, store: Store):
+        done, self._damaged = find_done(store, inputs.items, inputs.layout)
+        self.inputs, self.store = inputs, store
+        self.plan = make_plan(inputs, done)
+        self.recipe = reduction(inputs, store)
+        self.fingerprint = tables_fingerprint(inputs, store)
+        self._done = set(done)
         self._folded: set[tuple[str, int]] = set()
-        self._flops = sum(item.flops(1) for item in plan.items)
+        self._flops = sum(item.flops(1) for item in inputs.items)
+
+    @staticmethod
+    def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
+        """The plan as rows of a table on screen."""
+        plan = make_plan(found, claimed(found, store))
+        settings = found.study.cluster
+        return describe(plan, settings.workers, known_speed(settings, store))
 
     def begin(self) -> MomentsAssignment | None:
-        prepared, store, study = self.prepared, self.store, self.prepared.study
-        store.put(STUDY_FILE, yaml.safe_dump(prepared.record, sort_keys=False).encode())
+        inputs, store, study = self.inputs, self.store, self.inputs.study
+        store.put(STUDY_FILE, yaml.safe_dump(inputs.record, sort_keys=False).encode())
         store.sweep()
         finished.clear(store)
-        self._drop(prepared.damaged)
+        self._drop(self._damaged)
         if not self.plan.work and finished.stand(store, self.name, self.fingerprint):
             return None
         return MomentsAssignment(
             store_url=store.url,
             nonce=store.write_nonce(),
-            corpus=prepared.corpus,
-            sources=prepared.sources,
-            excluded=prepared.excluded,
-            sites=(site_of(study.models.activation.value),),
+            corpus=inputs.corpus,
+            sources=inputs.sources,
+            excluded=inputs.excluded,
+            sites=(inputs.site,),
             dtype=study.models.dtype.value,
             policy=self.plan.footprint.policy.value,
-            batch_rows=self.plan.batch_rows,
+            batch_rows=inputs.batch_rows,
             threads=study.cluster.threads,
             device=study.cluster.device.value,
         )
@@ -79,22 +81,8 @@ class CorrelationStage:
             for path in self.store.list("reduce"):
                 self.store.delete(path)
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all that the tables are made from."""
-        plan, study = self.plan, self.prepared.study
-        return fingerprint(
-            [
-                [self.order.folder(item) for item in plan.items],
-                [model.name for model in plan.models],
-                [model.name for model in plan.references],
-                study.models.revisions,
-                study.universal.threshold,
-            ]
-        )
-
     def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
-        study = self.prepared.study
+        study = self.inputs.study
         if self.plan.work or self._unreduced():
             calibrations = self._calibrations()
             yield Batch("calibration", calibrations)
@@ -110,22 +98,22 @@ class CorrelationStage:
         done = len(plan.groups) * units - len(plan.work) if plan.work else units
         sums = [*self._folds(), *map(self._unit, plan.work)]
         yield Batch("sums", sums, done, behind=len(plan.items))
-        order, reduced = self.order, set(self.store.list("reduce"))
+        recipe, reduced = self.recipe, set(self.store.list("reduce"))
         single = [item for item in plan.items if len(item.models) == 1]
         models = [
-            call(reduce.reduce_model, f"reduce-{item.key}", order, item)
+            call(reduce.reduce_model, f"reduce-{item.key}", recipe, item)
             for item in self._unreduced()
         ]
         yield Batch("baselines", models, len(single) - len(models))
         rows = [
-            call(reduce.reduce_rows, f"reduce-{pair.key}-{layer}", order, pair, layer)
+            call(reduce.reduce_rows, f"reduce-{pair.key}-{layer}", recipe, pair, layer)
             for pair in plan.pairs
             for layer in range(pair.layers)
-            if checked.marker_of(layer_file(order.folder(pair), layer)) not in reduced
+            if checked.marker_of(recipe.rows_file(pair, layer)) not in reduced
         ]
         every = sum(pair.layers for pair in plan.pairs)
         yield Batch("correlations", rows, every - len(rows))
-        told = (order, plan, study.models, study.universal.threshold, self.fingerprint)
+        told = (recipe, plan, study.models, study.universal.threshold, self.fingerprint)
         yield Batch("tables", [call(assemble, "tables-of-correlations", *told)])
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
@@ -137,14 +125,14 @@ class CorrelationStage:
 
     def end(self) -> None:
         finished.Draft(self.store, self.name, self.fingerprint).swap_in()
-        fresh = {self.order.folder(item).split("/")[1] for item in self.plan.items}
+        fresh = {self.recipe.folder(item).split("/")[1] for item in self.plan.items}
         for path in self.store.list("reduce"):
             if path.split("/")[1] not in fresh:
                 self.store.delete(path)
 
     def _calibrations(self) -> list[Task]:
         """Shift and scale of every model, once in the life of a run."""
-        rows = self.prepared.calibration_rows
+        rows = self.inputs.calibration_rows
         return [
             Task(f"calibrate-{m.short}", f"calibration of {m.name}", "calibrate", (m, rows))
             for m in dict.fromkeys(self.plan.models)
@@ -169,7 +157,7 @@ class CorrelationStage:
             item
             for item in self.plan.items
             if len(item.models) == 1
-            and checked.marker_of(reduce.model_file(self.order, *item.models)) not in stored
+            and checked.marker_of(self.recipe.model_file(*item.models)) not in stored
         ]
 
     def _unit(self, work: Work) -> Task:

@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 import torch
 
 from universal_ray.config.study import ModelsConfig
+from universal_ray.stages.correlations.artifacts import Reduction
 from universal_ray.stages.correlations.persistence import persistence
 from universal_ray.stages.correlations.plan import Plan
 from universal_ray.stages.correlations.published import published
-from universal_ray.stages.correlations.reduce import Reduction, read_pair
+from universal_ray.stages.correlations.reduce import read_pair
 from universal_ray.stages.correlations.tables import mutual_partners, neuron_table, pair_table
 from universal_ray.storage.finished import (
     CORRELATIONS,
@@ -26,19 +27,19 @@ from universal_ray.storage.store import Store
 
 
 def assemble(
-    order: Reduction, plan: Plan, models: ModelsConfig, threshold: float, fingerprint: str
+    recipe: Reduction, plan: Plan, models: ModelsConfig, threshold: float, fingerprint: str
 ) -> None:
     """Write the draft of `pairs.parquet`, `neurons.parquet` and `summary.json`.
 
     `fingerprint`: of what they are made from.
     """
-    store = Store(order.store_url)
+    store = Store(recipe.store_url)
     draft = Draft(store, CORRELATIONS, fingerprint)
     by_model: dict[str, list[pa.Table]] = defaultdict(list)
     length = len(plan.models) // (len(models.revisions) or 1)
     groups = [plan.models[start : start + length] for start in range(0, len(plan.models), length)]
     for pair in plan.pairs:
-        rows, columns = read_pair(store, order, pair)
+        rows, columns = read_pair(store, recipe, pair)
         excluded = plan.total_tokens - int(rows.n)
         mutual = mutual_partners(rows, columns)
         # The same two models may meet at two revisions, under two names each.

@@ -27,10 +27,11 @@ from universal_ray.planning.items import (
 )
 from universal_ray.runtime.measure import Clock, peak_bytes
 from universal_ray.runtime.worker import Assignment, Worker, to_host
+from universal_ray.stages.correlations.artifacts import StoredCalibration
 from universal_ray.stages.correlations.folding import calibrations, fold
 from universal_ray.stages.correlations.plan import Work
 from universal_ray.stages.correlations.sums import Sums
-from universal_ray.storage import checked
+from universal_ray.storage import artifacts, checked
 from universal_ray.storage.store import Receipt
 
 
@@ -61,15 +62,14 @@ class MomentsWorker(Worker):
             found = calibrate(torch.cat(layers, dim=1), kept_T, model.layers)
         except NumericalError as error:
             raise NumericalError(f"model {model.name}: {error}") from error
-        tensors = {"shift": found.shift_N.cpu(), "scale": found.scale_N.cpu()}
-        return checked.put_tensors(self.store, calibration_file(model), tensors)
+        stored = StoredCalibration(found.shift_N.cpu(), found.scale_N.cpu())
+        return artifacts.put(self.store, calibration_file(model), stored)
 
     def _calibration(self, model: Model) -> Calibration:
         if model.identity not in self._calibrations:
-            stored = checked.get_tensors(self.store, calibration_file(model))
+            stored = artifacts.get(self.store, calibration_file(model), StoredCalibration)
             self._calibrations[model.identity] = Calibration(
-                stored["shift"].to(self.told.device),
-                stored["scale"].to(self.told.device),
+                stored.shift.to(self.told.device), stored.scale.to(self.told.device)
             )
         return self._calibrations[model.identity]
 

@@ -15,15 +15,15 @@ from universal_ray.features.families import FamilyOptions, neuron_family
 from universal_ray.features.features import TokenRows
 from universal_ray.features.semantics import Topics, find_topics
 from universal_ray.features.vocabulary import Vocabulary, read_vocabulary
-from universal_ray.models.site import Ask, site_of
-from universal_ray.models.tokenizer import ids_of
+from universal_ray.models.site import Ask
 from universal_ray.models.weights import embedding_norms
 from universal_ray.planning.capacity import GIB, size, worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import VERSION, Shard, layer_groups, make_shards
+from universal_ray.runtime.measure import expected_memory
 from universal_ray.runtime.task import Batch, Task, call
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import Prepared
+from universal_ray.stages.correlations import artifacts as correlations
+from universal_ray.stages.inputs import Inputs
 from universal_ray.stages.profile.assemble import Texts, assemble_profile
 from universal_ray.stages.profile.plan import PAPER_TOKENS, ProfilePlan
 from universal_ray.stages.profile.reduce import (
@@ -45,7 +45,7 @@ ROWS = 4096
 class PreparedProfile:
     """What the profile of a study is made of, all of it found and fitting together."""
 
-    prepared: Prepared
+    inputs: Inputs
     plan: ProfilePlan
     vocabulary: Vocabulary
     bank: FeatureBank
@@ -59,9 +59,10 @@ class PreparedProfile:
         """The plan as rows of a table on screen."""
         plan, bank = self.plan, self.bank
         ids, rows = len(bank.id_features), len(bank.row_columns())
-        held, size_V = self.prepared.plan, plan.vocabulary
+        held, size_V = self.inputs, plan.vocabulary
+        memory = expected_memory(held.study.cluster)
         groups = max(
-            len(layer_groups(m, size_V, held.memory, held.footprint)) for m in plan.models
+            len(layer_groups(m, size_V, memory, held.footprint)) for m in plan.models
         )
         return [
             ("profile", f"{len(plan.models)} models, {sum(m.neurons for m in plan.models):,} "
@@ -72,31 +73,29 @@ class PreparedProfile:
         ]
 
 
-def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
+def prepare_profile(inputs: Inputs, store: Store) -> PreparedProfile:
     """Everything that can be wrong with the profile, found before any model runs.
 
     Raises ConfigurationError for options that do not fit the corpus or the workers' memory,
     ModelError for units that have no such profile.
     """
-    study, corpus = prepared.study, prepared.corpus
-    site_of(study.models.activation.value).check_has(
-        Ask.token_statistics, Ask.weights, Ask.pre_activation
-    )
+    study, corpus = inputs.study, inputs.corpus
+    inputs.site.check_has(Ask.token_statistics, Ask.weights, Ask.pre_activation)
     options = study.taxonomy
-    rows = prepared.plan.layout.units[-1].stop
+    rows = inputs.rows
     wanted = options.tokens or min(PAPER_TOKENS, rows * corpus.context)
     rows = min(rows, -(-wanted // corpus.context))
-    excluded = excluded_ids(options.exclude.value, prepared.tokenizer)
+    excluded = excluded_ids(options.exclude.value, inputs.tokenizer)
     if count_kept(corpus, excluded, 0, rows) == 0:
         raise ConfigurationError(
             f"taxonomy.exclude={options.exclude.value} leaves no token of the first {rows} rows of "
             f"{corpus.path}: exclude fewer"
         )
-    vocabulary = read_vocabulary(prepared.tokenizer, ids_of(prepared.tokenizer))
-    content = [unit.name for unit in prepared.plan.layout.units if unit.start < rows]
+    vocabulary = read_vocabulary(inputs.tokenizer, inputs.vocabulary)
+    content = [unit.name for unit in inputs.layout.units if unit.start < rows]
     # What a token says and what a row is from: labels are made of them beside the ids.
-    said = [prepared.record["corpus"]["tokenizer"], len(vocabulary), corpus.subsets_hash(0, rows)]
-    topics_folder, topics = _topics(prepared, store, vocabulary, rows, [content, said])
+    said = [inputs.tokenizer_identity, len(vocabulary), corpus.subsets_hash(0, rows)]
+    topics_folder, topics = _topics(inputs, store, vocabulary, rows, [content, said])
     subsets = tuple(sorted(set(corpus.subsets(0, rows) or ())))
     first_V, counts_V = _counts(corpus, rows, len(vocabulary))
     bank = feature_bank(
@@ -110,16 +109,16 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
         ),
         subsets=subsets,
         topics=topics,
-        norm_V=embedding_norms(prepared.sources[prepared.plan.models[0].identity], len(vocabulary)),
+        norm_V=embedding_norms(inputs.sources[inputs.everyone[0].identity], len(vocabulary)),
     )
     settings = study.cluster
     decided = [
-        VERSION, prepared.plan.bits, content, said, rows, plain(options.exclude), options.examples,
+        VERSION, inputs.bits, content, said, rows, plain(options.exclude), options.examples,
         [column.name for column in bank.row_columns()], _content(topics), options.syntax,
     ]  # fmt: skip
     plan = ProfilePlan(
-        models=prepared.plan.models,
-        shards=make_shards(rows, prepared.plan.batch_rows),
+        models=inputs.everyone,
+        shards=make_shards(rows, inputs.batch_rows),
         context=corpus.context,
         vocabulary=len(vocabulary),
         subsets=subsets,
@@ -129,18 +128,18 @@ def prepare_profile(prepared: Prepared, store: Store) -> PreparedProfile:
     if settings.memory is not None:
         for model in plan.models:
             layer_groups(
-                model, plan.vocabulary, settings.memory * GIB, prepared.plan.footprint
+                model, plan.vocabulary, settings.memory * GIB, inputs.footprint
             )
     return PreparedProfile(
-        prepared, plan, vocabulary, bank, counts_V, excluded, topics_folder, topics
+        inputs, plan, vocabulary, bank, counts_V, excluded, topics_folder, topics
     )
 
 
 def _topics(
-    prepared: Prepared, store: Store, vocabulary: Vocabulary, rows: int, content: list
+    inputs: Inputs, store: Store, vocabulary: Vocabulary, rows: int, content: list
 ) -> tuple[str, Topics]:
     """Topics as the run has them already, else found now: another machine might differ in bits."""
-    count, corpus = prepared.study.taxonomy.topics, prepared.corpus
+    count, corpus = inputs.study.taxonomy.topics, inputs.corpus
     rows = min(rows, -(-TOPIC_TOKENS // corpus.context))
     folder = f"profile/topics-{fingerprint([content, rows, count])[:12]}"
     receipt = checked.receipts(store, marker(folder)).get(_topics_file(folder))
@@ -189,7 +188,7 @@ class ProfileStage:
     worker: type = ProfileWorker
 
     def __init__(self, found: PreparedProfile, store: Store):
-        study = found.prepared.study
+        study = found.inputs.study
         self.found, self.store = found, store
         self.order = ProfileOrder(
             store.url,
@@ -198,7 +197,7 @@ class ProfileStage:
             study.taxonomy.convention.value,
             study.taxonomy.minimum_support,
         )
-        self._correlations = CorrelationStage(found.prepared, store).fingerprint
+        self._correlations = correlations.tables_fingerprint(found.inputs, store)
         self._layers = [
             (model, layer)
             for model in dict.fromkeys(found.plan.models)
@@ -212,7 +211,7 @@ class ProfileStage:
         return fingerprint(
             [self._correlations, self.order.layer_path(found.plan.models[0], 0),
              self.order.weights_path(found.plan.models[0]),
-             found.prepared.study.taxonomy.features,
+             found.inputs.study.taxonomy.features,
              vars(FamilyOptions()), [neuron_family(column) for column in self.order.columns]]
         )
 
@@ -228,7 +227,7 @@ class ProfileStage:
     def begin(self) -> ProfileAssignment | None:
         """Raises MissingError where the correlations are not there."""
         store, found = self.store, self.found
-        prepared, study = found.prepared, found.prepared.study
+        inputs, study = found.inputs, found.inputs.study
         if not finished.stand(store, finished.CORRELATIONS, self._correlations):
             raise MissingError(
                 f"{store.url} holds no tables of correlations that are whole and of these "
@@ -242,12 +241,12 @@ class ProfileStage:
         return ProfileAssignment(
             store_url=store.url,
             nonce=store.write_nonce(),
-            corpus=prepared.corpus,
-            sources=prepared.sources,
+            corpus=inputs.corpus,
+            sources=inputs.sources,
             excluded=found.excluded,
-            sites=site_of(study.models.activation.value).pair(),
+            sites=inputs.site.pair(),
             dtype=study.models.dtype.value,
-            batch_rows=prepared.plan.batch_rows,
+            batch_rows=inputs.batch_rows,
             threads=study.cluster.threads,
             device=study.cluster.device.value,
             plan=found.plan,
@@ -257,7 +256,7 @@ class ProfileStage:
 
     def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
         found, order, stored = self.found, self.order, set(self.store.list("profile"))
-        plan, study = found.plan, found.prepared.study
+        plan, study = found.plan, found.inputs.study
         left = self._left(stored)
         labels = [
             Task(f"label-{shard.index}", f"labels of shard {shard.index}", "label", (shard,))
@@ -270,14 +269,14 @@ class ProfileStage:
             if checked.marker_of(plan.shift_file(model)) not in stored
         ]
         weights = [
-            call(reduce_weights, f"weights-{m.short}", order, m, found.prepared.sources[m.identity])
+            call(reduce_weights, f"weights-{m.short}", order, m, found.inputs.sources[m.identity])
             for m in dict.fromkeys(plan.models)
             if checked.marker_of(order.weights_path(m)) not in stored
         ]
         yield Batch("labels and weights", [*labels, *shifts, *weights])
         left = self._left(stored)
         bytes_each = worker_memory(memory, study.cluster)
-        footprint = found.prepared.plan.footprint
+        footprint = found.inputs.footprint
         sums = [
             Task(
                 f"profile-{shard.index}-{model.short}",
@@ -295,8 +294,8 @@ class ProfileStage:
             if checked.marker_of(order.layer_path(model, layer)) not in stored
         ]
         yield Batch("scores", scores, len(self._layers) - len(scores))
-        texts = Texts(found.prepared.corpus, found.vocabulary)
-        told = (order, found.prepared.plan.references, study.taxonomy.features, texts)
+        texts = Texts(found.inputs.corpus, found.vocabulary)
+        told = (order, found.inputs.references, study.taxonomy.features, texts)
         tables = call(assemble_profile, "tables-of-profile", *told, self.fingerprint)
         yield Batch("tables", [tables])
 

@@ -12,7 +12,7 @@ from universal_ray.corpus.rows import TokenCorpus, excluded_ids
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.maths.roles.frequency import unigram
 from universal_ray.models.decoder import ARCHITECTURES
-from universal_ray.models.site import Ask, site_of
+from universal_ray.models.site import Ask
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import layer_groups
@@ -64,10 +64,10 @@ def prepare_roles(profile: PreparedProfile, store: Store) -> PreparedRoles:
     Raises ConfigurationError for options that do not fit the corpus, ModelError for units that have
     no roles.
     """
-    prepared, study = profile.prepared, profile.prepared.study
-    site_of(study.models.activation.value).check_has(Ask.roles)
-    options, context = study.roles, prepared.corpus.context
-    rows = min(-(-options.tokens // context), prepared.plan.layout.units[-1].stop)
+    inputs, study = profile.inputs, profile.inputs.study
+    inputs.site.check_has(Ask.roles)
+    options, context = study.roles, inputs.context
+    rows = min(-(-options.tokens // context), inputs.rows)
     if rows < 2:
         raise ConfigurationError(
             f"roles.tokens ({options.tokens}) is less than two rows of {context} tokens, and one "
@@ -75,19 +75,19 @@ def prepare_roles(profile: PreparedProfile, store: Store) -> PreparedRoles:
         )
     unigram(torch.from_numpy(profile.counts_V))
     untouched = {}
-    for source in prepared.sources.values():
+    for source in inputs.sources.values():
         if source.kind not in ARCHITECTURES:
             untouched[source.identity] = (
                 f"models of type {source.kind} are not intervened on, nor their attention read: "
                 f"interventions know {' and '.join(ARCHITECTURES)}"
             )
-    bos, no_bos = _begin(prepared.tokenizer, prepared.corpus, rows)
+    bos, no_bos = _begin(inputs.tokenizer, inputs.corpus, rows)
     for reason in sorted({*untouched.values(), *([no_bos] if no_bos else [])}):
         log.warning("not measured: %s", reason)
-    special = excluded_ids("special", prepared.tokenizer)
+    special = excluded_ids("special", inputs.tokenizer)
     order = RolesOrder(
         profile=ProfileStage(profile, store).order,
-        references=prepared.plan.references,
+        references=inputs.references,
         untouched=untouched,
         shards=role_shards(rows, context),
         counts_V=profile.counts_V,
@@ -137,7 +137,7 @@ class RolesStage:
         """Raises MissingError where the profile is not there."""
         store, order = self.store, self.order
         profile = self.found.profile
-        prepared, study = profile.prepared, profile.prepared.study
+        inputs, study = profile.inputs, profile.inputs.study
         if not self._profile.stands():
             raise MissingError(
                 f"{store.url} holds no profile of its neurons that is whole and of these options: "
@@ -149,12 +149,12 @@ class RolesStage:
         return RolesAssignment(
             store_url=store.url,
             nonce=store.write_nonce(),
-            corpus=prepared.corpus,
-            sources=prepared.sources,
+            corpus=inputs.corpus,
+            sources=inputs.sources,
             excluded=order.excluded,
-            sites=site_of(study.models.activation.value).pair(),
+            sites=inputs.site.pair(),
             dtype=study.models.dtype.value,
-            batch_rows=prepared.plan.batch_rows,
+            batch_rows=inputs.batch_rows,
             threads=study.cluster.threads,
             device=study.cluster.device.value,
             order=order,
@@ -163,7 +163,7 @@ class RolesStage:
     def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
         order, stored = self.order, set(self.store.list(FOLDER))
         profile = self.found.profile
-        sources = profile.prepared.sources
+        sources = profile.inputs.sources
         scores = [
             call(score_weights, f"scores-{model.short}", order, model, sources[model.identity])
             for model in dict.fromkeys(order.models)
@@ -206,12 +206,12 @@ class RolesStage:
     def _responses(self, memory: list[tuple[str, float]], stored: set[str]) -> Batch:
         """As many layers to a task as fit, and no more than leave work for all workers."""
         order = self.order
-        prepared = self.found.profile.prepared
-        bytes_each = worker_memory(memory, prepared.study.cluster)
+        inputs = self.found.profile.inputs
+        bytes_each = worker_memory(memory, inputs.study.cluster)
         tasks = []
         for model in dict.fromkeys(order.models):
             for layers in layer_groups(
-                model, order.profile.plan.vocabulary, bytes_each, prepared.plan.footprint
+                model, order.profile.plan.vocabulary, bytes_each, inputs.footprint
             ):
                 paths = [
                     order.responses_path(model, layer)
@@ -239,7 +239,7 @@ class RolesStage:
         plan = order.profile.plan
         units = [
             unit.name
-            for unit in self.found.profile.prepared.plan.layout.units
+            for unit in self.found.profile.inputs.layout.units
             if unit.start < order.shards[-1].stop
         ]
         decided = [

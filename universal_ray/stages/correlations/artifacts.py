@@ -1,0 +1,153 @@
+"""What the correlations store, and where: sums, reduced models, reduced rows, tables.
+
+Shapes: N neurons of a model, G groups of tokens (blocks, then trailing units), K draws of the
+rotation, R rows (or columns) of a matrix of correlations.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from universal_ray.maths.moments import rotation
+from universal_ray.maths.moments.correlation import NeuronMoments
+from universal_ray.maths.moments.row_summary import RowSummary
+from universal_ray.planning.items import Item, Layout, Model, layer_file
+from universal_ray.stages.inputs import Outline
+from universal_ray.stages.sums import SUMS
+from universal_ray.storage import artifacts, finished
+from universal_ray.storage.artifacts import Artifact
+from universal_ray.storage.store import Store
+
+TOP = 50
+"""Entries of the lists of best and worst partners."""
+
+MOMENTS = Artifact(
+    name="moments of neurons",
+    version=1,
+    depends_on=(SUMS, "baseline.rotations", "baseline.kind", "baseline.seed"),
+)
+CORRELATED = Artifact(name="correlations", version=1, depends_on=(MOMENTS,))
+TABLES = Artifact(
+    name="tables of the correlations",
+    version=1,
+    depends_on=(CORRELATED, "models.revisions", "universal.threshold"),
+)
+ARTIFACTS = (SUMS, MOMENTS, CORRELATED, TABLES)
+
+
+@dataclass(frozen=True)
+class StoredCalibration:
+    """Shift and scale [N] of every neuron of a model, float32."""
+
+    shift: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True)
+class ReducedModel:
+    """What correlations need of one model, float64."""
+
+    n_G: Tensor
+    sum_GN: Tensor
+    raw_GN: Tensor
+    """sums of squares by group"""
+    rotated_KN: Tensor
+    """Σ(u - mean)² of every rotated unit, by draw"""
+    moments: NeuronMoments
+    scale_N: Tensor
+
+
+@dataclass(frozen=True)
+class ReducedSide:
+    """What is kept of some rows of a matrix of correlations, or of its columns."""
+
+    summary: RowSummary
+    baseline_RK: Tensor
+    """best correlation with any rotated unit, by draw"""
+    error_R: Tensor
+    """jackknife standard error of the best correlation"""
+
+
+@dataclass(frozen=True)
+class ReducedRows:
+    """One layer of a pair's first model beside all of the second."""
+
+    rows: ReducedSide
+    columns: ReducedSide
+    diagonal_D: Tensor
+    """with the neuron of the same layer and index; NaN where the shapes differ"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduction:
+    """What every task of one reduction is told, and where its results lie."""
+
+    store_url: str
+    layout: Layout
+    settled: dict[str, Any]
+    policy: str
+    device: str
+    """where float64 products with the rotations are made"""
+
+    @property
+    def rotations(self) -> int:
+        return int(self.settled["baseline.rotations"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.settled["baseline.kind"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.settled["baseline.seed"])
+
+    def folder(self, item: Item) -> str:
+        """Where the results of an item go: another folder when what they come from changes."""
+        members = [Item((model,)) for model in item.models]
+        sources = sorted(
+            folder for each in {item, *members} for folder, _ in self.layout.folders(each)
+        )
+        artifact = MOMENTS if len(item.models) == 1 else CORRELATED
+        key = artifact.fingerprint(self.settled, sources, rotation.STREAMS, TOP)
+        return f"reduce/{item.key}-{key[:8]}"
+
+    def model_file(self, model: Model) -> str:
+        """What is stored of a model."""
+        return f"{self.folder(Item((model,)))}/model.safetensors"
+
+    def rows_file(self, pair: Item, layer: int) -> str:
+        """What is stored of one layer of a pair's first model."""
+        return layer_file(self.folder(pair), layer)
+
+    def read_model(self, store: Store, model: Model) -> ReducedModel:
+        return artifacts.get(store, self.model_file(model), ReducedModel)
+
+
+def reduction(found: Outline, store: Store) -> Reduction:
+    """Of a study."""
+    policy = found.study.precision.moments
+    assert policy is not None
+    return Reduction(
+        store_url=store.url,
+        layout=found.layout,
+        settled=found.settled,
+        policy=policy.value,
+        device=found.study.cluster.device.value,
+    )
+
+
+def tables_fingerprint(found: Outline, store: Store) -> str:
+    """Of all that the tables are made from."""
+    recipe = reduction(found, store)
+    return TABLES.fingerprint(
+        found.settled,
+        [recipe.folder(item) for item in found.items],
+        [model.name for model in found.everyone],
+        [model.name for model in found.references],
+    )
+
+
+def stand(found: Outline, store: Store) -> bool:
+    """Whether the tables of these options are there and whole."""
+    return finished.stand(store, finished.CORRELATIONS, tables_fingerprint(found, store))

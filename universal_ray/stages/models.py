@@ -1,0 +1,73 @@
+"""The models of a study and their tokenizer, found and fitting together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from universal_ray.config.study import Study, check, model_groups
+from universal_ray.errors import ConfigurationError
+from universal_ray.models import source, tokenizer
+from universal_ray.planning.items import same_weights
+from universal_ray.storage.lock import refuse_foreign
+from universal_ray.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a study and their tokenizer, before its tokens."""
+
+    study: Study
+    groups: tuple[tuple[source.ModelSource, ...], ...]
+    tokenizer: Any
+    tokenizer_identity: str
+    vocabulary: int
+
+    @property
+    def sources(self) -> list[source.ModelSource]:
+        return [each for group in self.groups for each in group]
+
+
+def find_models(study: Study, store: Store) -> Models:
+    """Raises what is wrong with a study, and with its models and their tokenizer by themselves."""
+    check(study)
+    refuse_foreign(store)
+    groups = tuple(
+        tuple(source.resolve(name) for name in names) for names in model_groups(study.models)
+    )
+    sources = [each for group in groups for each in group]
+    _check_apart(groups)
+    _check_revisions(groups)
+    shared = tokenizer.check_tokenizers(sources, study.models.tokenizer)
+    _check_context(study, sources)
+    identity = tokenizer.tokenizer_identity(shared)
+    return Models(study, groups, shared, identity, tokenizer.ids_of(shared))
+
+
+def _check_apart(groups: Sequence[Sequence[source.ModelSource]]) -> None:
+    """No two models have the same weights; one may have, at two revisions, in its own place."""
+    placed = [(place, each) for group in groups for place, each in enumerate(group)]
+    for (place, first), (other, second) in combinations(placed, 2):
+        (_, *mine), (_, *others) = first.files, second.files  # config.json says more than a model
+        if {sha256 for _, sha256 in mine} == {sha256 for _, sha256 in others} and place != other:
+            raise same_weights(first.name, second.name)
+
+
+def _check_context(study: Study, sources: Sequence[source.ModelSource]) -> None:
+    wanted = study.corpus.context
+    for each in sources:
+        if wanted is not None and wanted > each.context:
+            raise ConfigurationError(
+                f"corpus.context ({wanted}) is longer than the context of {each.name} "
+                f"({each.context}): lower it"
+            )
+
+
+def _check_revisions(groups: Sequence[Sequence[source.ModelSource]]) -> None:
+    """A model followed through training keeps its neurons."""
+    for of_one in zip(*groups, strict=True):
+        if len({(each.layers, each.width) for each in of_one}) > 1:
+            raise ConfigurationError(
+                f"models.revisions names models of different shapes for {of_one[0].name}: "
+                "follow one model"
+            )
