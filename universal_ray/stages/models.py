@@ -66,7 +66,7 @@ def _check_context(study: Study, sources: Sequence[source.ModelSource]) -> None:
 def _check_revisions(groups: Sequence[Sequence[source.ModelSource]]) -> None:
     """A model followed through training keeps its neurons."""
     for of_one in zip(*groups, strict=True):
-        if len({(each.layers, each.width) for each in of_one}) > 1:
+        if len({(each.layers, each.d_mlp) for each in of_one}) > 1:
             raise ConfigurationError(
                 f"models.revisions names models of different shapes for {of_one[0].name}: "
                 "follow one model"

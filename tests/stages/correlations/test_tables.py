@@ -24,10 +24,15 @@ def pairs(
         r_NM = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         r_NM[null_N > 0] = torch.nan
         direction = Direction(
-            gpt2_shape("m", "m", 2, 3), gpt2_shape(f"o{seed}", f"o{seed}", 1, 5),
-            summarise(r_NM, live_M, 0, 3), torch.full((6, 2), 0.1).double(),
-            torch.full((6,), 0.01).double(), torch.full((6,), torch.nan).double(), null_N, 9.0,
-            policy,
+            model=gpt2_shape("m", "m", 2, 3),
+            other=gpt2_shape(f"o{seed}", f"o{seed}", 1, 5),
+            summary=summarise(r_NM, live_M, 0, 3),
+            baseline_NK=torch.full((6, 2), 0.1).double(),
+            error_N=torch.full((6,), 0.01).double(),
+            diagonal_N=torch.full((6,), torch.nan).double(),
+            null_N=null_N,
+            n=9.0,
+            policy=policy,
         )
         found.append(pair_table(direction, torch.zeros(6, dtype=torch.bool), 0))
     return found
