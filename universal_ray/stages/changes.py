@@ -1,0 +1,47 @@
+"""What a change of each key makes anew in a run that exists: told from what its artifacts declare.
+
+The table of the README is written from here.
+"""
+
+from collections.abc import Sequence
+
+from universal_ray.config.study import keys
+from universal_ray.stages.sums import SUMS
+from universal_ray.storage.artifacts import Artifact
+
+BY_CONTENT = ("models.tokenizer", "corpus.path", "corpus.text", "corpus.seed")
+"""Keys that lead to something known by its content: tokens, a tokenizer."""
+PLACES = ("cluster.address", "cluster.workers", "cluster.memory", "cluster.tflops")
+"""Keys that say where and how fast work is done, and change nothing that is made."""
+
+REFUSED = "refused: the sums could not be added up, choose another `run.dir`"
+SAME = "nothing while it leads to the same tokens and tokenizer, else refused"
+NOTHING = "nothing"
+
+
+def made_anew(key: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
+    """What a change of a key makes anew, or may."""
+    return [each for each in artifacts if each.touched_by(key)]
+
+
+def effect(key: str, artifacts: Sequence[Artifact]) -> str:
+    """What a change of a key does to a run that exists, in words."""
+    if key in SUMS.keys:
+        return REFUSED
+    if key in BY_CONTENT:
+        return SAME
+    if key in PLACES:
+        return NOTHING
+    names = [each.name for each in made_anew(key, artifacts)]
+    if key in SUMS.grows_with:
+        return f"{names[0]} of what is new, and all that is made of them"
+    return ", ".join(names)
+
+
+def table(artifacts: Sequence[Artifact]) -> str:
+    """Markdown: keys that do the same together, in the order of the configuration."""
+    together: dict[str, list[str]] = {}
+    for key in keys():
+        together.setdefault(effect(key, artifacts), []).append(f"`{key}`")
+    rows = [f"| {', '.join(named)} | {what} |" for what, named in together.items()]
+    return "\n".join(["| a change of | makes anew |", "|---|---|", *rows])
