@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from universal_ray.benchmark.exactness import activations, correlations, exact_correlations
-from universal_ray.benchmark.loop import Means, Shape, make_study, run_sums
+from universal_ray.benchmark.loop import SUMS, Means, Shape, make_study, measure
 from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.planning.capacity import BATCH
+from universal_ray.runtime.scheduler import Scheduler
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -47,5 +48,7 @@ def test_what_is_computed_twice_has_the_same_bits():
 def test_a_worker_takes_no_more_memory_than_is_planned(policy, tmp_path):
     means = Means(Device.cuda, 1, policy, ForwardType.float32)
     shape = Shape(layers=4, width=1024, seeds=3, tokens=65_536, context=512)
-    timing, prepared = run_sums(make_study(tmp_path, shape, means), means)
-    assert timing.peak_bytes < prepared.plan.worker_bytes + 2**28  # and what libraries take
+    study = make_study(tmp_path, shape, means)
+    # As in a study, where one unit is written while the next is computed.
+    timing, stage = measure(study, Scheduler(study.cluster), SUMS)
+    assert timing.peak_bytes < stage.plan.worker_bytes + 2**28  # and what libraries take

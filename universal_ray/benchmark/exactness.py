@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu
 
 from universal_ray import testbed
-from universal_ray.benchmark.loop import Means, run_reduction, run_sums
+from universal_ray.benchmark.loop import Means, measure
 from universal_ray.benchmark.sections import Row
 from universal_ray.config.study import (
     BaselineConfig,
@@ -28,18 +28,25 @@ from universal_ray.config.study import (
     ModelsConfig,
     Pairs,
     Policy,
+    PrecisionConfig,
     RunConfig,
     Study,
 )
 from universal_ray.maths.moments.accumulate import POLICIES, LayerSums, merge
 from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
-from universal_ray.maths.moments.correlation import centred_cross, correlation, neuron_moments
+from universal_ray.maths.moments.correlation import (
+    NeuronMoments,
+    centred_cross,
+    correlation,
+    neuron_moments,
+)
 from universal_ray.planning.capacity import ADDITIONS, BATCH, Part
-from universal_ray.planning.items import Item, Model, make_items
+from universal_ray.planning.items import Model, make_items
 from universal_ray.runtime.arithmetic import fix_arithmetic
+from universal_ray.runtime.local import LocalExecutor
 from universal_ray.stages.correlations.folding import groups
-from universal_ray.stages.correlations.reduce import read_pair
 from universal_ray.stages.correlations.sums import Sums
+from universal_ray.storage.finished import NEURONS_PATH
 
 CHUNKS = (1024, 4096, 16_384, 65_536)
 """Tokens of one product."""
@@ -154,16 +161,17 @@ def correlations(
         [merge(unit.of(part, layer) for unit in units) for layer in range(layers)]
         for part in held
     )
-    return _from_sums(rows, columns, cross, policy)
+    return _every_correlation(
+        neuron_moments(rows, policy), neuron_moments(columns, policy), cross, policy
+    )
 
 
-def _from_sums(
-    rows: list[LayerSums], columns: list[LayerSums], cross: list[LayerSums], policy: str
+def _every_correlation(
+    rows: NeuronMoments, columns: NeuronMoments, cross: list[LayerSums], policy: str
 ) -> Float[Tensor, "N M"]:
-    """Every correlation of a pair from the merged sums of all layers."""
-    left, right = (neuron_moments(layers, policy) for layers in (rows, columns))
+    """Of a pair, from the merged sums of all layers."""
     cross_NM = torch.cat([part["cross"] for part in cross])
-    return correlation(centred_cross(cross_NM, left, right, 0), left, right, 0, policy)
+    return correlation(centred_cross(cross_NM, rows, columns, 0), rows, columns, 0, policy)
 
 
 def _unit(
@@ -253,12 +261,11 @@ def forward_types(extent: Extent, means: Means) -> list[Row]:
     types = [ForwardType.bfloat16, ForwardType.float16]
     if means.device is Device.cuda:
         types.insert(0, ForwardType.tfloat32)
-    r_NM, excess_N, threshold = _study(extent, means, ForwardType.float32)
-    universal_N = excess_N > threshold
+    r_NM, excess_N, universal_N = _study(extent, means, ForwardType.float32)
     changes: dict[ForwardType, Tensor] = {}
     rows: list[Row] = []
     for kind in types:
-        other_NM, other_N, _ = _study(extent, means, kind)
+        other_NM, other_N, other_universal_N = _study(extent, means, kind)
         changes[kind] = (other_NM - r_NM).abs()
         moved_N = (other_N - excess_N).abs()
         rows.append({
@@ -267,9 +274,9 @@ def forward_types(extent: Extent, means: Means) -> list[Row]:
             "change of excess: 99.9 %": _quantile(moved_N),
             "largest": float(moved_N.max()),
             "another best partner": int((other_NM.argmax(1) != r_NM.argmax(1)).sum()),
-            "universal": int((other_N > threshold).sum()),
+            "universal": int(other_universal_N.sum()),
             "in float32": int(universal_N.sum()),
-            "changed sides": int(((other_N > threshold) != universal_N).sum()),
+            "changed sides": int((other_universal_N != universal_N).sum()),
         })
     by_r: list[Row] = []
     for place, inside_NM in _bins(r_NM, TENTHS):
@@ -285,11 +292,10 @@ def _quantile(values: Tensor) -> float:
     return float(torch.quantile(values, 0.999))
 
 
-def _study(extent: Extent, means: Means, kind: ForwardType) -> tuple[Tensor, Tensor, float]:
-    """r [N, M] of the first two embedded seeds, excess correlation [N] of the first and the
-    threshold of universality, from a study whose sums are in `fp32`.
+def _study(extent: Extent, means: Means, kind: ForwardType) -> tuple[Tensor, Tensor, Tensor]:
+    """r [N, M] of the first two embedded seeds; of the first excess correlation [N] and which
+    neurons are universal [N], as the tables of a study say whose sums are in `fp32`.
     """
-    own = Means(means.device, means.threads, Policy.fp32, kind)
     names = [testbed.resolve(name) for name in testbed.MODEL_NAMES[: extent.seeds]]
     with TemporaryDirectory() as folder:
         study = Study(
@@ -297,22 +303,18 @@ def _study(extent: Extent, means: Means, kind: ForwardType) -> tuple[Tensor, Ten
             models=ModelsConfig(reference=names[0], compared=names[1:], dtype=kind),
             corpus=CorpusConfig(path=testbed.resolve("tokens"), tokens=extent.text),
             cluster=ClusterConfig(device=means.device, workers=1, threads=means.threads),
+            precision=PrecisionConfig(moments=Policy.fp32),
             baseline=BaselineConfig(rotations=extent.rotations),
         )
-        timing, stage = run_sums(study, own)
-        run_reduction(stage, timing)
+        _, stage = measure(study, LocalExecutor())
         store, plan = stage.store, stage.plan
+        neurons = store.get_table(NEURONS_PATH)
+        excess_N = torch.tensor(neurons["excess_corr"].to_numpy())
+        universal_N = torch.tensor(neurons["is_universal"].fill_null(False).to_numpy())
         reference, other = plan.models[:2]
-        directions = [d for pair in plan.pairs for d in read_pair(store, stage.recipe, pair)
-                      if d.model == reference]
-        excess_N = torch.stack([
-            d.summary.top_RK[:, 0] - d.baseline_NK.mean(1) for d in directions
-        ]).mean(0)
         pair = next(item for item in plan.pairs if set(item.models) == {reference, other})
-        rows, columns, cross = (
-            [merge(groups(store, plan.layout, item, layer)) for layer in range(item.layers)]
-            for item in (*(Item((model,)) for model in pair.models), pair)
-        )
-    r_NM = _from_sums(rows, columns, cross, own.policy.value)
+        rows, columns = (stage.recipe.read_model(store, model).moments for model in pair.models)
+        cross = [merge(groups(store, plan.layout, pair, layer)) for layer in range(pair.layers)]
+    r_NM = _every_correlation(rows, columns, cross, Policy.fp32.value)
     first = pair.models[0] == reference
-    return (r_NM if first else r_NM.T).contiguous(), excess_N, study.universal.threshold
+    return (r_NM if first else r_NM.T).contiguous(), excess_N, universal_N

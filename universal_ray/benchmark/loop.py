@@ -1,17 +1,12 @@
-"""This project's loop on random models of any shape, in this process, with its laps.
-
-The worker, the fold and the reduction are the very ones of a study; only Ray is left out, so that
-what is measured is the loop.
-"""
+"""A study's correlations on random models of any shape, by either executor, with their laps."""
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from itertools import cycle, pairwise
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -27,22 +22,24 @@ from universal_ray.config.study import (
     ForwardType,
     ModelsConfig,
     Policy,
+    PrecisionConfig,
     RunConfig,
     Study,
     UnitsConfig,
 )
 from universal_ray.corpus.rows import kept_mask
-from universal_ray.planning.items import Unit
-from universal_ray.runtime.measure import peak_bytes, reset_peak
-from universal_ray.runtime.scheduler import CALLS
-from universal_ray.stages.correlations import reduce
-from universal_ray.stages.correlations.plan import Work
+from universal_ray.runtime import driver
+from universal_ray.runtime.executor import Executor
+from universal_ray.runtime.measure import reset_peak
+from universal_ray.runtime.task import Batch, Task
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
 from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 from universal_ray.testbed.training import Settings
 
+SUMS = "sums"
+REDUCTION = "baselines", "correlations"
+"""Batches of the stage."""
 HEAD = 64
 """Width of an attention head, as in every GPT-2."""
 
@@ -84,16 +81,18 @@ class Timing:
     """of the sums, a Gram counted by half"""
     cross_flops: int
     """of the pairs alone"""
-    wall: float = 0.0
+    sums: float = 0.0
     """seconds of the sums, from the first token read to the last block folded"""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """load, forward, operands, products, copy, write, fold, reduce; means of the workers"""
+    """load, forward, operands, products, copy and write, means of the workers; fold; reduce, from
+    the last sum to the last correlation
+    """
     peak_bytes: int = 0
-    """until the first pause"""
+    """of the largest worker, until the first pause"""
 
     @property
     def total(self) -> float:
-        return self.wall + self.seconds["reduce"]
+        return self.sums + self.seconds["reduce"]
 
 
 def make_inputs(folder: Path, shape: Shape) -> tuple[list[str], str]:
@@ -144,91 +143,89 @@ def make_study(folder: Path, shape: Shape, means: Means, workers: int = 1) -> St
         units=UnitsConfig(),
         cluster=ClusterConfig(device=means.device, workers=workers, threads=means.threads),
         baseline=BaselineConfig(rotations=1),
+        precision=PrecisionConfig(moments=means.policy),
     )
 
 
-def run_sums(
-    study: Study, means: Means, pauses: Sequence[Callable[[CorrelationStage], None]] = ()
+def measure(
+    study: Study,
+    executor: Executor,
+    last: str | None = None,
+    pauses: Sequence[Callable[[CorrelationStage], None]] = (),
 ) -> tuple[Timing, CorrelationStage]:
-    """The sums of a study in this process, as its workers make them; models are loaded before.
+    """Make the correlations of a study by an executor, up to a batch of theirs or all of them.
 
     Each of the `pauses` is called after as large a share of the units as the others, with nothing
-    else under way; what it takes is not counted.
+    else under way; what it takes is not counted, nor is the calibration, which loads the models.
     """
-    reset_peak(means.device.value)
+    reset_peak(study.cluster.device.value)
     store = Store(study.run.dir)
-    study.precision.moments = means.policy
-    stage = CorrelationStage(prepare(study, store), store)
-    inputs, plan = stage.inputs, stage.plan
-    assignment = MomentsAssignment(
-        store_url=store.url,
-        nonce=store.write_nonce(),
-        corpus=inputs.corpus,
-        sources=inputs.sources,
-        excluded=inputs.excluded,
-        sites=(inputs.site,),
-        dtype=means.dtype.value,
-        policy=means.policy.value,
-        batch_rows=inputs.batch_rows,
-        threads=study.cluster.threads,
-        device=means.device.value,
-    )
-    workers = [MomentsWorker(assignment) for _ in range(study.cluster.workers)]
-    for worker in workers:
-        for model in plan.models:
-            worker.calibrate(model, inputs.calibration_rows)
-    cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
-    timing = Timing(plan.total_tokens, plan.flops, cross)
-    finished: Counter[Unit] = Counter()
-    shares = max(len(pauses), 1)
-    bounds = [len(plan.work) * share // shares for share in range(shares + 1)]
-    for share, (start, stop) in enumerate(pairwise(bounds)):
-        began = time.monotonic()
-        _sum_share(stage, workers, plan.work[start:stop], finished, timing)
-        timing.wall += time.monotonic() - began
-        timing.peak_bytes = timing.peak_bytes or peak_bytes(means.device.value)
-        torch.set_num_threads(study.cluster.workers * study.cluster.threads)
-        if pauses:
-            pauses[share](stage)
-    return timing, stage
+    measured = Measured(CorrelationStage(prepare(study, store), store), last, pauses)
+    driver.run(lambda: [measured], store, executor)
+    return measured.timing, measured.stage
 
 
-def _sum_share(
-    stage: CorrelationStage, workers: list[MomentsWorker], share: list[Work],
-    finished: Counter[Unit], timing: Timing,
-) -> None:
-    """One unit is written while the next is computed, and a full block folds beside both."""
-    plan = stage.plan
-    with ExitStack() as opened:
-        pools = [opened.enter_context(ThreadPoolExecutor(CALLS)) for _ in workers]
-        beside = opened.enter_context(ThreadPoolExecutor(1))
-        turns = zip(cycle(zip(workers, pools, strict=True)), share, strict=False)
-        computed = {pool.submit(worker.compute, each): each for (worker, pool), each in turns}
-        folds = []
-        for done in as_completed(computed):
-            for name, seconds in done.result()["seconds"].items():
-                timing.seconds[name] += seconds / len(workers)
-            unit = computed[done].unit
-            finished[unit] += 1
-            for block in plan.layout.blocks:
-                if unit in block.units and all(
-                    finished[each] == len(plan.groups) for each in block.units
-                ):
-                    folds += [beside.submit(workers[0].fold, item, block) for item in plan.items]
-        timing.seconds["fold"] += sum(fold.result() for fold in folds)
+class Measured:
+    """The stage of the correlations, and where its time goes."""
 
+    def __init__(
+        self,
+        stage: CorrelationStage,
+        last: str | None,
+        pauses: Sequence[Callable[[CorrelationStage], None]],
+    ):
+        self.stage, self.name, self.worker = stage, stage.name, stage.worker
+        self._last, self._pauses, self._paused = last, pauses, False
+        self._workers = 1
+        plan = stage.plan
+        cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
+        self.timing = Timing(plan.total_tokens, plan.flops, cross)
 
-def run_reduction(stage: CorrelationStage, timing: Timing) -> None:
-    """Reduce what `run_sums` stored."""
-    plan, recipe = stage.plan, stage.recipe
-    began = time.monotonic()
-    for item in plan.items:
-        if len(item.models) == 1:
-            reduce.reduce_model(recipe, item)
-    for pair in plan.pairs:
-        for layer in range(pair.layers):
-            reduce.reduce_rows(recipe, pair, layer)
-    timing.seconds["reduce"] = time.monotonic() - began
+    def begin(self) -> Any:
+        return self.stage.begin()
+
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        """Those of the stage, the sums in as many shares as there are pauses."""
+        self._workers = len(memory)
+        for batch in self.stage.batches(memory):
+            shares = self._shares(batch) if batch.name == SUMS else [batch]
+            for index, share in enumerate(shares):
+                began = time.monotonic()
+                yield share
+                spent = time.monotonic() - began
+                if batch.name == SUMS:
+                    self.timing.sums += spent
+                    self._pause(index)
+                elif batch.name in REDUCTION:
+                    self.timing.seconds["reduce"] += spent
+            if batch.name == self._last:
+                return
+
+    def _shares(self, batch: Batch) -> Iterator[Batch]:
+        count = max(len(self._pauses), 1)
+        bounds = [len(batch.tasks) * share // count for share in range(count + 1)]
+        for start, stop in pairwise(bounds):
+            yield replace(batch, tasks=batch.tasks[start:stop], done=batch.done + start)
+
+    def _pause(self, share: int) -> None:
+        if self._pauses:
+            self._paused = True
+            self._pauses[share](self.stage)
+
+    def finished(self, task: Task, result: Any) -> Sequence[Task]:
+        timing = self.timing
+        if task.tokens:
+            for name, seconds in result["seconds"].items():
+                timing.seconds[name] += seconds / self._workers
+            if not self._paused:
+                timing.peak_bytes = max(timing.peak_bytes, result["peak_bytes"])
+        if task.beside:
+            timing.seconds["fold"] += result
+        return self.stage.finished(task, result)
+
+    def end(self) -> None:
+        if self._last is None:
+            self.stage.end()
 
 
 def batches(stage: CorrelationStage, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,17 +12,21 @@ import torch
 
 from universal_ray.benchmark import naive
 from universal_ray.benchmark.loop import (
+    REDUCTION,
+    SUMS,
     Means,
     Shape,
     Timing,
     batches,
     make_study,
-    run_reduction,
-    run_sums,
+    measure,
 )
-from universal_ray.config.study import Device, Policy
+from universal_ray.config.study import ClusterConfig, Device, Policy
 from universal_ray.planning.capacity import BATCH, size
+from universal_ray.runtime.executor import Executor
+from universal_ray.runtime.local import LocalExecutor
 from universal_ray.runtime.measure import machine_bytes, matmul_rate
+from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.stages.correlations.stage import CorrelationStage
 
 Row = dict[str, Any]
@@ -44,7 +47,7 @@ def loop(shape: Shape, means: Means) -> Row:
     """This project's sums: rates, shares of the plain product's rate, and where the time went."""
     with TemporaryDirectory() as folder:
         before = product_rate(shape, means)
-        timing, stage = run_sums(make_study(Path(folder), shape, means), means)
+        timing, stage = measure(make_study(Path(folder), shape, means), LocalExecutor(), SUMS)
         return _row(shape, means, timing, stage, before)
 
 
@@ -59,15 +62,20 @@ def _row(shape: Shape, means: Means, timing: Timing, stage: CorrelationStage, be
         "batch": stage.plan.footprint.batch_tokens,
         "plain_tflops": rate / 1e12,
         "products_share": timing.cross_flops / timing.seconds["products"] / rate,
-        "loop_share": timing.flops / timing.wall / rate,
-        "sums_seconds": timing.wall,
+        "loop_share": timing.flops / timing.sums / rate,
+        "sums_seconds": timing.sums,
         "total_seconds": timing.total,
         "seconds": dict(timing.seconds),
         "peak_bytes": timing.peak_bytes,
     }
 
 
-def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
+def schemes(
+    shape: Shape,
+    means: Means,
+    naive_tokens: int,
+    executor: Callable[[ClusterConfig], Executor] = Scheduler,
+) -> Row:
     """The whole of a study, with its baseline, beside the naive scheme on the same tokens.
 
     The naive scheme's sums take a time that is proportional to tokens, so it may be given fewer of
@@ -82,8 +90,7 @@ def schemes(shape: Shape, means: Means, naive_tokens: int) -> Row:
         own = replace(means, threads=means.threads // workers)
         turns = _Naive(shape, means, naive_tokens)
         study = make_study(Path(folder), shape, own, workers)
-        timing, stage = run_sums(study, own, [turns.take] * 2)
-        run_reduction(stage, timing)
+        timing, stage = measure(study, executor(study.cluster), REDUCTION[-1], [turns.take] * 2)
         row = _row(shape, means, timing, stage, before)
     total = turns.streaming / turns.tokens * timing.tokens + turns.finding
     return {**row, "naive_tokens": turns.tokens, "naive_seconds": turns.streaming + turns.finding,
@@ -95,6 +102,7 @@ class _Naive:
 
     def __init__(self, shape: Shape, means: Means, tokens: int):
         self.form, self.device = naive.Shape(shape.layers, shape.width), means.device.value
+        self.threads = means.threads
         self.tokens = min(tokens, shape.tokens)
         self.pairs = list(range(1, shape.seeds))
         self.streaming = self.finding = 0.0
@@ -107,6 +115,7 @@ class _Naive:
     def take(self, stage: CorrelationStage) -> None:
         """The turn of half of all pairs; models are loaded before their time starts."""
         models = stage.plan.models
+        torch.set_num_threads(self.threads)
         for _ in range(len(models) // 2):
             if not self.pairs:
                 return
@@ -174,28 +183,13 @@ def growth(shapes: Sequence[Shape], means: Means) -> list[Row]:
 
 
 def workers(shape: Shape, means: Means, counts: list[tuple[int, int]]) -> list[Row]:
-    """Tokens per second of a study on Ray, for numbers of workers and threads of each.
-
-    From the first unit's start to the last one's end: what starting a cluster takes is left out.
-    """
-    from universal_ray.runtime import driver
-    from universal_ray.runtime.scheduler import Scheduler
-    from universal_ray.stages.inputs import prepare
-    from universal_ray.storage.record import read_metrics
-    from universal_ray.storage.store import Store
-
+    """Tokens per second of a study's sums on Ray, for numbers of workers and threads of each."""
     rows = []
     for count, threads in counts:
         with TemporaryDirectory() as folder:
             own = replace(means, threads=threads)
             study = make_study(Path(folder), shape, own, workers=count)
-            store = Store(study.run.dir)
-            stages = [CorrelationStage(prepare(study, store), store)]
-            driver.run(partial(list, stages), store, Scheduler(study.cluster))
-            metrics = read_metrics(store)
-        starts = [m["finished"] - sum(m["seconds"].values()) for m in metrics]
-        seconds = max(m["finished"] for m in metrics) - min(starts)
-        tokens = sum(m["tokens"] for m in metrics)
-        rows.append({"workers": count, "threads": threads, "tokens": tokens,
-                     "tokens_per_second": tokens / seconds})
+            timing, _ = measure(study, Scheduler(study.cluster), SUMS)
+        rows.append({"workers": count, "threads": threads, "tokens": timing.tokens,
+                     "tokens_per_second": timing.tokens / timing.sums})
     return rows
