@@ -87,7 +87,7 @@ def command(study: Study, *more: str) -> list[str]:
     """The correlation stage of such a study, as a user types it."""
     compared = "[" + ",".join(study.models.compared) + "]"
     return [
-        sys.executable, str(ROOT / "jobs" / "correlate.py"), "corpus=tokens",
+        sys.executable, str(ROOT / "jobs" / "run.py"), "stages=[correlations]", "corpus=tokens",
         f"corpus.path={study.corpus.path}", f"run.dir={study.run.dir}",
         f"models.reference={study.models.reference}", f"models.compared={compared}",
         f"units.tokens={study.units.tokens}", f"units.batch={study.units.batch}",

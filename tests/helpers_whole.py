@@ -74,7 +74,7 @@ def stages(study: Study) -> list:
 def run_stages(
     study: Study, chosen: slice = slice(None), executor: Executor | None = None
 ) -> Store:
-    """What `jobs/run.py` does, or one of the jobs of one stage."""
+    """What `jobs/run.py` does, or with some of its stages."""
     store = Store(study.run.dir)
     driver.run(lambda: stages(study)[chosen], store, executor or Sending())
     return store

@@ -1,4 +1,34 @@
-"""Which neurons do independently trained language models share, and what do they do?"""
+"""Which neurons do independently trained language models share, and what do they do?
+
+    import universal_ray as ur
+
+    study = ur.compose("run.dir=runs/tiny")  # the default study
+    run = ur.run(study)
+    run.table("neurons").to_pandas()
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from universal_ray.config.study import Study
+from universal_ray.errors import (
+    ConfigurationError,
+    CorpusError,
+    DamagedError,
+    LockedError,
+    MemoryShortError,
+    MissingError,
+    ModelError,
+    NumericalError,
+    ResourceError,
+    StorageError,
+    UnitError,
+    UniversalRayError,
+)
+
+if TYPE_CHECKING:
+    from universal_ray.cli.study import compose, run
+    from universal_ray.report.run import Run, open
 
 import os
 
@@ -6,3 +36,41 @@ import os
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "CorpusError",
+    "DamagedError",
+    "LockedError",
+    "MemoryShortError",
+    "MissingError",
+    "ModelError",
+    "NumericalError",
+    "ResourceError",
+    "Run",
+    "StorageError",
+    "Study",
+    "UnitError",
+    "UniversalRayError",
+    "compose",
+    "open",
+    "run",
+]
+
+_HOMES = {
+    "Run": "universal_ray.report.run",
+    "open": "universal_ray.report.run",
+    "compose": "universal_ray.cli.study",
+    "run": "universal_ray.cli.study",
+}
+"""What is imported when it is first asked for, so that importing the package is quick."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,15 @@ A message is one sentence that says what is wrong, where, and what to do.
 
 
 class UniversalRayError(Exception):
-    """Base of all errors raised on purpose by this project."""
+    """Base of all errors raised on purpose by this project.
+
+    >>> import universal_ray as ur
+    >>> try:
+    ...     ur.run(ur.Study(), stages=["correlation"])
+    ... except ur.UniversalRayError as error:
+    ...     print(error)
+    stages=correlation is no stage: did you mean correlations (of correlations, profile, roles)?
+    """
 
 
 class ConfigurationError(UniversalRayError, ValueError):

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from universal_ray.cli.options import check_arguments, composed, keys_of
+from universal_ray.cli.study import StudyCommand
 from universal_ray.config.study import Study, check
-from universal_ray.errors import ConfigurationError
+from universal_ray.errors import ConfigurationError, MissingError
 
 ROOT = Path(__file__).parents[2]
 JOBS = {
-    "run": "config", "correlate": "config", "taxonomy": "config", "roles": "config",
-    "status": "config", "compare": "compare", "benchmark": "benchmark",
+    "run": "config", "status": "config", "compare": "compare", "benchmark": "benchmark",
     "train_seeds": "train_seeds",
 }
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -159,14 +159,30 @@ def test_an_experiment_of_ones_own_is_held_to_the_schema(tmp_path):
     own.write_text("# @package _global_\ndefaults:\n  - override /models: gpt2-small\n")
     with pytest.raises(ConfigurationError, match="did you mean gpt2_small"):
         check_arguments(["experiment=mine"], "config", Study, tmp_path / "conf")
-    own.write_text("# @package _global_\nbaseline:\n  rotations: 3\n")
-    check_arguments(
-        ["--config-dir", str(tmp_path / "conf"), "experiment=mine"], "config", Study, ROOT / "conf"
-    )
+
+
+def test_a_folder_of_ones_own_choices_is_held_to_the_schema_too(tmp_path):
+    folder = tmp_path / "my choices"
+    own = folder / "experiment" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("# @package _global_\n# My own.\nbaseline:\n  rotations: 3\n")
+    flags = ["--config-dir", str(folder)]
+    check_arguments([*flags, "experiment=mine", "models=tiny"], "config", Study)
+    for content, told in (
+        ("baseline:\n  rotation: 3\n", "'rotation' not in 'BaselineConfig'"),
+        ("baseline:\n  rotations: many\n", "many"),
+    ):
+        own.write_text(f"# @package _global_\n{content}")
+        with pytest.raises(ConfigurationError, match=told):
+            check_arguments([*flags, "experiment=mine"], "config", Study)
+    with pytest.raises(ConfigurationError, match="did you mean mine"):
+        check_arguments([*flags, "experiment=min"], "config", Study)
+    with pytest.raises(MissingError, match="--config-dir"):
+        check_arguments(["--config-dir", str(tmp_path / "none")], "config", Study)
 
 
 def test_every_key_of_the_readme_is_one_of_the_schema():
-    keys = keys_of(Study)
+    keys = keys_of(StudyCommand)
     assert {"corpus.text.source", "corpus.text", "dry_run", "roles.sweep"} <= set(keys)
     table = (ROOT / "README.md").read_text().split("| key | default")[1].split("\n\n")[0]
     told = [word for line in table.splitlines()[2:] for word in line.split("|")[1].split("`")[1::2]]

@@ -83,8 +83,8 @@ def test_universal_sets_by_revision_and_what_stays(home, capsys):
 def test_a_name_without_a_place_for_the_revision_is_refused(home):
     found = subprocess.run(
         [
-            sys.executable, ROOT / "jobs" / "correlate.py", "experiment=persistence", "run.dir=x",
-            "models.reference=runs/testbed/a",
+            sys.executable, ROOT / "jobs" / "run.py", "stages=[correlations]", "run.dir=x",
+            "experiment=persistence", "models.reference=runs/testbed/a",
         ],
         capture_output=True, text=True, cwd=home, check=False,
     )

@@ -13,6 +13,7 @@ from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
 
 from universal_ray.config.study import RolesConfig, TaxonomyConfig
 from universal_ray.errors import MissingError, UniversalRayError
+from universal_ray.report.run import Run
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
 from universal_ray.runtime import driver
@@ -105,7 +106,7 @@ def test_null_is_not_measured_and_never_a_zero(whole, capsys, monkeypatch):
     kept = {key: summary[key] for key in ("tokens_kept", "tokens", "threshold")}
     reference = {**summary["references"][0], "published": {"universal": 3, "universal_share": 0.5}}
     empty = {**nulls({**summary, "references": [reference]}), **kept}
-    monkeypatch.setattr(store, "get_json", lambda path: empty)
+    monkeypatch.setattr(Run, "summary", empty)
     show_results(console(), store)
     shown = capsys.readouterr().out
     roles = shown.split("neurons by role")[1].split("tokens counted")[0]

@@ -139,7 +139,7 @@ def test_the_edges_of_what_is_allowed():
 
 
 def test_changes_covers_every_key():
-    assert set(CHANGES) == set(leaves(Study())) - {"run.dir", "dry_run"}
+    assert set(CHANGES) == set(leaves(Study())) - {"run.dir"}
     assert set(CHANGES.values()) == {REFUSED, REDUCED, ADDED, FREE, PROFILED, RETOLD, REPLAYED}
 
 

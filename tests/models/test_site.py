@@ -1,12 +1,11 @@
 """A site that no other file knows goes through capture, planning, sums and tables."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers_models import gpt2_shape, make_gpt2, save_model
+from helpers_models import make_gpt2, save_model
 from helpers_study import make, make_study, make_tokens
 from transformers import (
     GPT2LMHeadModel,
@@ -23,7 +22,6 @@ from universal_ray.models.capture import Capture
 from universal_ray.models.site import MLP_POST, MLP_PRE, SITES, Ask, Shape, Site, site_of
 from universal_ray.models.source import resolve
 from universal_ray.planning.capacity import weight_bytes
-from universal_ray.runtime.worker import Worker
 from universal_ray.stages.inputs import prepare
 from universal_ray.stages.profile.stage import prepare_profile
 from universal_ray.storage.store import Store
@@ -149,35 +147,6 @@ def test_what_cannot_be_asked_of_a_site_is_told_with_the_reason():
         with pytest.raises(ModelError) as error:
             told()
         assert str(error.value) == words
-
-
-class Known(Worker):
-    """A worker whose model shows what it is told to."""
-
-    def __init__(self, sites, shown):
-        self.told, self.shown = SimpleNamespace(sites=sites), shown
-
-    def read(self, model, tokens_BP, take):
-        for name, layer in self.shown:
-            take(name, layer, torch.tensor([[layer + 10 * (name == "residual")]]))
-
-
-def read_layers(*shown):
-    taken = []
-    worker = Known((MLP_POST, RESIDUAL), shown)
-    model = gpt2_shape("a", "a" * 12, 2, 32)
-    worker.read_layers(
-        model, torch.zeros(1, 2), lambda layer, *xs: taken.append((layer, *(int(x) for x in xs)))
-    )
-    return taken
-
-
-def test_layers_of_several_sites_are_taken_together_in_whatever_order_they_come():
-    post, stream = "mlp_post", "residual"
-    shown = (stream, 0), (stream, 1), (post, 1), (post, 0)
-    assert read_layers(*shown) == [(1, 1, 11), (0, 0, 10)]
-    with pytest.raises(ModelError, match=r"'a' has layers \[1\] at some of the sites mlp_post and"):
-        read_layers(*shown[:2], shown[3])
 
 
 def test_every_activation_of_a_study_is_a_site():

@@ -13,6 +13,7 @@ from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.report.compare import compared, draw, rows
 from universal_ray.storage import checked
 from universal_ray.storage.finished import MARKER, NEURONS_PATH, PROFILE
+from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,7 @@ def finished(tmp_path):
         }
     )
     store = Store(str(tmp_path / "run"))
+    store.put(STUDY_FILE, b"")
     written = store.put_table(NEURONS_PATH, own)
     checked.finish(store, MARKER, [written], stages={PROFILE: ""})
     chosen = own.filter(pa.array(excess > 0.55)).drop_columns(["model", "family"])
@@ -81,7 +83,7 @@ def test_tables_that_do_not_fit_are_refused(finished, tmp_path):
     pyarrow.csv.write_csv(chosen.drop_columns(["excess_corr"]), path)
     with pytest.raises(ConfigurationError, match="has no column excess_corr"):
         compared(store, str(path), None, 0.5)
-    with pytest.raises(MissingError, match="holds no finished study"):
+    with pytest.raises(MissingError, match="holds no run"):
         compared(Store(str(tmp_path / "none")), str(path), None, 0.5)
 
 

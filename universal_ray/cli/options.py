@@ -5,14 +5,14 @@ A job's configuration is `conf/<name>.yaml` over a schema, a dataclass. Groups a
 """
 
 import dataclasses
-import difflib
 import functools
+import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import hydra
 import yaml
@@ -26,7 +26,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from universal_ray import testbed
-from universal_ray.errors import ConfigurationError
+from universal_ray.cli.help import help_text, options_of
+from universal_ray.config.choice import choose, nearest
+from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.runtime.ending import guarded, lasting_output, stoppable
 
 Job = TypeVar("Job")
@@ -44,8 +46,13 @@ def entry(name: str, schema: type[Job]) -> Callable[[Callable[[Job], None]], Cal
             with guarded():
                 body(parse(config, schema))
 
+        @functools.wraps(body)
         def main() -> None:
             with lasting_output(), stoppable(), guarded():
+                flags = get_args_parser().parse_args(sys.argv[1:])
+                if flags.help:
+                    print(_help(body, flags, name, schema))
+                    return
                 check_arguments(sys.argv[1:], name, schema)
                 hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(task)()
 
@@ -66,40 +73,70 @@ def check_arguments(
             "--config-path and --config-name leave out what checks the options: put choices of "
             "your own below a folder, and give that by --config-dir"
         )
-    if len(flags.overrides) == len(arguments):
-        composed(flags.overrides, name, schema, folder)
-    else:  # Hydra's own flags (--help, --multirun) are its own affair
-        more = [Path(flags.config_dir)] if flags.config_dir else []
-        check_options(flags.overrides, name, schema, [folder, *more])
+    folders = _folders(flags, folder)
+    given = {flag for flag, value in vars(flags).items() if value}
+    if given <= {"overrides", "config_dir"}:
+        parse(_configuration(flags.overrides, name, schema, folders), schema)
+    else:  # Hydra's own flags (--cfg, --multirun) are its own affair
+        check_options(flags.overrides, name, schema, folders)
     register(name, schema)
+
+
+def _help(body: Callable, flags: Namespace, name: str, schema: type) -> str:
+    """What `--help` says of an entry point. Raises ConfigurationError for what cannot be."""
+    program = Path(sys.argv[0])
+    by_command = f"{program.name} {body.__name__}"
+    usage = f"python {program}" if program.suffix == ".py" else by_command
+    about = inspect.getdoc(body) or sys.modules[body.__module__].__doc__ or ""
+    folders = _folders(flags)
+    config = _configuration(flags.overrides, name, schema, folders)
+    values: Any = OmegaConf.to_container(config, enum_to_str=True)
+    return help_text(usage, about, schema, values, _groups(name, folders))
 
 
 def composed(options: list[str], name: str, schema: type[Job], folder: Path = FOLDER) -> Job:
     """The typed job that options ask for. Raises ConfigurationError for what cannot be."""
+    return parse(_configuration(options, name, schema, [folder]), schema)
+
+
+def _folders(flags: Namespace, folder: Path = FOLDER) -> list[Path]:
+    """Where choices are, the entry point's own first. Raises MissingError for none."""
+    if not flags.config_dir:
+        return [folder]
+    if not Path(flags.config_dir).is_dir():
+        raise MissingError(f"--config-dir {flags.config_dir} is no folder: name one of choices")
+    return [folder, Path(flags.config_dir).absolute()]
+
+
+def _configuration(
+    options: list[str], name: str, schema: type, folders: list[Path]
+) -> DictConfig:
+    """As Hydra composes it; what has no value yet is in it as such."""
     register(name, schema)
-    given = check_options(options, name, schema, [folder])
+    given = check_options(options, name, schema, folders)
+    more = [f"'file://{each}'" for each in folders[1:]]
+    further = [f"hydra.searchpath=[{','.join(more)}]"]
     for override in given:
         if override.is_sweep_override():
             raise ConfigurationError(
                 f"{override.input_line} gives several values: give one, or a list in brackets"
             )
     try:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            _check_sections(name, given, schema, folder)
-            config = compose(name, overrides=options)
+        with initialize_config_dir(str(folders[0]), version_base="1.3"):
+            _check_sections(name, given, schema, folders, further)
+            return compose(name, overrides=[*options, *further])
     except MissingConfigException as error:
         choice = str(error.missing_cfg_file).rsplit("/", 1)[-1]
         raise ConfigurationError(
-            f"{str(error).splitlines()[0]}: {_choose(choice, error.options or ())}"
+            f"{str(error).splitlines()[0]}: {choose(choice, error.options or ())}"
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
-        first, *more = str(error).splitlines()
-        lines = str(error.__cause__).splitlines() if error.__cause__ else more
+        first, *rest = str(error).splitlines()
+        lines = str(error.__cause__).splitlines() if error.__cause__ else rest
         raise ConfigurationError(
-            f"{first.rstrip('.:')}: {lines[0] if lines else 'it cannot be read'}; README.md lists "
+            f"{first.rstrip('.:')}: {lines[0] if lines else 'it cannot be read'}; --help tells "
             "the options"
         ) from error
-    return parse(config, schema)
 
 
 def register(name: str, schema: type) -> None:
@@ -119,7 +156,7 @@ def parse(config: DictConfig, schema: type[Job]) -> Job:
         job = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigurationError(
-            f"{str(error).splitlines()[0]}; README.md lists the options"
+            f"{str(error).splitlines()[0]}; --help tells the options"
         ) from error
     assert isinstance(job, schema)
     return job
@@ -134,18 +171,9 @@ def _check_lists(value: Any, key: str = "") -> None:
         raise ConfigurationError(f"{key} is {value}: give a list of single values")
 
 
-def keys_of(schema: type, above: str = "") -> dict[str, bool]:
+def keys_of(schema: type) -> dict[str, bool]:
     """Dotted names of all that a schema has, and whether each is a section that may be null."""
-    found = {}
-    for name, kind in get_type_hints(schema).items():
-        optional = get_origin(kind) in (Union, UnionType)
-        if optional:
-            (kind,) = (each for each in get_args(kind) if each is not type(None))
-        section = dataclasses.is_dataclass(kind)
-        found[above + name] = section and optional
-        if section:
-            found |= keys_of(kind, f"{above}{name}.")
-    return found
+    return {each.key: each.section and each.optional for each in options_of(schema)}
 
 
 def check_options(
@@ -155,12 +183,8 @@ def check_options(
 
     Groups are those that the job's own defaults choose from; the first folder is the job's.
     """
-    defaults = yaml.safe_load((folders[0] / f"{name}.yaml").read_text())["defaults"]
-    groups = {group for each in defaults if isinstance(each, dict) for group in each}
     choices = {
-        group: sorted(path.stem for folder in folders for path in (folder / group).glob("*.yaml"))
-        for group in groups
-        if not group.startswith("override ")
+        group: [path.stem for path in paths] for group, paths in _groups(name, folders).items()
     }
     keys = [*keys_of(schema), *choices]
     given = []
@@ -190,6 +214,20 @@ def check_options(
     return given
 
 
+def _groups(name: str, folders: list[Path]) -> dict[str, list[Path]]:
+    """Files of the choices of each group, by their names."""
+    defaults = yaml.safe_load((folders[0] / f"{name}.yaml").read_text())["defaults"]
+    groups = dict.fromkeys(group for each in defaults if isinstance(each, dict) for group in each)
+    return {
+        group: sorted(
+            (path for folder in folders for path in (folder / group).glob("*.yaml")),
+            key=lambda path: path.stem,
+        )
+        for group in groups
+        if not group.startswith("override ")
+    }
+
+
 def _key(override: Override) -> str:
     return override.get_key_element().lstrip("+~")
 
@@ -205,7 +243,7 @@ def _check_choice(override: Override, choices: list[str]) -> None:
     for choice in asked:
         if choice not in choices:
             raise ConfigurationError(
-                f"{option} is no choice of {group}: {_choose(choice, choices)}"
+                f"{option} is no choice of {group}: {choose(choice, choices)}"
             )
     if not override.type == OverrideType.CHANGE:
         raise ConfigurationError(f"{option} adds a group: write {option.lstrip('+')}")
@@ -216,8 +254,8 @@ def _check_key(override: Override, keys: list[str]) -> None:
     key, option = _key(override), str(override.input_line)
     if key not in keys:
         ends = {each.rsplit(".", 1)[-1]: each for each in reversed(keys)}
-        near = _nearest(key, keys) or ends.get(_nearest(key.rsplit(".", 1)[-1], ends) or "")
-        meant = f"did you mean {near}?" if near else "README.md lists the options"
+        near = nearest(key, keys) or ends.get(nearest(key.rsplit(".", 1)[-1], ends) or "")
+        meant = f"did you mean {near}?" if near else "--help tells the options"
         raise ConfigurationError(f"{option} names no option ({key}): {meant}")
     if override.is_delete():
         raise ConfigurationError(
@@ -227,26 +265,19 @@ def _check_key(override: Override, keys: list[str]) -> None:
         raise ConfigurationError(f"{option} adds what is there: write {option.lstrip('+')}")
 
 
-def _check_sections(name: str, given: list[Override], schema: type, folder: Path) -> None:
+def _check_sections(
+    name: str, given: list[Override], schema: type, folders: list[Path], further: list[str]
+) -> None:
     """Keys of a section that the chosen groups leave null can be given no value."""
     for section in [key for key, optional in keys_of(schema).items() if optional]:
         inside = [each for each in given if f"{_key(each)}.".startswith(f"{section}.")]
         if not inside:
             continue
-        groups = [each for each in given if (folder / each.key_or_group).is_dir()]
-        chosen = [str(each.input_line) for each in groups]
+        groups = _groups(name, folders)
+        chosen = [str(each.input_line) for each in given if each.key_or_group in groups] + further
         if OmegaConf.select(compose(name, overrides=chosen), section) is None:
             group = section.split(".")[0]
             raise ConfigurationError(
                 f"{inside[0].input_line} is an option of {section}, which this {group} has not: "
                 f"choose a {group} that has it"
             )
-
-
-def _choose(given: Any, choices: Iterable[str]) -> str:
-    near, every = _nearest(str(given), choices), ", ".join(choices)
-    return f"did you mean {near} (of {every})?" if near else f"choose from {every}"
-
-
-def _nearest(given: str, names: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(given, list(names), n=1)), None)

@@ -1,32 +1,158 @@
-"""What the entry points of a study share: its stages, planned, shown and run."""
+"""What every way to run a study shares: its stages, planned, shown and made."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from universal_ray.config.choice import choose
 from universal_ray.config.study import Study, check
-from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
+from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.storage import finished
+from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES, TABLES
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from universal_ray.report.run import Run
+    from universal_ray.runtime.executor import Executor
     from universal_ray.runtime.task import Stage
     from universal_ray.storage.store import Store
 
+STAGES = tuple(TABLES)
+"""In their order: each builds on the one before."""
+RAY, LOCAL = "ray", "local"
+"""Who does the tasks: workers of a cluster, or one in this process."""
 
-def run(study: Study, wanted: tuple[str, ...]) -> None:
-    """Plan, show the plan, and unless it is a dry run make the tables of some stages; show them."""
-    from universal_ray.report.screen import Watcher, console, show_results
+
+@dataclass(kw_only=True)
+class StudyCommand(Study):
+    """A study, and what is to be done of it now: nothing of that decides what its tables say."""
+
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    """What to make: any of `correlations`, `profile` (statistics and families) and `roles`; each
+    builds on the one before, which is made with it or there already."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+    @property
+    def study(self) -> Study:
+        """The study alone, as its run records it."""
+        return Study(**{each.name: getattr(self, each.name) for each in fields(Study)})
+
+
+def check_stages(wanted: str | Iterable[str]) -> tuple[str, ...]:
+    """The stages that are wanted, in their order. Raises ConfigurationError for what is none."""
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in wanted:
+        if name not in STAGES:
+            raise ConfigurationError(f"stages={name} is no stage: {choose(name, STAGES)}")
+    if not wanted:
+        raise ConfigurationError(f"stages is empty: choose from {', '.join(STAGES)}")
+    return tuple(stage for stage in STAGES if stage in wanted)
+
+
+def make(
+    study: Study,
+    stages: str | Iterable[str],
+    out: "Console",
+    executor: str = RAY,
+    *,
+    dry: bool = False,
+) -> None:
+    """Show the plan of some stages, and unless it is a dry run make their tables."""
+    from universal_ray.report.screen import Watcher
     from universal_ray.storage.store import Store
 
+    wanted = check_stages(stages)
     check(study)  # before there is a run directory
-    out, store = console(), Store(study.run.dir)
-    if study.dry_run:
+    store = Store(study.run.dir)
+    _check_earlier(store, wanted)
+    if dry:
         _stages(study, store, wanted, out)
         return
     from universal_ray.runtime import driver
-    from universal_ray.runtime.scheduler import Scheduler
 
     with Watcher(out) as watch:
-        executor = Scheduler(study.cluster)
-        driver.run(lambda: _stages(study, store, wanted, out), store, executor, watch)
-    show_results(out, store)
+        by = _executor(executor, study)
+        driver.run(lambda: _stages(study, store, wanted, out), store, by, watch)
+
+
+def _executor(name: str, study: Study) -> "Executor":
+    """Who does the tasks. Raises ConfigurationError where nobody has that name."""
+    if name == RAY:
+        from universal_ray.runtime.scheduler import Scheduler
+
+        return Scheduler(study.cluster)
+    if name == LOCAL:
+        from universal_ray.runtime.local import LocalExecutor
+
+        return LocalExecutor()
+    raise ConfigurationError(f"executor={name} is none: {choose(name, [RAY, LOCAL])}")
+
+
+def run(
+    study: Study, stages: str | Iterable[str] = STAGES, executor: str = RAY
+) -> "Run":
+    """Make the stages of a study, from whatever its run.dir holds of them already.
+
+    `stages` are any of `correlations`, `profile` and `roles`; each builds on the one before, which
+    is made with it or there already. `executor` is `ray`, the workers that `study.cluster` asks
+    for, or `local`, one worker in this process, as small studies want it: the bits are the same.
+    Plan and progress go to the standard error.
+
+    Returns the run, to be read. Raises a UniversalRayError, before any model runs, for all that can
+    be wrong with a study; what is interrupted goes on when it is called again.
+
+    >>> import universal_ray as ur
+    >>> from universal_ray import testbed
+    >>> study = ur.Study()
+    >>> study.run.dir = "runs/small"
+    >>> study.models.reference = testbed.resolve("a")
+    >>> study.models.compared = [testbed.resolve("b")]
+    >>> study.corpus.path = testbed.resolve("tokens")
+    >>> study.corpus.tokens = 4096
+    >>> run = ur.run(study, stages=["correlations"], executor="local")
+    >>> run.summary["references"][0]["layers"][2]["neurons"]
+    768
+    """
+    from universal_ray.report.run import open
+    from universal_ray.report.screen import console
+
+    make(study, stages, console(stderr=True), executor)
+    return open(study.run.dir)
+
+
+def compose(*options: str) -> Study:
+    """The study that `universal-ray run` makes with some options; without any, the default study.
+
+    Raises ConfigurationError as that does.
+
+    >>> import universal_ray as ur
+    >>> study = ur.compose("experiment=gpt2_small", "run.dir=runs/paper", "cluster.workers=4")
+    >>> study.corpus.tokens
+    100000000
+    >>> ur.compose("experiment=gpt3")
+    Traceback (most recent call last):
+        ...
+    universal_ray.errors.ConfigurationError: ...
+    """
+    from universal_ray.cli.options import composed
+
+    return composed(list(options), "config", Study)
+
+
+def _check_earlier(store: "Store", wanted: Sequence[str]) -> None:
+    """Raise MissingError where a stage would build on one that is neither wanted nor there."""
+    done = finished.stages(store)
+    for stage in wanted:
+        before = STAGES[: STAGES.index(stage)]
+        missing = [each for each in before if each not in done and each not in wanted]
+        if missing:
+            both = [each for each in STAGES if each in missing or each in wanted]
+            raise MissingError(
+                f"{store.url} holds no tables of {' and '.join(missing)} for {stage} to build on: "
+                f"make them with it, by stages=[{','.join(both)}]"
+            )
 
 
 def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> list["Stage"]:
@@ -59,4 +185,3 @@ def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> 
         rows += roles.describe()
     show_plan(out, rows, f"plan of {store.url}")
     return stages
-

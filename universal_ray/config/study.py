@@ -4,13 +4,12 @@ Every field here is a key a user may set; `conf/` holds the values. Checks acros
 `check`; what a change of a key means for a run that exists, in `changes`.
 """
 
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
+from universal_ray.config.numbers import check_finite, check_positive
 from universal_ray.errors import ConfigurationError
 
 
@@ -109,7 +108,9 @@ class TextConfig:
     name: str | None = None
     """Configuration of a hub dataset."""
     split: str = "train"
+    """Of a hub dataset."""
     column: str = "text"
+    """Column with the text of a document."""
     subset: str | None = None
     """Column with a document's subset label, dots reach into nested ones."""
     minimum_characters: int = 51
@@ -133,6 +134,7 @@ class CorpusConfig:
     seed: int = 0
     """Seed of the shuffle when text is tokenised."""
     text: TextConfig | None = None
+    """Text to tokenise, once: of `corpus=text` and of the corpora that name a source."""
 
 
 @dataclass(kw_only=True)
@@ -152,6 +154,7 @@ class ClusterConfig:
     address: str | None = None
     """None: a local cluster; `auto` or an address: join that one."""
     workers: int = 2
+    """Processes that compute, each one task at a time."""
     threads: int = 1
     """CPU threads of each worker."""
     device: Device = Device.cpu
@@ -171,8 +174,10 @@ class PrecisionConfig:
 @dataclass(kw_only=True)
 class BaselineConfig:
     rotations: int = 5
+    """Random rotations of each layer of the other model."""
     kind: Rotation = Rotation.gaussian
     seed: int = 0
+    """Of the rotations."""
 
 
 @dataclass(kw_only=True)
@@ -199,6 +204,7 @@ class TaxonomyConfig:
     syntax: str | None = "rules"
     """`rules`, the name of an installed spaCy pipeline, or null."""
     topics: int = 20
+    """How many topics are found in the corpus, as features of rows."""
     words: list[str] = field(default_factory=list)
     """YAML files of further word lists."""
     unigram_ids: int = 3
@@ -243,6 +249,14 @@ class RolesConfig:
 
 @dataclass(kw_only=True)
 class Study:
+    """What is asked of which models, on which tokens and by what means.
+
+    >>> import universal_ray as ur
+    >>> study = ur.Study()
+    >>> study.models.reference, study.models.compared = "/models/seed1", ["/models/seed2"]
+    >>> study.corpus.path = "/data/tokens"
+    """
+
     run: RunConfig = field(default_factory=RunConfig)
     models: ModelsConfig = field(default_factory=ModelsConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -253,14 +267,12 @@ class Study:
     universal: UniversalConfig = field(default_factory=UniversalConfig)
     taxonomy: TaxonomyConfig = field(default_factory=TaxonomyConfig)
     roles: RolesConfig = field(default_factory=RolesConfig)
-    dry_run: bool = False
-    """Print the plan and stop."""
 
 
 def check(study: Study) -> None:
     """Every check across fields that needs no file. Raises ConfigurationError."""
     check_cluster(study.cluster)
-    _check_numbers(plain(study))
+    check_finite(plain(study))
     check_positive({
         "units.tokens": study.units.tokens,
         "units.batch": study.units.batch,
@@ -314,7 +326,7 @@ def check(study: Study) -> None:
 def check_cluster(cluster: ClusterConfig) -> None:
     """Raises ConfigurationError for a cluster that cannot be."""
     check_positive({"cluster.workers": cluster.workers, "cluster.threads": cluster.threads})
-    _check_numbers(plain(cluster), "cluster.")
+    check_finite(plain(cluster), "cluster.")
     for key in ("memory", "tflops"):
         value = getattr(cluster, key)
         if value is not None and value <= 0:
@@ -328,27 +340,6 @@ def check_cluster(cluster: ClusterConfig) -> None:
         raise ConfigurationError(
             f"cluster.address={cluster.address} is no address: give auto or HOST:PORT"
         )
-
-
-def check_positive(values: Mapping[str, int | None]) -> None:
-    """Raises ConfigurationError for a count that is below 1; None is no count yet."""
-    for key, value in values.items():
-        if value is not None and value < 1:
-            raise ConfigurationError(f"{key} is {value}: give a number of at least 1")
-
-
-def _check_numbers(value: Any, key: str = "") -> None:
-    """Finite, and integers within 64 bits, however deep."""
-    if isinstance(value, dict):
-        for name, each in value.items():
-            _check_numbers(each, f"{key}{name}.")
-    elif isinstance(value, list):
-        for each in value:
-            _check_numbers(each, key)
-    elif (isinstance(value, float) and not math.isfinite(value)) or (
-        isinstance(value, int) and not -(2**63) <= value < 2**63
-    ):
-        raise ConfigurationError(f"{key.rstrip('.')} is {value}: give a number that is finite")
 
 
 def model_groups(models: ModelsConfig) -> list[list[str]]:
@@ -382,11 +373,11 @@ def plain(value: Any) -> Any:
 
 
 def keys() -> tuple[str, ...]:
-    """Dotted, of all that says what a study makes: not where, nor whether to plan alone."""
+    """Dotted, of all that says what a study makes: not where."""
     return tuple(
         f"{section.name}.{key.name}"
         for section in fields(Study)
-        if section.name not in ("run", "dry_run")
+        if section.name != "run"
         for key in fields(getattr(Study(), section.name))
     )
 

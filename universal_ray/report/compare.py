@@ -10,10 +10,10 @@ import pyarrow.csv
 
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.maths.statistics.comparison import Agreement, Flips, Table, agreement, flips
+from universal_ray.report.run import Run
 from universal_ray.report.screen import UNDEFINED, figure
-from universal_ray.storage import checked
 from universal_ray.storage.failures import reason
-from universal_ray.storage.finished import MARKER, NEURONS_PATH, PROFILE, stages
+from universal_ray.storage.finished import PROFILE
 from universal_ray.storage.store import Store
 
 PANELS = 4
@@ -28,13 +28,14 @@ def compared(
     """
     if not -1 <= threshold <= 2:
         raise ConfigurationError(f"threshold is {threshold}: give a correlation")
-    if PROFILE not in stages(store):
+    run = Run(store)
+    if PROFILE not in run.stages:
         raise MissingError(
-            f"{store.url} holds no finished study: run jobs/run.py with the same run.dir first"
+            f"{store.url} holds no profile that is finished: the run's command with "
+            "stages=[profile] makes it"
         )
     theirs = read_published(published)
-    receipt = checked.receipts(store, MARKER).get(NEURONS_PATH)
-    neurons = store.get_table(NEURONS_PATH, receipt=receipt)
+    neurons = run.table("neurons")
     names = pc.unique(neurons["model"]).to_pylist()
     if model is None and len(names) == 1:
         (model,) = names

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from universal_ray.report.run import Run
 from universal_ray.runtime.progress import Advance
 from universal_ray.storage.store import Store
 
@@ -21,10 +22,10 @@ LINE_EVERY = 10.0
 STRONGEST = 10
 
 
-def console() -> Console:
+def console(stderr: bool = False) -> Console:
     """The terminal, or 110 columns of plain text."""
-    found = Console()
-    return found if found.is_terminal else Console(width=110)
+    found = Console(stderr=stderr)
+    return found if found.is_terminal else Console(width=110, stderr=stderr)
 
 
 def short(name: str) -> str:
@@ -115,22 +116,22 @@ def show_results(out: Console, store: Store) -> None:
 
     Of models followed through revisions, what stays universal instead.
     """
-    summary = store.get_json("tables/summary.json")
+    run = Run(store)
+    summary = run.summary
     for followed in summary.get("followed", []):
         out.print(_persistence(followed))
     if "followed" not in summary:
-        _show_references(out, store, summary)
+        _show_references(out, run, summary)
     out.print(f"{summary['tokens_kept']:,} of {summary['tokens']:,} tokens counted")
     for path in store.list("tables"):
         if path.endswith("parquet") or path.endswith("summary.json"):
             out.print(f"{store.url.rstrip('/')}/{path}", soft_wrap=True)
 
 
-def _show_references(out: Console, store: Store, summary: dict[str, Any]) -> None:
-    neurons = store.get_table("tables/neurons.parquet")
-    partners = store.get_table(
-        "tables/pairs.parquet",
-        ["model", "other", "layer", "neuron", "max_corr", "max_layer", "max_neuron"],
+def _show_references(out: Console, run: Run, summary: dict[str, Any]) -> None:
+    neurons = run.table("neurons")
+    partners = run.table(
+        "pairs", ["model", "other", "layer", "neuron", "max_corr", "max_layer", "max_neuron"],
     )
     for reference in summary["references"]:
         out.print(_layers(reference, summary))

@@ -4,11 +4,11 @@ import time
 from typing import Any
 
 from universal_ray.config.wellformed import mistake, moment
-from universal_ray.errors import MissingError, StorageError
+from universal_ray.errors import StorageError
 from universal_ray.runtime.progress import PROGRESS_FILE
 from universal_ray.storage import finished
 from universal_ray.storage.lock import read_lock
-from universal_ray.storage.names import STUDY_FILE
+from universal_ray.storage.record import check_started
 from universal_ray.storage.store import Store
 
 WRITTEN = {
@@ -28,8 +28,7 @@ WRITTEN = {
 
 def describe_run(store: Store) -> list[tuple[str, str]]:
     """Rows of (what, how it stands). Raises MissingError where no run lives."""
-    if not store.exists(STUDY_FILE):
-        raise MissingError(f"{store.url} holds no run: give the run.dir of one that was started")
+    check_started(store)
     lock = read_lock(store)
     alive = bool(lock and lock.get("alive"))
     rows = [("driver", f"process {lock['pid']} on {lock['host']}" if lock and alive else "none")]

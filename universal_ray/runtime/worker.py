@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from universal_ray.corpus.rows import TokenCorpus, kept_mask
-from universal_ray.errors import MemoryShortError, ModelError, ResourceError
+from universal_ray.errors import MemoryShortError, ResourceError
 from universal_ray.models.capture import Capture, Take
 from universal_ray.models.site import Site
 from universal_ray.models.source import ModelSource
@@ -125,8 +125,6 @@ class Worker:
     ) -> None:
         """Give `take` each layer's index and its values [T, D], float32, one for every site that
         the assignment names, in that order, when the model has made the last.
-
-        Raises ModelError where one of these has a layer that another has not.
         """
         names = [site.name for site in self.told.sites]
         made: dict[int, dict[str, torch.Tensor]] = {}
@@ -139,11 +137,6 @@ class Worker:
                 take(layer, *(shown[name] for name in names))
 
         self.read(model, tokens_BP, collect)
-        if made:
-            raise ModelError(
-                f"Model {model.name!r} has layers {sorted(made)} at some of the sites "
-                f"{' and '.join(names)} alone: read sites of the same units together."
-            )
 
     def tokens(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, P] on the device, and which of them count [T], on the CPU."""

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from universal_ray.config.wellformed import ABSENT, MalformedError, parse
-from universal_ray.errors import StorageError
+from universal_ray.errors import MissingError, StorageError
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
 
@@ -30,6 +30,12 @@ def _load(data: bytes) -> Any:
         return yaml.safe_load(data)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+
+
+def check_started(store: Store) -> None:
+    """Raise MissingError where no run lives."""
+    if not store.exists(STUDY_FILE):
+        raise MissingError(f"{store.url} holds no run: give the run.dir of one that was started")
 
 
 def read_record(store: Store) -> dict[str, Any] | None:

@@ -231,7 +231,7 @@ class ProfileStage:
         if not finished.stand(store, finished.CORRELATIONS, self._correlations):
             raise MissingError(
                 f"{store.url} holds no tables of correlations that are whole and of these "
-                "options: make them first, by jobs/correlate.py with the same options"
+                "options: make them first, by stages=[correlations] with the same options"
             )
         if self.stands():
             return None

@@ -141,7 +141,7 @@ class RolesStage:
         if not self._profile.stands():
             raise MissingError(
                 f"{store.url} holds no profile of its neurons that is whole and of these options: "
-                "make it first, by jobs/taxonomy.py with the same options"
+                "make it first, by stages=[profile] with the same options"
             )
         if finished.stand(store, self.name, self.fingerprint):
             return None

@@ -1,0 +1,141 @@
+"""A run directory, to be read from a notebook: what it is of, which stages are done, its tables."""
+
+import os
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from universal_ray.config.choice import choose, nearest
+from universal_ray.errors import ConfigurationError, DamagedError, MissingError
+from universal_ray.storage import checked, finished
+from universal_ray.storage.finished import MARKER, SUMMARY_PATH
+from universal_ray.storage.record import check_started, read_record
+from universal_ray.storage.store import Receipt, Store
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PATHS = {
+    PurePosixPath(path).stem: path
+    for paths in finished.TABLES.values()
+    for path in paths
+    if path.endswith(".parquet")
+}
+"""Where each table lies, by the name that a user gives it."""
+
+
+class Run:
+    """A run that was started, finished or not. Reading it changes nothing in its directory.
+
+    Nothing is kept: what is asked for is read when it is asked for, and held against the checksum
+    that was taken as it was written, so a run may go on meanwhile.
+
+    >>> import universal_ray as ur
+    >>> run = ur.open("runs/small")
+    >>> run.stages
+    ('correlations',)
+    >>> run.tables
+    ('pairs', 'neurons')
+    >>> neurons = run.table("neurons", ["layer", "neuron", "excess_corr"]).to_pandas()
+    >>> len(neurons)
+    2304
+    >>> run.summary["references"][0]["neurons"]
+    2304
+    >>> run.record["corpus"]["context"]
+    128
+    """
+
+    def __init__(self, store: Store):
+        """Raises MissingError where no run lives."""
+        check_started(store)
+        self._store = store
+        self.url = store.url
+
+    def __repr__(self) -> str:
+        return f"<run in {self.url}, finished: {', '.join(self.stages) or 'nothing yet'}>"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `study.yaml` says: `configuration`, `models`, `corpus`, `versions` and `bits`.
+
+        Raises StorageError where it was altered.
+        """
+        found = read_record(self._store)
+        assert found is not None, "looked at as the run was opened"
+        return found
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages whose tables are there, in their order."""
+        done = finished.stages(self._store)
+        return tuple(stage for stage in finished.TABLES if stage in done)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that are there."""
+        receipts = checked.receipts(self._store, MARKER)
+        return tuple(name for name, path in PATHS.items() if path in receipts)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Shares, counts by layer and all else that is told of whole models.
+
+        Raises MissingError where no stage is finished, DamagedError where the file was altered.
+        """
+        return self._store.get_json(SUMMARY_PATH, self._receipt(SUMMARY_PATH))
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> "pyarrow.Table":
+        """A table, or its `columns` alone; what a column means is in the metadata of its field.
+
+        Raises ConfigurationError for a name that is none, MissingError where no stage has made it
+        yet, DamagedError where the file was altered.
+        """
+        path = PATHS.get(name)
+        if path is None:
+            raise ConfigurationError(f"{name} is no table of a run: {choose(name, PATHS)}")
+        receipt = self._receipt(path)
+        try:
+            return self._store.get_table(path, columns, receipt)
+        except DamagedError:
+            if columns is not None:
+                self._check_columns(name, columns, receipt)
+            raise
+
+    def _receipt(self, path: str) -> Receipt:
+        """What a file was when it was written."""
+        receipt = checked.receipts(self._store, MARKER).get(path)
+        if receipt is None:
+            stage = next(stage for stage, paths in finished.TABLES.items() if path in paths)
+            raise MissingError(
+                f"{self.url}/{path} is not made yet, or was not whole: the run's command with "
+                f"stages=[{stage}] makes it"
+            )
+        return receipt
+
+    def _check_columns(self, name: str, columns: Sequence[str], receipt: Receipt) -> None:
+        """Raise ConfigurationError for a column that a whole table has not."""
+        there = self._store.get_table(receipt.path, receipt=receipt).column_names
+        for column in columns:
+            if column not in there:
+                near = nearest(column, there)
+                raise ConfigurationError(
+                    f"the table {name} of {self.url} has no column {column}: "
+                    + (f"did you mean {near}?" if near else "its column_names are what it has")
+                )
+
+
+def open(path: str | os.PathLike[str]) -> Run:
+    """The run in a directory: a path, or a URL such as `s3://bucket/run`.
+
+    Raises MissingError where no run lives.
+
+    >>> import universal_ray as ur
+    >>> run = ur.open("runs/small")
+    >>> run.table("neurons").sort_by("excess_corr").num_rows
+    2304
+    >>> ur.open("runs/nowhere")
+    Traceback (most recent call last):
+        ...
+    universal_ray.errors.MissingError: .../runs/nowhere holds no run: ...
+    """
+    return Run(Store(os.fspath(path)))
