@@ -75,5 +75,5 @@ def _of(value: Any, kind: type) -> bool:
 
 
 def _called(shape: Any) -> str:
-    names = {str: "text", int: "whole number", float: "number", dict: "mapping"}
-    return names.get(shape, shape.__name__)
+    names: dict[Any, str] = {str: "text", int: "whole number", float: "number", dict: "mapping"}
+    return names[shape] if shape in names else str(shape.__name__)

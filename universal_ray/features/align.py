@@ -96,7 +96,8 @@ def spread(
 ) -> Bool[np.ndarray, "T F"]:
     """Labels of words as labels of the tokens in them; none for NONE and MULTI."""
     padded = np.vstack([labels_WF, np.zeros((1, labels_WF.shape[1]), bool)])
-    return padded[np.maximum(word_T, -1)]
+    label_TF: np.ndarray = padded[np.maximum(word_T, -1)]
+    return label_TF
 
 
 def _between(gaps: np.ndarray) -> tuple[tuple[int, int], ...]:

@@ -11,6 +11,7 @@ another model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class Membership:
         """The family of each member, -1 for the other neurons."""
         return self.family_N.masked_fill(~self.member_N, NONE)
 
-    def table(self, columns: Sequence[Column]) -> dict[str, list]:
+    def table(self, columns: Sequence[Column]) -> dict[str, list[Any]]:
         """One row per neuron, None where there is no score; `columns`: what there are scores of."""
         names = [column.name for column in columns]
 

@@ -205,7 +205,8 @@ def occurrence_roles(rows: TokenRows) -> Int64[np.ndarray, "T"]:
 
 
 def _has_role(rows: TokenRows, role: int) -> Bool[np.ndarray, "T"]:
-    return rows.once(occurrence_roles) == role
+    has_T: np.ndarray = rows.once(occurrence_roles) == role
+    return has_T
 
 
 ROLE = tuple(

@@ -42,7 +42,7 @@ def _row_first(rows: TokenRows) -> Bool[np.ndarray, "T"]:
 
 def _passage_first(rows: TokenRows) -> Bool[np.ndarray, "T"]:
     special_BP = rows.vocabulary.special_V[rows.tokens_BP]
-    first_BP = ~special_BP
+    first_BP: np.ndarray = ~special_BP
     first_BP[:, 1:] &= special_BP[:, :-1]
     return first_BP.ravel()
 

@@ -156,14 +156,14 @@ class _Sentences:
     @cached_property
     def open_D(self) -> Bool[np.ndarray, "D"]:
         """Words of letters that belong to no closed class."""
-        return self.test(str.isalpha) & ~self.test(
-            lambda word: word.lower() in self._lexicon.classes
-        )
+        classes = self._lexicon.classes
+        return self.test(str.isalpha) & self.test(lambda word: word.lower() not in classes)
 
     def _wanted(
         self, wanted_D: Bool[np.ndarray, "D"], near_D: Int64[np.ndarray, "D"]
     ) -> Bool[np.ndarray, "D"]:
-        return (near_D >= 0) & wanted_D[near_D] & (self._sentence_D[near_D] == self._sentence_D)
+        together_D: np.ndarray = self._sentence_D[near_D] == self._sentence_D
+        return (near_D >= 0) & wanted_D[near_D] & together_D
 
     def _begins(
         self, apart_D: Bool[np.ndarray, "D"], breaks_D: Bool[np.ndarray, "D"]
@@ -181,13 +181,13 @@ class _Sentences:
         closer_D = self.test(CLOSERS.__contains__) & ~apart_D
         last_D = np.maximum.accumulate(np.where(closer_D, 0, self._place_D))
         ended_D = np.append(False, end_D[last_D][:-1])
-        return breaks_D | (ended_D & apart_D & ~self.test(lambda word: word[0].islower()))
+        return breaks_D | (ended_D & apart_D & self.test(lambda word: not word[0].islower()))
 
 
 def _labels(words: _Sentences) -> dict[str, Bool[np.ndarray, "D"]]:
     """Every label but that of white space."""
     is_a, listed, after, before = words.is_a, words.listed, words.after, words.before
-    lower_D = words.test(str.islower) & words.open_D
+    lower_D: np.ndarray = words.test(str.islower) & words.open_D
 
     def ends(suffixes: str | tuple[str, ...], length: int) -> Bool[np.ndarray, "D"]:
         return lower_D & words.test(lambda word: len(word) >= length and word.endswith(suffixes))
@@ -326,8 +326,10 @@ def _sign(word: str) -> bool:
 
 def _changes(numbers_D: Int64[np.ndarray, "D"]) -> Bool[np.ndarray, "D"]:
     """Where a number differs from the one before; the first does."""
-    return np.diff(numbers_D, prepend=-1) != 0
+    changes_D: np.ndarray = np.diff(numbers_D, prepend=-1) != 0
+    return changes_D
 
 
 def _among(kinds: dict[str, Bool[np.ndarray, "D"]], names: Iterable[str]) -> Bool[np.ndarray, "D"]:
-    return np.logical_or.reduce([kinds[name] for name in names])
+    among_D: np.ndarray = np.logical_or.reduce([kinds[name] for name in names])
+    return among_D

@@ -119,7 +119,8 @@ def _in_subset(name: str, rows: TokenRows) -> Bool[np.ndarray, "T"]:
 
 
 def _about(label: Any, topic: int, rows: TokenRows) -> Bool[np.ndarray, "T"]:
-    return rows.once(label) == topic
+    about_T: np.ndarray = rows.once(label) == topic
+    return about_T
 
 
 def _groups(vocabulary: Vocabulary) -> tuple[Int64[np.ndarray, "V"], tuple[str, ...]]:

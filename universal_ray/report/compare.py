@@ -101,7 +101,9 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     """Float64, NaN for null; objects where it is no column of numbers."""
     kind = column.type
     if pa.types.is_null(kind) or pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        return column.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy()
+        floats = column.cast(pa.float64(), safe=False)
+        values: np.ndarray = floats.fill_null(float("nan")).to_numpy()
+        return values
     return np.array(column.to_pylist(), dtype=object)
 
 

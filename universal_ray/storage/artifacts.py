@@ -120,7 +120,7 @@ def of(kind: type[_Stored], found: Mapping[str, Tensor], where: str) -> _Stored:
     does not declare.
     """
     left = dict(found)
-    made = _build(kind, left, "")
+    made: _Stored = _build(kind, left, "")
     missing = list(_missing(made))
     if missing or left:
         what = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(sorted(left))} too"

@@ -120,6 +120,7 @@ def _status(error: BaseException) -> int | None:
     """The status of the HTTP answer that botocore, aiohttp, gcsfs or azure put in their errors."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status if isinstance(status, int) else None
     found = (getattr(error, name, None) for name in ("status", "status_code", "code"))
     return next((value for value in found if isinstance(value, int)), None)

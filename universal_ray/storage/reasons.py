@@ -25,7 +25,8 @@ def with_reasons(
 
 def not_measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Why something is missing, by what. Raises KeyError where nobody said."""
-    return json.loads(bytes(tensors[KEY].tolist()))
+    reasons: dict[str, str] = json.loads(bytes(tensors[KEY].tolist()))
+    return reasons
 
 
 def field(

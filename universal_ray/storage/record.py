@@ -46,12 +46,13 @@ def read_record(store: Store) -> dict[str, Any] | None:
     if not store.exists(STUDY_FILE):
         return None
     try:
-        return parse(store.get(STUDY_FILE), SHAPE, _load)
+        record: dict[str, Any] = parse(store.get(STUDY_FILE), SHAPE, _load)
     except MalformedError as error:
         raise StorageError(
             f"{store.url}/{STUDY_FILE} cannot be read ({error}): put it back as it was, or choose "
             "another run.dir"
         ) from error
+    return record
 
 
 def read_metrics(store: Store) -> list[dict[str, Any]]:

@@ -211,7 +211,7 @@ class Store:
         """Whether there is such a file or folder."""
         target = self._full(path)
         with self._failing_as("looked up", target):
-            return self._ask(lambda: self._files.exists(target))
+            return bool(self._ask(lambda: self._files.exists(target)))
 
     def list(self, prefix: str = "") -> _Paths:
         """The finished files in the folder `prefix` and below, sorted, relative to the store."""

@@ -42,8 +42,10 @@ def rotation(
     matrix_DD = torch.from_numpy(entries)
     if kind == "orthogonal":
         orthogonal_DD, upper_DD = torch.linalg.qr(matrix_DD)
-        return orthogonal_DD * upper_DD.diagonal().sign()
-    return matrix_DD / matrix_DD.norm(dim=1, keepdim=True)
+        turned_DD: Tensor = orthogonal_DD * upper_DD.diagonal().sign()
+        return turned_DD
+    length_D1: Tensor = matrix_DD.norm(dim=1, keepdim=True)
+    return matrix_DD / length_D1
 
 
 def scaled(rotation_DD: Float[Tensor, "D D"], scale_D: Float[Tensor, "D"]) -> Float[Tensor, "D D"]:

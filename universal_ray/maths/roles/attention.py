@@ -34,7 +34,7 @@ def bos_scores(
     Positive: more attention to BOS. With rotary positions the query counts as not turned.
     """
     w_out_NC = w_out_NC.double()
-    score_NH = (w_out_NC / w_out_NC.norm(dim=1, keepdim=True)) @ direction_HC.T
+    score_NH: Tensor = (w_out_NC / w_out_NC.norm(dim=1, keepdim=True)) @ direction_HC.T
     layer_N, layer_H = (_layers(count, layers) for count in score_NH.shape)
     earlier_NH = layer_N[:, None] < layer_H
     return score_NH.masked_fill(~earlier_NH.to(score_NH.device), torch.nan)
@@ -52,7 +52,8 @@ def null_scores(
     random_RC = torch.randn(
         draws, direction_HC.shape[1], generator=generator, dtype=torch.float64
     ).to(direction_HC.device)
-    return random_RC / random_RC.norm(dim=1, keepdim=True) @ direction_HC.T
+    score_RH: Tensor = random_RC / random_RC.norm(dim=1, keepdim=True) @ direction_HC.T
+    return score_RH
 
 
 def standardised(

@@ -11,6 +11,7 @@ G groups of tokens, H = 257 bins.
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -233,7 +234,7 @@ class LayerSums:
             name, _, key = path.partition(".")
             inner.setdefault(name, {})[key] = tensor
         ends = {name: Examples(**inner.pop(name)) for name in ENDS if name in inner}
-        kinds: dict = {name: found.get("", found) for name, found in inner.items()}
+        kinds: dict[str, Any] = {name: found.get("", found) for name, found in inner.items()}
         return cls(**{"minimum_VD": None, "lowest": None, **ends, **kinds})
 
 

@@ -134,7 +134,8 @@ def vocabulary(
 
 def _unit(vectors_RC: Tensor) -> Tensor:
     """Rows of length one; NaN for a row of zeros."""
-    return vectors_RC / vectors_RC.norm(dim=1, keepdim=True)
+    length_R1: Tensor = vectors_RC.norm(dim=1, keepdim=True)
+    return vectors_RC / length_R1
 
 
 def _vocabulary_block(unit_RC: Tensor, unit_CV: Tensor, id_V: Tensor, count: int) -> Vocabulary:
@@ -260,8 +261,9 @@ def head_maps(weights: ModelWeights) -> dict[str, Float[Tensor, "H C K"]]:
 
 
 def _head_map(inner_HCK: Tensor, outer_HCK: Tensor) -> Tensor:
-    map_HCK = inner_HCK @ torch.linalg.qr(outer_HCK).R.transpose(1, 2)
-    return map_HCK / map_HCK.norm(dim=(1, 2), keepdim=True)
+    map_HCK: Tensor = inner_HCK @ torch.linalg.qr(outer_HCK).R.transpose(1, 2)
+    length_H11: Tensor = map_HCK.norm(dim=(1, 2), keepdim=True)
+    return map_HCK / length_H11
 
 
 def composition(
