@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,13 @@ def test_every_file_stands_in_a_folder_of_the_design():
     assert top == {"__init__.py", "errors.py"}
     folders = {path.name for path in (ROOT / PACKAGE).iterdir() if list(path.glob("*.py"))}
     assert folders | {"errors"} == set(FLOORS)
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest and mypy know them by their names alone."""
+    names = Counter(path.name for path in (ROOT / "tests").glob("**/*.py"))
+    del names["conftest.py"]  # by its folder
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_seams_exist():
