@@ -20,7 +20,8 @@ from store_contract import SharedStoreContract, StoreContract
 from store_processes import CONTEXT, OURS, write_for_ever
 
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
-from universal_ray.storage.store import PARTIAL, Store
+from universal_ray.storage.names import PARTIAL
+from universal_ray.storage.store import Store
 
 
 class TestLocalStore(SharedStoreContract):

@@ -42,7 +42,8 @@ def beside(shape: Shape, means: Means) -> dict[str, Any]:
 
     def logits() -> torch.Tensor:
         with torch.inference_mode():
-            return model(tokens_BP, use_cache=False).logits[:, :-1].flatten(0, 1)
+            logits_BPV: torch.Tensor = model(tokens_BP, use_cache=False).logits
+            return logits_BPV[:, :-1].flatten(0, 1)
 
     reference = Reference(logits(), scale_T, target_T, unigram(counts_V.to(device)))
 
@@ -51,7 +52,12 @@ def beside(shape: Shape, means: Means) -> dict[str, Any]:
         for each in declared:
             layer, neuron = divmod(each.neurons[0], shape.width)
 
-            def hold(_: Any, inputs: tuple, neuron: int = neuron, at: float = each.values[0]):
+            def hold(
+                _: Any,
+                inputs: tuple[torch.Tensor],
+                neuron: int = neuron,
+                at: float = each.values[0],
+            ) -> None:
                 inputs[0][:, :, neuron] = at
 
             projection = model.transformer.h[layer].mlp.c_proj

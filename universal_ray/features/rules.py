@@ -157,13 +157,14 @@ class _Sentences:
     def open_D(self) -> Bool[np.ndarray, "D"]:
         """Words of letters that belong to no closed class."""
         classes = self._lexicon.classes
-        return self.test(str.isalpha) & self.test(lambda word: word.lower() not in classes)
+        return self.test(lambda word: word.isalpha() and word.lower() not in classes)
 
     def _wanted(
         self, wanted_D: Bool[np.ndarray, "D"], near_D: Int64[np.ndarray, "D"]
     ) -> Bool[np.ndarray, "D"]:
-        together_D: np.ndarray = self._sentence_D[near_D] == self._sentence_D
-        return (near_D >= 0) & wanted_D[near_D] & together_D
+        together_D = self._sentence_D[near_D] == self._sentence_D
+        wanted_near_D: np.ndarray = (near_D >= 0) & wanted_D[near_D] & together_D
+        return wanted_near_D
 
     def _begins(
         self, apart_D: Bool[np.ndarray, "D"], breaks_D: Bool[np.ndarray, "D"]
@@ -181,16 +182,20 @@ class _Sentences:
         closer_D = self.test(CLOSERS.__contains__) & ~apart_D
         last_D = np.maximum.accumulate(np.where(closer_D, 0, self._place_D))
         ended_D = np.append(False, end_D[last_D][:-1])
-        return breaks_D | (ended_D & apart_D & self.test(lambda word: not word[0].islower()))
+        upper_D = self.test(lambda word: not word[0].islower())
+        begins_D: np.ndarray = breaks_D | (ended_D & apart_D & upper_D)
+        return begins_D
 
 
 def _labels(words: _Sentences) -> dict[str, Bool[np.ndarray, "D"]]:
     """Every label but that of white space."""
     is_a, listed, after, before = words.is_a, words.listed, words.after, words.before
-    lower_D: np.ndarray = words.test(str.islower) & words.open_D
+    lower_D = words.test(str.islower) & words.open_D
 
     def ends(suffixes: str | tuple[str, ...], length: int) -> Bool[np.ndarray, "D"]:
-        return lower_D & words.test(lambda word: len(word) >= length and word.endswith(suffixes))
+        ends_D = words.test(lambda word: len(word) >= length and word.endswith(suffixes))
+        found_D: np.ndarray = lower_D & ends_D
+        return found_D
 
     # Words of closed classes, by their neighbours where one spelling is of several kinds.
     ly_D = ends("ly", 5) & ~listed("not_adverb")

@@ -244,10 +244,9 @@ def held_out_loss(model: Any, data: Path, rows: int = 512) -> float:
     tokens = np.array(datasets.load_from_disk(str(data / "tokens"))[:rows]["tokens"])
     rows_BP = torch.from_numpy(tokens.astype(np.int64)).to(next(model.parameters()).device)
     model.eval()
-    total = sum(
-        float(model(part, labels=part, use_cache=False).loss) * len(part)
-        for part in rows_BP.split(64)
-    )
+    total = 0.0
+    for part in rows_BP.split(64):
+        total += float(model(part, labels=part, use_cache=False).loss) * len(part)
     model.train()
     return total / len(rows_BP)
 
@@ -278,7 +277,7 @@ def train_seed(settings: Settings, name: str, output: Path, device: str = "cpu")
     record_path, checkpoint = output / f"{name}.json", output / f"{name}.pt"
     described = asdict(settings)
     if record_path.exists():
-        record = json.loads(record_path.read_text())
+        record: dict[str, Any] = json.loads(record_path.read_text())
         if record["settings"] == json.loads(json.dumps(described)):
             return record
     stream = np.load(data / "training.npy", mmap_mode="r")

@@ -80,8 +80,8 @@ def null_space_share(
             f"writes: the bottom {directions} tell nothing, choose more than {idle} and fewer than "
             f"{channels}."
         )
-    bottom_N: Tensor = (w_out_NC @ left_CC[:, idle - directions :]).norm(dim=1)
-    return bottom_N / length_N
+    share_N: Tensor = (w_out_NC @ left_CC[:, idle - directions :]).norm(dim=1) / length_N
+    return share_N
 
 
 @dataclass(frozen=True, kw_only=True)
