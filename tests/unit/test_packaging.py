@@ -1,10 +1,13 @@
 """What is declared, pinned and shipped agrees with itself."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -88,3 +91,40 @@ def test_a_wheel_has_all_that_the_package_has(wheel):
     assert not (wanted | choices) - packed
     folders = {name.split("/")[0] for name in packed}
     assert {each for each in folders if not each.endswith(".dist-info")} == {"universal_ray"}
+
+
+def test_a_wheel_brings_the_command(wheel):
+    with zipfile.ZipFile(wheel) as packed:
+        (told,) = (name for name in packed.namelist() if name.endswith("/entry_points.txt"))
+        assert "universal-ray = universal_ray.cli.commands:main" in packed.read(told).decode()
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_makes_a_study_away_from_the_checkout(wheel, tmp_path):
+    """In a new environment that has the packages of this one, but not its link to a checkout."""
+    away, home = tmp_path / "away", tmp_path / "environment"
+    away.mkdir()
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    subprocess.run([*pip, "--no-index", "--no-deps", wheel], check=True)
+    (packages,) = home.glob("lib/python*/site-packages")
+    (packages / "those_of_the_tests.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+
+    def said(*command: str | Path) -> str:
+        clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run(
+            command, cwd=away, env=clean, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+
+    command = home / "bin" / "universal-ray"
+    models = "models.compared=[${testbed:b}]"
+    shown = said(command, "run", "stages=[correlations]", models, "corpus.tokens=4096")
+    assert "tables/neurons.parquet" in shown
+    assert "finished tables" in said(command, "status", "run.dir=runs/tiny")
+    lines = (
+        "import universal_ray; print(universal_ray.__file__);"
+        "print(universal_ray.open('runs/tiny').table('neurons').num_rows)"
+    )
+    place, rows = said(python, "-c", lines).splitlines()
+    assert Path(place).is_relative_to(home) and rows == "2304"
