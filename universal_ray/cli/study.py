@@ -110,7 +110,7 @@ def run(
     >>> study.models.reference = testbed.resolve("a")
     >>> study.models.compared = [testbed.resolve("b")]
     >>> study.corpus.path = testbed.resolve("tokens")
-    >>> study.corpus.tokens = 4096
+    >>> study.corpus.tokens = 1024
     >>> run = ur.run(study, stages=["correlations"], executor="local")
     >>> run.summary["references"][0]["layers"][2]["neurons"]
     768
