@@ -1,6 +1,6 @@
 """Kinds of stored work: what decides them, and how their tensors are typed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from universal_ray.errors import DamagedError
 from universal_ray.storage import artifacts
-from universal_ray.storage.artifacts import Artifact
+from universal_ray.storage.artifacts import Artifact, lacking
 from universal_ray.storage.checked import marker_of, put_tensors
 from universal_ray.storage.store import Store
 
@@ -111,3 +111,48 @@ def test_a_tensor_that_nothing_declares_is_refused():
     found = {**artifacts.tensors(outer()), "rows.other": torch.ones(1)}
     with pytest.raises(DamagedError, match=r"holds rows\.other too"):
         artifacts.of(Outer, found, "there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    name: str
+    bias: Tensor | None = field(metadata=lacking("bias"))
+    by_kind: dict[str, Tensor] = field(metadata={"names": ("current", "previous")})
+    not_measured: dict[str, str]
+
+
+def explained(**changes) -> Explained:
+    kinds = {"current": torch.ones(1), "previous": torch.zeros(1)}
+    reasons = {"up": "no gate", "bias": "no bias"}  # not in the order of the alphabet
+    return replace(
+        Explained(name="é", bias=None, by_kind=kinds, not_measured=reasons), **changes
+    )
+
+
+def test_text_and_reasons_come_back_in_their_order(tmp_path):
+    store = Store(str(tmp_path))
+    artifacts.put(store, PATH, explained())
+    back = artifacts.get(store, PATH, Explained)
+    assert back.name == "é" and list(back.not_measured.items()) == [
+        ("up", "no gate"), ("bias", "no bias")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"not_measured": {"up": "no gate"}}, "bias"),
+        ({"not_measured": {}}, "bias"),
+        ({"by_kind": {"current": torch.ones(1)}}, r"by_kind\.previous"),
+    ],
+)
+def test_what_is_missing_without_a_reason_is_told_by_its_name(changes, name):
+    with pytest.raises(DamagedError, match=f"there lacks {name}: "):
+        artifacts.of(Explained, artifacts.tensors(explained(**changes)), "there")
+
+
+def test_missing_reasons_are_missing_too():
+    found = artifacts.tensors(explained())
+    del found["not_measured"]
+    with pytest.raises(DamagedError, match="lacks bias, not_measured"):
+        artifacts.of(Explained, found, "there")

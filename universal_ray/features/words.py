@@ -1,6 +1,7 @@
 """Word lists: YAML files that declare features of the token, this project's own and the user's."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ ends with one; stripped, case and all, it is one (`case`); as it stands, spaces 
 
 def read_words(path: Path) -> tuple[IdFeature, ...]:
     """The features that one file declares. Raises ConfigurationError for anything unexpected."""
-    if not path.is_file():
-        raise MissingError(f"there is no word list {path}: check taxonomy.words")
+    _check_there(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -47,6 +47,18 @@ def read_words(path: Path) -> tuple[IdFeature, ...]:
     for name, entry in content["features"].items():
         found += _features(path, str(content["family"]), content["match"], str(name), entry)
     return tuple(found)
+
+
+def contents(paths: Iterable[str]) -> list[str]:
+    """sha256 (hex) of every word list, those that come with this project first.
+
+    Raises MissingError for a file that is not there.
+    """
+    found = []
+    for path in [*sorted(OWN_LISTS.glob("*.yaml")), *map(Path, paths)]:
+        _check_there(path)
+        found.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    return found
 
 
 def own_words() -> tuple[IdFeature, ...]:
@@ -76,3 +88,8 @@ def _features(path: Path, family: str, match: str, name: str, entry: Any) -> lis
         )
         for each, group in groups.items()
     ]
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise MissingError(f"there is no word list {path}: check taxonomy.words")

@@ -6,16 +6,19 @@ derives from that: the names of files, whether what lies there still stands, and
 change of each key makes anew.
 
 What is stored of one artifact is a frozen dataclass of tensors, `put` and `get` as one file. Fields
-are tensors or numbers; a field that may be missing says so by `| None`; a dataclass in a field has
-its name in front of its own (`rows.error`). Anything else that is missing, or is there beside what
-is declared, raises.
+are tensors, numbers, text or reasons by name; a field that may be missing says so by `| None`, and
+by `lacking` where a reason must then be given; a dataclass in a field has its name in front of its
+own (`rows.error`), tensors by name have theirs, all of `names` in the metadata of the field among
+them. Anything else that is missing, or is there beside what is declared, raises.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +28,9 @@ from universal_ray.storage import checked
 from universal_ray.storage.store import Receipt, Store
 
 _Stored = TypeVar("_Stored")
+
+REASONS = dict[str, str]
+"""The type of reasons by what is missing; their order stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,21 +102,42 @@ def get(store: Store, path: str, kind: type[_Stored], marker: str | None = None)
     return checked.read(store, marker or checked.marker_of(path), path, read)
 
 
+def lacking(*needs: str) -> dict[str, tuple[str, ...]]:
+    """The metadata of an optional field made of what a model may lack: where it is None, the
+    `not_measured` of its dataclass, reasons by what is missing, has one of `needs`.
+    """
+    return {"needs": needs}
+
+
 def tensors(stored: Any) -> dict[str, Tensor]:
     """By name, as they are written; what is None is left out."""
+    return {name: each.detach().cpu().contiguous() for name, each in named(stored).items()}
+
+
+def named(stored: Any) -> dict[str, Tensor]:
+    """The tensors of a dataclass by name, where they lie."""
     found: dict[str, Tensor] = {}
-    for field in fields(stored):
-        value = getattr(stored, field.name)
+    hints = get_type_hints(type(stored))
+    for each in fields(stored):
+        value = getattr(stored, each.name)
         if isinstance(value, Tensor):
-            found[field.name] = value.detach().cpu().contiguous()
+            found[each.name] = value
         elif isinstance(value, int | float):
             wide = torch.float64 if isinstance(value, float) else torch.int64
-            found[field.name] = torch.tensor(value, dtype=wide)
+            found[each.name] = torch.tensor(value, dtype=wide)
+        elif isinstance(value, str):
+            found[each.name] = _text(value)
+        elif hints[each.name] == REASONS:
+            found[each.name] = _text(json.dumps(value))
         elif isinstance(value, Mapping):
-            found |= {f"{field.name}.{name}": each for name, each in value.items()}
+            found |= {f"{each.name}.{name}": inner for name, inner in value.items()}
         elif value is not None:
-            found |= {f"{field.name}.{name}": each for name, each in tensors(value).items()}
+            found |= {f"{each.name}.{name}": inner for name, inner in named(value).items()}
     return found
+
+
+def _text(value: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(value.encode(), dtype=np.uint8).copy())
 
 
 def of(kind: type[_Stored], found: Mapping[str, Tensor], where: str) -> _Stored:
@@ -134,8 +161,8 @@ class _Missing:
 
 def _build(kind: type[Any], left: dict[str, Tensor], before: str) -> Any:
     hints = get_type_hints(kind)
-    return kind(**{field.name: _take(hints[field.name], left, before + field.name)
-                   for field in fields(kind)})  # fmt: skip
+    return kind(**{each.name: _take(hints[each.name], left, before + each.name)
+                   for each in fields(kind)})  # fmt: skip
 
 
 def _take(hint: Any, left: dict[str, Tensor], name: str) -> Any:
@@ -144,7 +171,7 @@ def _take(hint: Any, left: dict[str, Tensor], name: str) -> Any:
     if optional:
         (hint,) = (each for each in get_args(hint) if each is not type(None))
     inside = [each for each in left if each.startswith(f"{name}.")]
-    if get_origin(hint) is dict:
+    if get_origin(hint) is dict and hint != REASONS:
         return {each.removeprefix(f"{name}."): left.pop(each) for each in inside}
     if is_dataclass(hint):
         if optional and not inside:
@@ -153,13 +180,22 @@ def _take(hint: Any, left: dict[str, Tensor], name: str) -> Any:
     if name not in left:
         return None if optional else _Missing()
     value = left.pop(name)
+    if hint is str or hint == REASONS:
+        text = value.numpy().tobytes().decode()
+        return text if hint is str else json.loads(text)
     return hint(value.item()) if hint in (int, float, bool) else value
 
 
 def _missing(made: Any, before: str = "") -> Iterator[str]:
-    for field in fields(made):
-        value = getattr(made, field.name)
-        if isinstance(value, _Missing):
-            yield before + field.name
+    """Names of what is declared and not there, or optional and not explained."""
+    reasons = getattr(made, "not_measured", {})
+    for each in fields(made):
+        value, needs = getattr(made, each.name), {*each.metadata.get("needs", ())}
+        explained = not isinstance(reasons, _Missing) and needs & reasons.keys()
+        if isinstance(value, _Missing) or (value is None and needs and not explained):
+            yield before + each.name
         elif is_dataclass(value):
-            yield from _missing(value, f"{before}{field.name}.")
+            yield from _missing(value, f"{before}{each.name}.")
+        elif isinstance(value, Mapping):
+            absent = {*each.metadata.get("names", ())} - value.keys()
+            yield from sorted(f"{before}{each.name}.{name}" for name in absent)

@@ -9,7 +9,7 @@ G groups of tokens, H = 257 bins.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -98,9 +98,9 @@ class LayerSums:
     """of pre"""
     squares_D: Tensor
     """Σ post²"""
-    count: dict[str, Tensor]
+    count: dict[str, Tensor] = field(metadata={"names": GROUPS})
     """tokens [G] by kind of group"""
-    total: dict[str, Tensor]
+    total: dict[str, Tensor] = field(metadata={"names": GROUPS})
     """Σ post [G, D]"""
     fired_PD: Tensor
     """tokens on which a neuron fires, by position"""
