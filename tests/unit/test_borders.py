@@ -165,6 +165,27 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
 
 
+def reached(graph: dict[str, set[str]], starts: list[str]) -> set[str]:
+    """Modules that some modules import, directly or by others."""
+    found, left = set[str](), list(starts)
+    while left:
+        module = left.pop()
+        if module not in found:
+            found.add(module)
+            left += graph[module]
+    return found
+
+
+def test_what_runs_without_a_cluster_imports_none():
+    graph = arrows()
+    runtime = [f"{PACKAGE}.runtime.{name}" for name in ("driver", "executor", "local", "worker")]
+    stages = [module for module in graph if module.startswith(f"{PACKAGE}.stages.")]
+    clusters = {f"{PACKAGE}.runtime.cluster", f"{PACKAGE}.runtime.scheduler"}
+    assert not reached(graph, runtime + stages) & clusters
+    assert reached(graph, [f"{PACKAGE}.cli.study"]) >= clusters
+    assert reached({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}, ["a"]) == {"a", "b", "c"}
+
+
 def test_every_file_stands_in_a_folder_of_the_design():
     top = {path.name for path in (ROOT / PACKAGE).glob("*.py")}
     assert top == {"__init__.py", "errors.py"}
