@@ -400,8 +400,8 @@ def test_mask_is_row_major_and_counts(tmp_path, monkeypatch):
         expected_T = ~np.isin(tokens_BP[5:31].ravel(), np.array(excluded, int))
         assert kept_T.dtype == torch.bool
         np.testing.assert_array_equal(kept_T.numpy(), expected_T)
-        assert count_kept(corpus, excluded, 5, 31) == expected_T.sum()
-    assert count_kept(corpus, tuple(range(9)), 0, 40) == 0
+        assert count_kept(corpus, excluded, start=5, stop=31) == expected_T.sum()
+    assert count_kept(corpus, tuple(range(9)), start=0, stop=40) == 0
 
 
 def test_two_hundred_thousand_rows_are_checked_in_seconds(tmp_path):

@@ -196,10 +196,18 @@ def planned(size: str, study: Study) -> Plan:
     models = tuple(gpt2_shape(name, f"{i:064x}", *SHAPES[size]) for i, name in enumerate(names))
     context, tokens = study.corpus.context, study.corpus.tokens
     assert context and tokens
-    units = choose(UnitsConfig(), tokens, context, study.cluster.device, Policy.fp16)
+    units = choose(
+        UnitsConfig(),
+        total_tokens=tokens,
+        context=context,
+        device=study.cluster.device,
+        policy=Policy.fp16,
+    )
     assert units.tokens and units.batch and units.fold
     ranges = unit_rows(-(-tokens // context), context, units.tokens)
-    made = make_units(ranges, ["0" * 64] * len(ranges), "0" * 64, units.tokens // context)
+    made = make_units(
+        ranges, ["0" * 64] * len(ranges), bits_fingerprint="0" * 64, step=units.tokens // context
+    )
     return Plan(
         models=models,
         references=models[:1],
@@ -208,7 +216,6 @@ def planned(size: str, study: Study) -> Plan:
         context=context,
         footprint=Footprint(units.batch, study.cluster.device, Policy.fp16),
         memory=GPU_GIB * GIB,
-        bits={},
         done=frozenset(),
     )
 

@@ -50,17 +50,29 @@ def planned(name: str, *options: str) -> tuple[Plan, int]:
     assert context and tokens
     rows = -(-tokens // context)
     policy = study.precision.moments or POLICY[device]
-    units = choose(study.units, rows * context, context, device, policy)
+    units = choose(
+        study.units, total_tokens=rows * context, context=context, device=device, policy=policy
+    )
     assert units.tokens and units.batch and units.fold
     ranges = unit_rows(rows, context, units.tokens)
     layout = Layout(
-        make_units(ranges, [str(r) for r in ranges], "", units.tokens // context), units.fold
+        make_units(
+            ranges, [str(r) for r in ranges], bits_fingerprint="", step=units.tokens // context
+        ),
+        units.fold,
     )
     footprint = Footprint(units.batch, device, policy)
     memory = (study.cluster.memory or GPU_GIB) * GIB
     items = make_items([models], study.models.pairs)
     plan = Plan(
-        tuple(models), (models[0],), items, layout, context, footprint, memory, {}, frozenset()
+        models=tuple(models),
+        references=(models[0],),
+        items=items,
+        layout=layout,
+        context=context,
+        footprint=footprint,
+        memory=memory,
+        done=frozenset(),
     )
     return plan, study.cluster.workers
 
@@ -160,24 +172,42 @@ def test_sizes_that_the_recipes_name():
     device=st.sampled_from(Device), policy=st.sampled_from(Policy),
 )
 def test_chosen_lengths_are_whole_batches_and_few_additions(total, context, device, policy):
-    units = choose(UnitsConfig(), total, context, device, policy)
+    units = choose(UnitsConfig(), total_tokens=total, context=context, device=device, policy=policy)
     assert units.batch and units.tokens and units.fold
     rows = units.batch // context
     assert rows >= 1
     assert units.tokens % (rows * context) == 0
     assert 1 <= units.tokens // (rows * context) <= ADDITIONS
     assert 1 <= units.fold <= capacity.FOLD
-    again = choose(units, 10 * total, context, device, policy)
+    again = choose(units, total_tokens=10 * total, context=context, device=device, policy=policy)
     assert again == units  # what is set stays, however the study grows
 
 
 def test_what_is_given_is_kept_and_the_rest_follows():
-    units = choose(UnitsConfig(tokens=1000), 10_000, 100, Device.cpu, Policy.fp32)
+    units = choose(
+        UnitsConfig(tokens=1000),
+        total_tokens=10_000,
+        context=100,
+        device=Device.cpu,
+        policy=Policy.fp32,
+    )
     assert (units.tokens, units.batch, units.fold) == (1000, 1000, 2)
-    units = choose(UnitsConfig(batch=200, fold=3), 10_000, 100, Device.cpu, Policy.fp32)
+    units = choose(
+        UnitsConfig(batch=200, fold=3),
+        total_tokens=10_000,
+        context=100,
+        device=Device.cpu,
+        policy=Policy.fp32,
+    )
     assert (units.tokens, units.batch, units.fold) == (800, 200, 3)
     with pytest.raises(ConfigurationError, match=r"units.batch \(99\) is less than one row of 100"):
-        choose(UnitsConfig(batch=99), 10_000, 100, Device.cpu, Policy.fp32)
+        choose(
+            UnitsConfig(batch=99),
+            total_tokens=10_000,
+            context=100,
+            device=Device.cpu,
+            policy=Policy.fp32,
+        )
 
 
 # Passes

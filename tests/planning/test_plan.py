@@ -42,7 +42,7 @@ def units_of(rows: int, step: int, settings: str = "settings", changed: int | No
         str([-1 if row == changed else row for row in range(start, stop)])
         for start, stop in ranges
     ]
-    return make_units(ranges, hashes, settings, step)
+    return make_units(ranges, hashes, bits_fingerprint=settings, step=step)
 
 
 def plan_of(rows=21, step=4, fold=2, done=(), pairs=Pairs.reference) -> Plan:
@@ -54,7 +54,14 @@ def plan_of(rows=21, step=4, fold=2, done=(), pairs=Pairs.reference) -> Plan:
 def make_plan(models, items, layout, done=(), memory=1.0 * GIB) -> Plan:
     footprint = Footprint(2 * CONTEXT, Device.cpu, Policy.fp32)
     return Plan(
-        tuple(models), (models[0],), items, layout, CONTEXT, footprint, memory, {}, frozenset(done)
+        models=tuple(models),
+        references=(models[0],),
+        items=items,
+        layout=layout,
+        context=CONTEXT,
+        footprint=footprint,
+        memory=memory,
+        done=frozenset(done),
     )
 
 

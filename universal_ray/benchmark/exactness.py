@@ -171,7 +171,9 @@ def _every_correlation(
 ) -> Float[Tensor, "N M"]:
     """Of a pair, from the merged sums of all layers."""
     cross_NM = torch.cat([part["cross"] for part in cross])
-    return correlation(centred_cross(cross_NM, rows, columns, 0), rows, columns, 0, policy)
+    return correlation(
+        centred_cross(cross_NM, rows, columns, first=0), rows, columns, first=0, policy=policy
+    )
 
 
 def _unit(

@@ -286,7 +286,9 @@ def kept_mask(tokens_BP: Int[Tensor, "B P"], excluded: tuple[int, ...]) -> Bool[
     return torch.isin(tokens_BP.flatten(), excluded_E, invert=True)
 
 
-def count_kept(corpus: TokenCorpus, excluded: tuple[int, ...], start: int, stop: int) -> int:
+def count_kept(
+    corpus: TokenCorpus, excluded: tuple[int, ...], *, start: int, stop: int
+) -> int:
     """How many tokens of rows start to stop count; zero means there is nothing to correlate."""
     excluded_E = np.array(excluded, dtype=np.int64)
     batches = corpus._batches(start, stop)

@@ -45,7 +45,7 @@ GPU_GIB = 80.0
 
 
 def choose(
-    units: UnitsConfig, total_tokens: int, context: int, device: Device, policy: Policy
+    units: UnitsConfig, *, total_tokens: int, context: int, device: Device, policy: Policy
 ) -> UnitsConfig:
     """Fill in what the study leaves open, from the study alone.
 

@@ -42,7 +42,7 @@ class Model:
         return self.identity[:12]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Unit:
     """Token rows [start, stop); its name changes with its content."""
 
@@ -139,20 +139,20 @@ def unit_rows(rows: int, context: int, unit_tokens: int) -> list[tuple[int, int]
 
 
 def make_units(
-    ranges: list[tuple[int, int]], hashes: list[str], bits_fingerprint: str, step: int
+    ranges: list[tuple[int, int]], hashes: list[str], *, bits_fingerprint: str, step: int
 ) -> tuple[Unit, ...]:
     """Units named by their index and the content that decides their sums; full ones have `step`
     rows.
     """
     return tuple(
         Unit(
-            index,
-            start,
-            stop,
-            stop - start == step,
-            f"{index:06d}-{fingerprint([content, bits_fingerprint])[:8]}",
-            content,
-            bits_fingerprint,
+            index=index,
+            start=start,
+            stop=stop,
+            full=stop - start == step,
+            name=f"{index:06d}-{fingerprint([content, bits_fingerprint])[:8]}",
+            content=content,
+            bits=bits_fingerprint,
         )
         for index, ((start, stop), content) in enumerate(zip(ranges, hashes, strict=True))
     )

@@ -51,7 +51,7 @@ def layer_bytes(model: Model, vocabulary: int) -> int:
 
 
 def layer_groups(
-    model: Model, vocabulary: int, memory: float, footprint: Footprint
+    model: Model, vocabulary: int, *, memory: float, footprint: Footprint
 ) -> tuple[Layers, ...]:
     """Layers in groups whose sums fit `memory` bytes beside the model and a batch; each group is
     one more reading of the tokens.

@@ -200,7 +200,7 @@ def read(models: Models, store: Store) -> Inputs:
     )
     rows = _rows(study, corpus.path, corpus.rows, corpus.context)
     found = _cut(models, store, rows, corpus.context, corpus)
-    if count_kept(corpus, found.excluded, 0, found.calibration_rows) == 0:
+    if count_kept(corpus, found.excluded, start=0, stop=found.calibration_rows) == 0:
         raise CorpusError(
             f"corpus.exclude={study.corpus.exclude.value} leaves no token of the first "
             f"{found.calibration_rows} rows of {corpus.path}: exclude fewer tokens"
@@ -244,7 +244,9 @@ def _cut(
     planned = tuple(
         tuple(_planned(each, site, calibrated) for each in group) for group in models.groups
     )
-    units = make_units(ranges, contents, made_by, study.units.tokens // context)
+    units = make_units(
+        ranges, contents, bits_fingerprint=made_by, step=study.units.tokens // context
+    )
     return Outline(
         study=study,
         groups=models.groups,
@@ -358,7 +360,9 @@ def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Stu
         policy = Policy(kept.get("precision.moments", POLICY[device]))
     return replace(
         study,
-        units=choose(units, total_tokens, context, device, policy),
+        units=choose(
+            units, total_tokens=total_tokens, context=context, device=device, policy=policy
+        ),
         precision=replace(study.precision, moments=policy),
     )
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from universal_ray.maths.moments.jackknife import jackknife_error
+from universal_ray.maths.moments.jackknife import GroupedSums, jackknife_error
 
 
-def grouped(x_TR, y_TR, edges):
-    """The arguments of jackknife_error from raw float64 data cut into groups."""
+def jackknife(x_TR, y_TR, edges):
+    """jackknife_error of raw float64 data cut into groups."""
     spans = [slice(a, b) for a, b in pairwise(edges)]
 
     def by_group(v_TR):
         return torch.from_numpy(np.stack([v_TR[span].sum(0) for span in spans]))
 
     n_G = torch.tensor([float(s.stop - s.start) for s in spans], dtype=torch.float64)
-    left, right = ((by_group(v), by_group(v * v)) for v in (x_TR, y_TR))
-    return n_G, by_group(x_TR * y_TR), left, right
+    left, right = (GroupedSums(by_group(v), by_group(v * v)) for v in (x_TR, y_TR))
+    return jackknife_error(n_G, by_group(x_TR * y_TR), left=left, right=right)
 
 
 def r_of(x_TR, y_TR):
@@ -45,7 +45,7 @@ def series(tokens, pairs, memory, seed=0, shared=0.5):
 def test_jackknife_of_unequal_groups_is_brute_force_leave_one_out():
     x_TR, y_TR = series(900, 5, 0.5)
     edges = [0, 40, 300, 310, 650, 900]
-    error_R = jackknife_error(*grouped(x_TR, y_TR, edges))
+    error_R = jackknife(x_TR, y_TR, edges)
     n, g = 900, len(edges) - 1
     whole_R = r_of(x_TR, y_TR)
     left_out, h = [], []
@@ -63,7 +63,7 @@ def test_jackknife_of_unequal_groups_is_brute_force_leave_one_out():
 
 def test_jackknife_of_equal_groups_is_the_textbooks():
     x_TR, y_TR = series(800, 5, 0.5)
-    error_R = jackknife_error(*grouped(x_TR, y_TR, range(0, 801, 100)))
+    error_R = jackknife(x_TR, y_TR, range(0, 801, 100))
     left_out_GR = np.stack(
         [
             r_of(np.delete(x_TR, span, 0), np.delete(y_TR, span, 0))
@@ -79,7 +79,7 @@ def test_jackknife_sees_that_tokens_are_not_independent(memory, ratio):
     # For two such series var(r) grows by (1 + memory²) / (1 - memory²).
     tokens, pairs = 4_000, 300
     x_TR, y_TR = series(tokens, pairs, memory, shared=0.3)
-    error_R = jackknife_error(*grouped(x_TR, y_TR, range(0, tokens + 1, 100))).numpy()
+    error_R = jackknife(x_TR, y_TR, range(0, tokens + 1, 100)).numpy()
     textbook_R = (1 - r_of(x_TR, y_TR) ** 2) / tokens**0.5
     assert np.median(error_R / textbook_R) == pytest.approx(ratio, rel=0.1)
     spread = r_of(x_TR, y_TR).std()  # the truth, over independent repetitions
@@ -88,8 +88,8 @@ def test_jackknife_sees_that_tokens_are_not_independent(memory, ratio):
 
 def test_jackknife_ignores_groups_without_tokens_and_needs_two():
     x_TR, y_TR = series(600, 3, 0.5)
-    whole = jackknife_error(*grouped(x_TR, y_TR, [0, 200, 400, 600]))
-    with_empty = jackknife_error(*grouped(x_TR, y_TR, [0, 200, 200, 400, 600, 600]))
+    whole = jackknife(x_TR, y_TR, [0, 200, 400, 600])
+    with_empty = jackknife(x_TR, y_TR, [0, 200, 200, 400, 600, 600])
     torch.testing.assert_close(with_empty, whole, rtol=1e-12, atol=0)
-    assert jackknife_error(*grouped(x_TR, y_TR, [0, 600])).isnan().all()
-    assert jackknife_error(*grouped(x_TR, y_TR, [0, 600, 600])).isnan().all()
+    assert jackknife(x_TR, y_TR, [0, 600]).isnan().all()
+    assert jackknife(x_TR, y_TR, [0, 600, 600]).isnan().all()

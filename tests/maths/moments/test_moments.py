@@ -53,8 +53,8 @@ class Sums:
 
     def r(self) -> np.ndarray:
         rows, columns = (neuron_moments(side, self.policy) for side in (self.left, self.right))
-        centred_NM = centred_cross(self.cross_NM, rows, columns, 0)
-        return correlation(centred_NM, rows, columns, 0, self.policy).numpy()
+        centred_NM = centred_cross(self.cross_NM, rows, columns, first=0)
+        return correlation(centred_NM, rows, columns, first=0, policy=self.policy).numpy()
 
     def null(self) -> list[int]:
         """Why neurons of the first model have no correlation."""
@@ -213,8 +213,8 @@ def test_correlations_of_a_row_block_are_rows_of_the_whole():
     x_TN, y_TM = activations(2_000)
     sums = sum_up(x_TN, y_TM, layers=(2, 3))
     rows, columns = (neuron_moments(side, "fp32") for side in (sums.left, sums.right))
-    centred_DM = centred_cross(sums.cross_NM[12:], rows, columns, 12)
-    block_DM = correlation(centred_DM, rows, columns, 12, "fp32")
+    centred_DM = centred_cross(sums.cross_NM[12:], rows, columns, first=12)
+    block_DM = correlation(centred_DM, rows, columns, first=12, policy="fp32")
     np.testing.assert_array_equal(block_DM, sums.r()[12:])
 
 
@@ -322,7 +322,7 @@ def test_centred_sums_of_dead_neurons_are_zero_whatever_rounding_left():
     sum_N = torch.tensor([3.0, 5.0], dtype=torch.float64)
     moments = NeuronMoments(7.0, sum_N, sum_N, torch.tensor([0, CONSTANT]))
     cross_NN = torch.full((2, 2), 1.25, dtype=torch.float64)
-    centred_NN = centred_cross(cross_NN, moments, moments, 0)
+    centred_NN = centred_cross(cross_NN, moments, moments, first=0)
     assert centred_NN.tolist() == [[1.25 - 9 / 7, 0], [0, 0]]
 
 
@@ -478,10 +478,10 @@ def moments_of(squares: float, n: float = 100.0) -> NeuronMoments:
 def test_r_beyond_one_is_clipped_within_the_bound_and_an_error_beyond(policy, sign):
     one = moments_of(4.0)
     within = torch.full((1, 1), sign * 4 * (1 + 0.5 * OVERSHOOT[policy]), dtype=torch.float64)
-    assert correlation(within, one, one, 0, policy).item() == sign
+    assert correlation(within, one, one, first=0, policy=policy).item() == sign
     beyond = torch.full((1, 1), sign * 4 * (1 + 2 * OVERSHOOT[policy]), dtype=torch.float64)
     with pytest.raises(NumericalError, match=f"exceeds 1 by more than precision.moments={policy}"):
-        correlation(beyond, one, one, 0, policy)
+        correlation(beyond, one, one, first=0, policy=policy)
 
 
 @quickly

@@ -48,7 +48,7 @@ def of(r_RM, live_M=None, first=0, count=5) -> RowSummary:
     """The summary, with dead columns NaN as `correlation` leaves them."""
     live_M = np.ones(r_RM.shape[1], bool) if live_M is None else live_M
     r_RM = np.where(live_M, r_RM, np.nan)
-    return summarise(torch.from_numpy(r_RM), torch.from_numpy(live_M), first, count)
+    return summarise(torch.from_numpy(r_RM), torch.from_numpy(live_M), first=first, count=count)
 
 
 def assert_same(one: RowSummary, other: RowSummary) -> None:

@@ -75,7 +75,9 @@ def test_every_correlation_of_every_pair(study):
         cross = torch.cat(
             [merge(groups(store, layout, pair, k))["cross"] for k in range(LAYERS)]
         )
-        ours = correlation(centred_cross(cross, *moments, 0), *moments, 0, "fp32").numpy()
+        ours = correlation(
+            centred_cross(cross, *moments, first=0), *moments, first=0, policy="fp32"
+        ).numpy()
         true = truth.r(pair.models[0].name, pair.models[1].name)
         np.testing.assert_allclose(ours, true, atol=1e-6, rtol=0)
         assert np.isnan(true).any() == any(m.name.endswith("/a") for m in pair.models)
@@ -135,7 +137,14 @@ def test_baseline_equals_rotating_the_raw_activations(study):
         for layer in range(LAYERS):
             v = truth.x[other][:, layer * DENSE : (layer + 1) * DENSE]
             for draw in range(3):
-                R = rotation("gaussian", 0, identities[other], layer, draw, DENSE).numpy()
+                R = rotation(
+                    "gaussian",
+                    seed=0,
+                    identity=identities[other],
+                    layer=layer,
+                    draw=draw,
+                    width=DENSE,
+                ).numpy()
                 with np.errstate(invalid="ignore", divide="ignore"):
                     r = np.corrcoef(x.T, (v @ R.T).T)[:NEURONS, NEURONS:]
                 best[draw] = np.maximum(best[draw], r.max(1))

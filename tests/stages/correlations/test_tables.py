@@ -26,7 +26,7 @@ def pairs(
         direction = Direction(
             model=gpt2_shape("m", "m", 2, 3),
             other=gpt2_shape(f"o{seed}", f"o{seed}", 1, 5),
-            summary=summarise(r_NM, live_M, 0, 3),
+            summary=summarise(r_NM, live_M, first=0, count=3),
             baseline_NK=torch.full((6, 2), 0.1).double(),
             error_N=torch.full((6,), 0.01).double(),
             diagonal_N=torch.full((6,), torch.nan).double(),

@@ -35,7 +35,7 @@ def test_shards_are_whole_batches_and_hold_every_row_once(rows, batch_rows):
 @hypothesis.given(gib=st.floats(12, 200), device=st.sampled_from(Device))
 def test_groups_of_layers_fit_beside_the_model_and_are_even(gib, device):
     """On a CPU the sums of one group are written while those of the next are made."""
-    groups = layer_groups(SMALL, 50257, gib * GIB, replace(GPU, device=device))
+    groups = layer_groups(SMALL, 50257, memory=gib * GIB, footprint=replace(GPU, device=device))
     assert [layer for g in groups for layer in range(g.start, g.stop)] == list(range(12))
     copies = 2 if device is Device.cpu else 1
     for group in groups:
@@ -44,13 +44,20 @@ def test_groups_of_layers_fit_beside_the_model_and_are_even(gib, device):
 
 
 def test_gpt2_small_is_read_once_on_80_gb_and_medium_twice():
-    assert len(layer_groups(SMALL, 50257, 80.0 * GIB, GPU)) == 1
-    assert len(layer_groups(gpt2_shape("medium", "m" * 12, 24, 4096), 50257, 80.0 * GIB, GPU)) == 2
+    assert len(layer_groups(SMALL, 50257, memory=80.0 * GIB, footprint=GPU)) == 1
+    assert (
+        len(
+            layer_groups(
+                gpt2_shape("medium", "m" * 12, 24, 4096), 50257, memory=80.0 * GIB, footprint=GPU
+            )
+        )
+        == 2
+    )
 
 
 def test_a_layer_that_does_not_fit_is_refused():
     with pytest.raises(ConfigurationError, match=r"one layer of small take \d\.\d GiB .* 2\.0 GiB"):
-        layer_groups(SMALL, 50257, 2.0 * GIB, GPU)
+        layer_groups(SMALL, 50257, memory=2.0 * GIB, footprint=GPU)
 
 
 def test_what_is_missing_is_what_has_no_marker():

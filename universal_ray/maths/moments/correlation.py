@@ -70,7 +70,7 @@ def centred_gram(part: LayerSums) -> Float[Tensor, "D D"]:
 
 
 def centred_cross(
-    cross_RM: Float[Tensor, "R M"], rows: NeuronMoments, columns: NeuronMoments, first: int
+    cross_RM: Float[Tensor, "R M"], rows: NeuronMoments, columns: NeuronMoments, *, first: int
 ) -> Float[Tensor, "R M"]:
     """Σ(u − mean)(v − mean)ᵀ for the rows from `first` on; zero where one is constant."""
     block = slice(first, first + cross_RM.shape[0])
@@ -84,6 +84,7 @@ def correlation(
     centred_RM: Float[Tensor, "R M"],
     rows: NeuronMoments,
     columns: NeuronMoments,
+    *,
     first: int,
     policy: str,
 ) -> Float[Tensor, "R M"]:

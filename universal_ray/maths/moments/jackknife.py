@@ -1,22 +1,35 @@
 """The standard error of r, from sums that leave out one group of tokens at a time. Pure."""
 
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class GroupedSums:
+    """Of R neurons, by group of tokens; float64."""
+
+    sum_GR: Tensor
+    """Σu"""
+    squares_GR: Tensor
+    """Σu²"""
+
+
 def jackknife_error(
     n_G: Float[Tensor, "G"],
     cross_GR: Float[Tensor, "G R"],
-    left_GR: tuple[Tensor, Tensor],
-    right_GR: tuple[Tensor, Tensor],
+    *,
+    left: GroupedSums,
+    right: GroupedSums,
 ) -> Float[Tensor, "R"]:
     """Standard error of r by leaving out one group of tokens at a time.
 
     Groups may differ in size (the delete-m_j jackknife of Busing, Meijer and van der Leeden 1999).
-    `left_GR`, `right_GR`: Σu and Σu² of the two neurons of each pair by group. Groups without
-    tokens do not count; NaN for one group.
+    `left`, `right`: of the first and the second neuron of each pair. Groups without tokens do not
+    count; NaN for one group.
     """
     used_G = n_G > 0
     n_G, cross_GR = n_G[used_G], cross_GR[used_G]
@@ -29,8 +42,8 @@ def jackknife_error(
         variances = [q - s * s / n for s, q in zip(sums, squares, strict=True)]
         return covariance / (variances[0].clamp_min(0) * variances[1].clamp_min(0)).sqrt()
 
-    sums_GR = [left_GR[0][used_G], right_GR[0][used_G]]
-    squares_GR = [left_GR[1][used_G], right_GR[1][used_G]]
+    sums_GR = [side.sum_GR[used_G] for side in (left, right)]
+    squares_GR = [side.squares_GR[used_G] for side in (left, right)]
     n = n_G.sum()
     r_R = r_of(n, cross_GR.sum(0), [s.sum(0) for s in sums_GR], [q.sum(0) for q in squares_GR])
     left_out_GR = r_of(

@@ -21,7 +21,7 @@ STREAMS = 8
 
 
 def rotation(
-    kind: str, seed: int, identity: str, layer: int, draw: int, width: int
+    kind: str, *, seed: int, identity: str, layer: int, draw: int, width: int
 ) -> Float[Tensor, "D D"]:
     """One rotation, float64, seeded by what it rotates and never by a position in a list.
 
@@ -63,6 +63,7 @@ def rotated_squares(
 def best_rotated(
     centred_RD: Float[Tensor, "R D"],
     weights_DD: Float[Tensor, "D D"],
+    *,
     rotated_squares_D: Float[Tensor, "D"],
     squares_R: Float[Tensor, "R"],
 ) -> Float[Tensor, "R"]:

@@ -51,7 +51,7 @@ def largest(
 
 
 def summarise(
-    r_RM: Float[Tensor, "R M"], live_M: Bool[Tensor, "M"], first: int, count: int
+    r_RM: Float[Tensor, "R M"], live_M: Bool[Tensor, "M"], *, first: int, count: int
 ) -> RowSummary:
     """Summarise correlations over the live columns, which are numbered from `first` on.
 

@@ -26,7 +26,7 @@ class Work:
         return f"{self.unit.index}" if self.group == 0 else f"{self.unit.index}.{self.group}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything a run will do, decided before it does it."""
 

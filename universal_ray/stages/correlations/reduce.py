@@ -19,7 +19,7 @@ from universal_ray.maths.moments.correlation import (
     correlation,
     neuron_moments,
 )
-from universal_ray.maths.moments.jackknife import jackknife_error
+from universal_ray.maths.moments.jackknife import GroupedSums, jackknife_error
 from universal_ray.maths.moments.row_summary import RowSummary, merge_summaries, summarise
 from universal_ray.planning.items import Item, Model, calibration_file
 from universal_ray.stages.correlations.artifacts import (
@@ -85,7 +85,12 @@ def _rotations(
     scale_D = scale_N[layer * model.width : (layer + 1) * model.width]
     for draw in range(recipe.rotations):
         drawn_DD = rotation.rotation(
-            recipe.kind, recipe.seed, model.identity, layer, draw, model.width
+            recipe.kind,
+            seed=recipe.seed,
+            identity=model.identity,
+            layer=layer,
+            draw=draw,
+            width=model.width,
         )
         yield rotation.scaled(drawn_DD, scale_D)
 
@@ -99,11 +104,11 @@ def reduce_rows(recipe: Reduction, pair: Item, layer: int) -> None:
     begin = layer * first.width
     block = slice(begin, begin + first.width)
     total = merge(groups(store, recipe.layout, pair, layer))
-    centred_DM = centred_cross(total["cross"], rows, columns, begin)
+    centred_DM = centred_cross(total["cross"], rows, columns, first=begin)
     del total
-    r_DM = correlation(centred_DM, rows, columns, begin, recipe.policy)
-    row_summary = summarise(r_DM, columns.null_N == 0, 0, TOP)
-    column_summary = summarise(r_DM.T.contiguous(), rows.null_N[block] == 0, begin, TOP)
+    r_DM = correlation(centred_DM, rows, columns, first=begin, policy=recipe.policy)
+    row_summary = summarise(r_DM, columns.null_N == 0, first=0, count=TOP)
+    column_summary = summarise(r_DM.T.contiguous(), rows.null_N[block] == 0, first=begin, count=TOP)
     diagonal_D = torch.full((first.width,), torch.nan, dtype=torch.float64)
     if (first.layers, first.width) == (second.layers, second.width):
         diagonal_D = r_DM[:, block].diagonal().clone()
@@ -144,8 +149,8 @@ def _baseline(
             rotation.best_rotated(
                 centred_RD,
                 weights_DD.to(recipe.device),
-                stored.rotated_KN[draw, span].to(recipe.device),
-                squares_R.to(recipe.device),
+                rotated_squares_D=stored.rotated_KN[draw, span].to(recipe.device),
+                squares_R=squares_R.to(recipe.device),
             ).cpu()
             for draw, weights_DD in enumerate(_rotations(recipe, model, layer, stored.scale_N))
         ]
@@ -174,18 +179,21 @@ def _errors(
         row_cross.append(part["cross"][row_D, partner_D])
         column_cross.append(part["cross"][partner_M - begin, column_M])
 
-    def sums(stored: ReducedModel, index: torch.Tensor) -> tuple:
-        return stored.sum_GN[:, index], stored.raw_GN[:, index]
+    def sums(stored: ReducedModel, index: torch.Tensor) -> GroupedSums:
+        return GroupedSums(stored.sum_GN[:, index], stored.raw_GN[:, index])
 
     return (
         jackknife_error(
-            left.n_G, torch.stack(row_cross), sums(left, row_D + begin), sums(right, partner_D)
+            left.n_G,
+            torch.stack(row_cross),
+            left=sums(left, row_D + begin),
+            right=sums(right, partner_D),
         ),
         jackknife_error(
             left.n_G,
             torch.stack(column_cross),
-            sums(left, partner_M),
-            sums(right, column_M),
+            left=sums(left, partner_M),
+            right=sums(right, column_M),
         ),
     )
 

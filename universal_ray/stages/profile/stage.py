@@ -62,7 +62,8 @@ class PreparedProfile:
         held, size_V = self.inputs, plan.vocabulary
         memory = expected_memory(held.study.cluster)
         groups = max(
-            len(layer_groups(m, size_V, memory, held.footprint)) for m in plan.models
+            len(layer_groups(m, size_V, memory=memory, footprint=held.footprint))
+            for m in plan.models
         )
         return [
             ("profile", f"{len(plan.models)} models, {sum(m.neurons for m in plan.models):,} "
@@ -86,7 +87,7 @@ def prepare_profile(inputs: Inputs, store: Store) -> PreparedProfile:
     wanted = options.tokens or min(PAPER_TOKENS, rows * corpus.context)
     rows = min(rows, -(-wanted // corpus.context))
     excluded = excluded_ids(options.exclude.value, inputs.tokenizer)
-    if count_kept(corpus, excluded, 0, rows) == 0:
+    if count_kept(corpus, excluded, start=0, stop=rows) == 0:
         raise ConfigurationError(
             f"taxonomy.exclude={options.exclude.value} leaves no token of the first {rows} rows of "
             f"{corpus.path}: exclude fewer"
@@ -128,7 +129,7 @@ def prepare_profile(inputs: Inputs, store: Store) -> PreparedProfile:
     if settings.memory is not None:
         for model in plan.models:
             layer_groups(
-                model, plan.vocabulary, settings.memory * GIB, inputs.footprint
+                model, plan.vocabulary, memory=settings.memory * GIB, footprint=inputs.footprint
             )
     return PreparedProfile(
         inputs, plan, vocabulary, bank, counts_V, excluded, topics_folder, topics
@@ -282,7 +283,11 @@ class ProfileStage:
                 f"profile-{shard.index}-{model.short}",
                 f"shard {shard.index} of {model.name}",
                 "profile",
-                (model, shard, layer_groups(model, plan.vocabulary, bytes_each, footprint)),
+                (
+                    model,
+                    shard,
+                    layer_groups(model, plan.vocabulary, memory=bytes_each, footprint=footprint),
+                ),
                 tokens=float((shard.stop - shard.start) * plan.context),
             )
             for model, shard in left

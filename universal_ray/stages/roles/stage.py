@@ -211,7 +211,7 @@ class RolesStage:
         tasks = []
         for model in dict.fromkeys(order.models):
             for layers in layer_groups(
-                model, order.profile.plan.vocabulary, bytes_each, inputs.footprint
+                model, order.profile.plan.vocabulary, memory=bytes_each, footprint=inputs.footprint
             ):
                 paths = [
                     order.responses_path(model, layer)
