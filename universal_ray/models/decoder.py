@@ -244,6 +244,7 @@ def _unpadded(unembed: nn.Linear, ids: int | None) -> nn.Linear:
 def load_decoder(
     source: ModelSource,
     device: str = "cpu",
+    *,
     dtype: torch.dtype = torch.float32,
     ids: int | None = None,
 ) -> Decoder:
@@ -256,4 +257,4 @@ def load_decoder(
             f"Model {source.name!r} is of type {source.kind!r}, which interventions do not know: "
             f"choose one of type {' or '.join(ARCHITECTURES)}."
         )
-    return ARCHITECTURES[source.kind](load_model(source, device, dtype, "sdpa"), ids)
+    return ARCHITECTURES[source.kind](load_model(source, device, dtype, attention="sdpa"), ids)

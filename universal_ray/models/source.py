@@ -164,6 +164,7 @@ def load_model(
     source: ModelSource,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
     attention: str = "eager",
 ) -> PreTrainedModel:
     """The model of transformers, of the very files that the source was resolved to.

@@ -40,6 +40,7 @@ def load_weights(
     source: ModelSource,
     convention: str = "folded",
     device: str = "cpu",
+    *,
     dtype: torch.dtype = torch.float32,
     ids: int | None = None,
 ) -> ModelWeights:
