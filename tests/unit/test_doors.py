@@ -25,7 +25,8 @@ def test_what_a_page_points_to_is_there(page):
     links = [page.parent / link for link in LINK.findall(text) if "://" not in link]
     places = [ROOT / place for place in PLACE.findall(text)]
     modules = [ROOT / "universal_ray" / module for module in MODULE.findall(text)]
-    assert [str(path) for path in [*links, *places, *modules] if not path.exists()] == []
+    told = [] if page.name == "CHANGELOG.md" else [*places, *modules]  # it tells of what was, too
+    assert [str(path) for path in [*links, *told] if not path.exists()] == []
 
 
 def test_every_page_is_in_the_index():
