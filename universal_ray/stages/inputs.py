@@ -14,13 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from universal_ray.config.hashing import fingerprint
-from universal_ray.config.study import (
-    Policy,
-    Study,
-    keys,
-    plain,
-    value_of,
-)
+from universal_ray.config.study import Policy, Study, keys, plain, value_of
 from universal_ray.corpus.documents import TextSettings
 from universal_ray.corpus.rows import (
     TokenCorpus,
