@@ -170,18 +170,17 @@ def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> 
         assert found
         rows += CorrelationStage.describe(found, store)
         stages.append(CorrelationStage(inputs, store))
-    if PROFILE in wanted or ROLES in wanted:
-        from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+    if PROFILE in wanted:
+        from universal_ray.stages.profile.stage import ProfileStage
 
-        profile = prepare_profile(inputs, store)
-        if PROFILE in wanted:
-            stages.append(ProfileStage(profile, store))
-            rows += profile.describe()
+        assert found
+        rows += ProfileStage.describe(found, store)
+        stages.append(ProfileStage(inputs, store))
     if ROLES in wanted:
-        from universal_ray.stages.roles.stage import RolesStage, prepare_roles
+        from universal_ray.stages.roles.stage import RolesStage
 
-        roles = prepare_roles(profile, store)
-        stages.append(RolesStage(roles, store))
-        rows += roles.describe()
+        assert found
+        rows += RolesStage.describe(found, store)
+        stages.append(RolesStage(inputs, store))
     show_plan(out, rows, f"plan of {store.url}")
     return stages

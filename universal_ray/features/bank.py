@@ -3,11 +3,8 @@
 Shapes: V ids, F features of the id, E features of the row, T tokens.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,13 +72,6 @@ class FeatureBank:
     left_out: dict[str, str | None]
     """Features of the id without a column: the feature with the same tokens, None for no token."""
 
-    @cached_property
-    def identity(self) -> str:
-        """sha256 of what the bank says of its features, and of the members of those of the id."""
-        told = [vars(column) for column in (*self.id_columns(CURRENT), *self.row_columns())]
-        members = np.packbits(self.membership_VF.numpy()).tobytes()
-        return hashlib.sha256(json.dumps(told).encode() + b"\0" + members).hexdigest()
-
     def id_index(self, name: str) -> int | None:
         """The column with the tokens of a declared feature, None where no token has it."""
         kept = self.left_out.get(name, name)
@@ -93,19 +83,49 @@ class FeatureBank:
 
     def row_columns(self) -> tuple[Column, ...]:
         """What the columns of `labels` are about."""
-        return tuple(_column(feature, place) for feature, place in self._tries())
+        return tuple(_column(feature, place) for feature, place in _tries(self.row_features))
 
     def labels(self, rows: TokenRows) -> Bool[Tensor, "T E"]:
         """Labels of rows by the features of the row, in the order of `row_columns`."""
-        count, positions = rows.tokens_BP.shape
-        labels_TE = np.empty((count * positions, len(self._tries())), bool)
-        for column, (feature, place) in enumerate(self._tries()):
-            label_T = feature.labels(rows)
-            labels_TE[:, column] = label_T if place == CURRENT else previous(label_T, positions)
-        return torch.from_numpy(labels_TE)
+        return row_labels(self.row_features, rows)
 
-    def _tries(self) -> list[tuple[RowFeature, str]]:
-        return [(feature, place) for feature in self.row_features for place in feature.looks_at]
+
+@dataclass(frozen=True)
+class Chosen:
+    """Features that a user names: word lists and a pipeline, which need not be on every machine."""
+
+    words: tuple[IdFeature, ...]
+    syntax: tuple[RowFeature, ...]
+
+
+def choose(options: BankOptions) -> Chosen:
+    """Read what is named. Raises ConfigurationError for what cannot be."""
+    return Chosen(
+        words=tuple(feature for path in options.words for feature in read_words(Path(path))),
+        syntax=syntax_features(options.syntax) if options.syntax else (),
+    )
+
+
+def row_features(
+    syntax: Sequence[RowFeature], subsets: Sequence[str], topics: Topics | None
+) -> tuple[RowFeature, ...]:
+    """All features of the row, in the order of their labels."""
+    _, passages = topic_features(topics) if topics else ((), ())
+    return (*POSITION, *ROLE, *syntax, *subset_features(subsets), *passages)
+
+
+def row_labels(features: Sequence[RowFeature], rows: TokenRows) -> Bool[Tensor, "T E"]:
+    """Labels of rows by features, each on every token that it looks at."""
+    tries, (count, positions) = _tries(features), rows.tokens_BP.shape
+    labels_TE = np.empty((count * positions, len(tries)), bool)
+    for column, (feature, place) in enumerate(tries):
+        label_T = feature.labels(rows)
+        labels_TE[:, column] = label_T if place == CURRENT else previous(label_T, positions)
+    return torch.from_numpy(labels_TE)
+
+
+def _tries(features: Sequence[RowFeature]) -> list[tuple[RowFeature, str]]:
+    return [(feature, place) for feature in features for place in feature.looks_at]
 
 
 def feature_bank(
@@ -113,6 +133,7 @@ def feature_bank(
     counts_V: Int64[np.ndarray, "V"],
     options: BankOptions,
     *,
+    chosen: Chosen | None = None,
     subsets: Sequence[str] = (),
     topics: Topics | None = None,
     norm_V: Float[np.ndarray, "V"] | None = None,
@@ -120,16 +141,18 @@ def feature_bank(
 ) -> FeatureBank:
     """All features of a study, and `more` of the caller's own.
 
-    `counts_V`: how often the corpus has each id; `subsets`: the labels it has; `norm_V`: lengths of
-    a model's embeddings. Raises ConfigurationError for two features of one name.
+    `counts_V`: how often the corpus has each id; `chosen`: what `choose` has read of the options;
+    `subsets`: the labels that it has; `norm_V`: lengths of a model's embeddings. Raises
+    ConfigurationError for two features of one name.
     """
-    about, passages = topic_features(topics) if topics else ((), ())
+    chosen = chosen or choose(options)
+    about, _ = topic_features(topics) if topics else ((), ())
     lists = own_words()
     # The more telling first: of features with the same tokens the first one stands.
     ids: list[IdFeature] = [
         SPECIAL,
         *(feature for feature in more if isinstance(feature, IdFeature)),
-        *(feature for path in options.words for feature in read_words(Path(path))),
+        *chosen.words,
         *(feature for feature in lists if feature.family == LETTER),
         *unigrams(
             vocabulary,
@@ -145,11 +168,7 @@ def feature_bank(
         *about,
     ]
     rows: list[RowFeature] = [
-        *POSITION,
-        *ROLE,
-        *(syntax_features(options.syntax) if options.syntax else ()),
-        *subset_features(subsets),
-        *passages,
+        *row_features(chosen.syntax, subsets, topics),
         *(feature for feature in more if isinstance(feature, RowFeature)),
     ]
     _check_named_once([*ids, *rows])

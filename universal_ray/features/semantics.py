@@ -75,19 +75,29 @@ def find_topics(rows: TokenRows, count: int, *, seed: int = 0) -> Topics:
 
     group_V, words = _groups(rows.vocabulary)
     passage_T = _passages(rows)
+    _check_enough(count, passage_T, words)
     counts_SG = _counts(group_V, len(words), rows, passage_T)
-    passages, groups = counts_SG.shape
-    if count > min(passages, groups):
-        raise ConfigurationError(
-            f"taxonomy.topics is {count}, but the corpus has only {passages} passages "
-            f"of {groups} words: ask for fewer topics"
-        )
+    passages = counts_SG.shape[0]
     rarity_G = np.log((1 + passages) / (1 + (counts_SG > 0).sum(0).A1)) + 1
     model = NMF(count, init="nndsvd", tol=0.0, max_iter=ITERATIONS, random_state=seed)
     model.fit(_weighted(counts_SG, rarity_G))
     return Topics(
         group_V=group_V, words=words, rarity_G=rarity_G, weights_KG=model.components_
     )
+
+
+def check_topics(rows: TokenRows, count: int) -> None:
+    """Raise ConfigurationError, in seconds, where rows have too few passages for so many topics."""
+    _check_enough(count, _passages(rows), _groups(rows.vocabulary)[1])
+
+
+def _check_enough(count: int, passage_T: Int64[np.ndarray, "T"], words: tuple[str, ...]) -> None:
+    passages = int(passage_T.max(initial=-1)) + 1
+    if count > min(passages, len(words)):
+        raise ConfigurationError(
+            f"taxonomy.topics is {count}, but the corpus has only {passages} passages "
+            f"of {len(words)} words: ask for fewer topics"
+        )
 
 
 def topic_features(topics: Topics) -> tuple[tuple[IdFeature, ...], tuple[RowFeature, ...]]:

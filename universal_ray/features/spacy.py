@@ -4,6 +4,7 @@ Shapes: W words, F labels of a word.
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,37 @@ SENTENCES = ("parser", "senter", "sentencizer")
 """Components any of which finds sentences."""
 
 
-def load(name: str) -> "SpacyPipeline":
-    """The installed pipeline `name`. Raises ConfigurationError with the command to install it."""
+def check_installed(name: str) -> None:
+    """Raise ConfigurationError, without loading it, where a pipeline is not there, with the command
+    to install it.
+    """
     if find_spec("spacy") is None:
         raise ConfigurationError(
             f"taxonomy.syntax is {name}, but spaCy is not installed: "
             "run `pip install 'universal_ray[syntax]'`, or use taxonomy.syntax=rules"
         )
+    from spacy.util import is_package
+
+    if not (is_package(name) or Path(name).exists()):
+        raise _no_pipeline(name)
+
+
+def load(name: str) -> "SpacyPipeline":
+    """The installed pipeline `name`. Raises ConfigurationError as `check_installed`."""
+    check_installed(name)
     import spacy
 
     try:
         return SpacyPipeline(spacy.load(name, exclude=["lemmatizer"]))
     except OSError as error:
-        raise ConfigurationError(
-            f"taxonomy.syntax is {name}, but spaCy has no such pipeline here: "
-            f"run `python -m spacy download {name}`, or use taxonomy.syntax=rules"
-        ) from error
+        raise _no_pipeline(name) from error
+
+
+def _no_pipeline(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"taxonomy.syntax is {name}, but spaCy has no such pipeline here: "
+        f"run `python -m spacy download {name}`, or use taxonomy.syntax=rules"
+    )
 
 
 class SpacyPipeline:

@@ -50,6 +50,14 @@ def pipeline(name: str) -> Pipeline:
     return load(name)
 
 
+def check_pipeline(name: str) -> None:
+    """Raise ConfigurationError where `pipeline` would find none of that name."""
+    if name != RULES:
+        from universal_ray.features.spacy import check_installed
+
+        check_installed(name)
+
+
 def syntax_features(name: str) -> tuple[RowFeature, ...]:
     """The features of one pipeline: the word a token lies in, and its place in the sentence."""
     label = TokenLabels(pipeline(name))

@@ -6,8 +6,6 @@ from universal_ray.errors import ConfigurationError
 from universal_ray.planning.capacity import GIB, USABLE, Footprint, weight_bytes
 from universal_ray.planning.items import Model
 
-VERSION = 2
-"""Of labels and sums: raised when they mean something else, so that no older ones are taken."""
 SHARDS = 4
 """As many at most: the sums by token id are large, and workers share models as well as shards."""
 SUM_BYTES, EXTREME_BYTES = 16, 4

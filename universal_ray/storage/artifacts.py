@@ -86,7 +86,13 @@ class Artifact:
 
 
 def put(store: Store, path: str, stored: Any) -> Receipt:
-    """Write a dataclass of tensors as a piece of one file, and its marker."""
+    """Write a dataclass of tensors as a piece of one file, and its marker.
+
+    Raises KeyError where something is None and no reason says why.
+    """
+    unexplained = list(_missing(stored))
+    if unexplained:
+        raise KeyError(f"{path} would lack {', '.join(unexplained)}")
     return checked.put_tensors(store, path, tensors(stored))
 
 
@@ -103,7 +109,7 @@ def get(store: Store, path: str, kind: type[_Stored], marker: str | None = None)
 
 
 def lacking(*needs: str) -> dict[str, tuple[str, ...]]:
-    """The metadata of an optional field made of what a model may lack: where it is None, the
+    """The metadata of an optional field made of what a model may lack: where that is None, the
     `not_measured` of its dataclass, reasons by what is missing, has one of `needs`.
     """
     return {"needs": needs}

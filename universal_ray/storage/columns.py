@@ -1,7 +1,10 @@
 """Published tables: what each is, and columns of tensors, null where there is no value."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -38,3 +41,14 @@ def lists(values: torch.Tensor, kept: torch.Tensor, kind: pa.DataType) -> pa.Arr
     flat = pa.array(values[kept].numpy()).cast(kind)
     mask = pa.array((counts == 0).numpy())
     return pa.ListArray.from_arrays(pa.array(offsets.numpy()), flat, mask=mask)
+
+
+def plain_numbers(value: Any) -> Any:
+    """A nested value as JSON has it, which knows no NaN: null in its place."""
+    if isinstance(value, dict):
+        return {key: plain_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [plain_numbers(entry) for entry in value]
+    if isinstance(value, torch.Tensor | np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -3,8 +3,10 @@
 Shapes: N neurons of a model, U universal ones, K neurons that two tables share.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -242,3 +244,32 @@ def _places(own: Table, published: Table) -> Int[np.ndarray, "K"]:
 
 def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if len(values) else np.nan
+
+
+def beside_peers(
+    chosen_N: Bool[np.ndarray, "N"],
+    member_N: Bool[np.ndarray, "N"],
+    universal_N: Bool[np.ndarray, "N"],
+    layer_N: Int[np.ndarray, "N"],
+) -> dict[str, Any]:
+    """Share of members among chosen universal neurons, beside the others of their layers."""
+    share_L = {
+        layer: member_N[(layer_N == layer) & ~universal_N].mean()
+        if ((layer_N == layer) & ~universal_N).any()
+        else math.nan
+        for layer in np.unique(layer_N)
+    }
+    gain_U = np.array([float(member_N[n]) - share_L[layer_N[n]] for n in np.flatnonzero(chosen_N)])
+    gain_U = gain_U[~np.isnan(gain_U)]
+    low, high = bootstrap_interval(gain_U)
+    return {
+        "neurons": int(chosen_N.sum()),
+        "members": int(member_N[chosen_N].sum()),
+        "share": float(member_N[chosen_N].mean()) if chosen_N.any() else math.nan,
+        "gain": float(gain_U.mean()) if len(gain_U) else math.nan,
+        "gain_low": low,
+        "gain_high": high,
+        "share_of_others": float(member_N[~universal_N].mean())
+        if not universal_N.all()
+        else math.nan,
+    }

@@ -130,6 +130,11 @@ class Profile:
         return int(self.settled["taxonomy.minimum_support"])
 
     @property
+    def examples(self) -> int:
+        """Of each neuron."""
+        return int(self.settled["taxonomy.examples"])
+
+    @property
     def convention(self) -> str:
         return str(self.settled["taxonomy.convention"])
 

@@ -1,69 +1,66 @@
-"""The profile of every neuron: what is read, in which shards, where its sums go. Pure.
-
-A *shard* is a range of token rows; over it the statistics of one model are summed, layer by layer.
-Everything lies in a folder named by what it depends on, so that changed settings start afresh and
-unchanged ones find what is done.
-"""
+"""What the profile of a study will take, told before anything is read or run. Pure."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from universal_ray.planning.items import Model
-from universal_ray.planning.shards import Shard, layer_bytes
-
-PAPER_TOKENS = 10_000_000
-"""Tokens that the paper explains neurons on (arXiv 2401.12181, section 4.3)."""
+from universal_ray.planning.capacity import Footprint, size
+from universal_ray.planning.shards import layer_bytes, layer_groups
+from universal_ray.stages.profile.artifacts import Profile
 
 
-@dataclass(frozen=True)
-class ProfilePlan:
-    """What the statistics of a study are made of, and where they lie."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The recipe of a profile, and what its work fits into."""
 
-    models: tuple[Model, ...]
-    shards: tuple[Shard, ...]
-    context: int
-    vocabulary: int
-    subsets: tuple[str, ...]
-    examples: int
-    sums_key: str
-    """fingerprint of all that decides the sums"""
-
-    @property
-    def tokens(self) -> int:
-        return self.shards[-1].stop * self.context
+    recipe: Profile
+    topics: int
+    footprint: Footprint
+    memory: float
+    """bytes a worker may use"""
 
     @property
     def bytes(self) -> int:
         """Of all sums by token id, on disk."""
+        recipe = self.recipe
         return sum(
-            layer_bytes(model, self.vocabulary) * model.layers
-            for model in dict.fromkeys(self.models)
-        ) * len(self.shards)
-
-    def of(self, model: Model) -> dict[str, Any]:
-        """What the sums of a model say that they are of."""
-        return {"models": [model.identity], "sums": self.sums_key}
+            layer_bytes(model, recipe.vocabulary) * model.layers
+            for model in dict.fromkeys(recipe.models)
+        ) * len(recipe.shards)
 
     @property
-    def folder(self) -> str:
-        return f"profile/{self.sums_key[:12]}"
+    def readings(self) -> int:
+        """How often tokens are read for a model at most: as many as its sums have parts.
 
-    def labels_file(self, shard: Shard) -> str:
-        return f"{self.folder}/labels/shard-{shard.index:02d}.safetensors"
-
-    def shift_file(self, model: Model) -> str:
-        return f"{self.folder}/{model.short}/shift.safetensors"
-
-    def shard_folder(self, model: Model, shard: Shard) -> str:
-        return f"{self.folder}/{model.short}/shard-{shard.index:02d}"
-
-    def missing(self, stored: set[str]) -> list[tuple[Model, Shard]]:
-        """Models and shards whose marker is not among the files that are stored; a model's shards
-        follow each other, as a worker holds one model at a time.
+        Raises ConfigurationError where not even one layer fits a worker.
         """
-        return [
-            (model, shard)
-            for model in dict.fromkeys(self.models)
-            for shard in self.shards
-            if f"{self.shard_folder(model, shard)}/done.json" not in stored
-        ]
+        ids = self.recipe.vocabulary
+        return max(
+            len(layer_groups(model, ids, memory=self.memory, footprint=self.footprint))
+            for model in self.recipe.models
+        )
+
+
+def describe(plan: Plan, counts: dict[str, int] | None) -> list[tuple[str, str]]:
+    """The plan as rows of a table on screen; `counts`: features `ids` and `rows` of a bank that is
+    there.
+    """
+    recipe, readings = plan.recipe, plan.readings
+    neurons = sum(model.neurons for model in recipe.models)
+    return [
+        ("profile", f"{len(recipe.models)} models, {neurons:,} neurons, {recipe.tokens:,} tokens "
+         f"in {len(recipe.shards)} shards"),
+        ("features", f"{counts['ids']} of the token id, each on two tokens, and {counts['rows']} "
+         "of the row" if counts else _asked(plan)),
+        ("sums", f"{size(plan.bytes)} on disk; {readings} reading{'s' if readings > 1 else ''} of "
+         "each shard"),
+    ]  # fmt: skip
+
+
+def _asked(plan: Plan) -> str:
+    """Features by what is asked for: how many there are, the tokens say."""
+    lists = len(plan.recipe.settled["taxonomy.words"])
+    syntax = plan.recipe.syntax
+    return (
+        f"by {lists} word lists, spelling and frequency of the token id, each on two tokens; by "
+        f"position, {f'syntax ({syntax}), ' if syntax else ''}{plan.topics} topics and subsets of "
+        "the row"
+    )

@@ -125,9 +125,11 @@ class Bank:
 
 @dataclass(frozen=True)
 class StoredLabels:
-    """Labels of the tokens of a shard by the features of the row, eight to a byte: [T, E/8]."""
+    """Labels of the tokens of a shard by the features of the row."""
 
     bits: Tensor
+    """[T, E / 8], eight to a byte"""
+    features: int
 
 
 @dataclass(frozen=True)
@@ -162,14 +164,14 @@ class WeightStatistics:
     """
 
     w_in_norm: Tensor
-    input_bias: Tensor | None = field(metadata=lacking(*NEEDS["input_bias"]))
+    input_bias: Tensor | None = field(default=None, metadata=lacking(*NEEDS["input_bias"]))
     w_out_norm: Tensor
     in_out_sim: Tensor
     l2_penalty: Tensor
-    up_norm: Tensor | None = field(metadata=lacking(*NEEDS["up_norm"]))
-    up_bias: Tensor | None = field(metadata=lacking(*NEEDS["up_bias"]))
-    up_out_sim: Tensor | None = field(metadata=lacking(*NEEDS["up_out_sim"]))
-    gate_up_sim: Tensor | None = field(metadata=lacking(*NEEDS["gate_up_sim"]))
+    up_norm: Tensor | None = field(default=None, metadata=lacking(*NEEDS["up_norm"]))
+    up_bias: Tensor | None = field(default=None, metadata=lacking(*NEEDS["up_bias"]))
+    up_out_sim: Tensor | None = field(default=None, metadata=lacking(*NEEDS["up_out_sim"]))
+    gate_up_sim: Tensor | None = field(default=None, metadata=lacking(*NEEDS["gate_up_sim"]))
     vocab_mean: Tensor
     vocab_var: Tensor
     vocab_skew: Tensor
@@ -181,11 +183,19 @@ class WeightStatistics:
     in_sim: Resemblance
     out_sim: Resemblance
     both_sim: Resemblance
-    q_composition: StrongestHead | None = field(metadata=lacking(*NEEDS["q_composition"]))
-    k_composition: StrongestHead | None = field(metadata=lacking(*NEEDS["k_composition"]))
-    v_composition: StrongestHead | None = field(metadata=lacking(*NEEDS["v_composition"]))
-    o_composition: StrongestHead | None = field(metadata=lacking(*NEEDS["o_composition"]))
-    heads: int | None = field(metadata=lacking("query", "key", "value", "output"))
+    q_composition: StrongestHead | None = field(
+        default=None, metadata=lacking(*NEEDS["q_composition"])
+    )
+    k_composition: StrongestHead | None = field(
+        default=None, metadata=lacking(*NEEDS["k_composition"])
+    )
+    v_composition: StrongestHead | None = field(
+        default=None, metadata=lacking(*NEEDS["v_composition"])
+    )
+    o_composition: StrongestHead | None = field(
+        default=None, metadata=lacking(*NEEDS["o_composition"])
+    )
+    heads: int | None = field(default=None, metadata=lacking("query", "key", "value", "output"))
     """of a layer"""
     not_measured: dict[str, str]
     """what the model lacks, and why"""
@@ -229,7 +239,7 @@ class LayerStatistics:
     mean_by_position: Tensor
     mean_by_subset: Tensor
     highest: End
-    lowest: End | None = field(metadata=lacking(LOWER_END))
+    lowest: End | None = field(default=None, metadata=lacking(LOWER_END))
     reduction: Tensor
     """[C, D]: variance reduction"""
     difference: Tensor

@@ -1,29 +1,177 @@
-"""What the profile says about universal neurons: against the rest, by family, across seeds. Pure.
+"""The last step of the profile: scored layers to the tables of all models, and what they say about
+universal neurons: against the rest, by family, across seeds.
 
 Shapes: N neurons of a reference model, U universal ones, P pairs of a neuron and its partner.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.features.bank import Column
-from universal_ray.features.families import NONE, Membership, duplicates, family_agreement
+from universal_ray.features.families import (
+    NONE,
+    Membership,
+    duplicates,
+    family_agreement,
+    membership,
+)
 from universal_ray.maths.statistics.comparison import (
     PUBLISHED_DIRECTIONS,
-    bootstrap_interval,
+    beside_peers,
     compare,
     pearson,
 )
+from universal_ray.maths.statistics.variance_reduction import why_none
+from universal_ray.planning.items import Model
+from universal_ray.stages.correlations.schemas import NEURONS
+from universal_ray.stages.profile.artifacts import Profile
+from universal_ray.stages.profile.schemas import ADDED, NUMBERS, STATISTICS
+from universal_ray.stages.profile.tables import (
+    bank_table,
+    features_table,
+    join_layers,
+    statistics_table,
+    taxonomy_table,
+)
+from universal_ray.storage import finished
+from universal_ray.storage.columns import plain_numbers
+from universal_ray.storage.finished import (
+    BANK_PATH,
+    FEATURES_PATH,
+    NEURONS_PATH,
+    PAIRS_PATH,
+    PROFILE,
+    STATISTICS_PATH,
+    SUMMARY_PATH,
+    TAXONOMY_PATH,
+    Draft,
+)
+from universal_ray.storage.reasons import why_null
+from universal_ray.storage.store import Store
 
 APART = 1000
 """More than any model has layers: numbers the layers of several models apart."""
 REDUNDANT = 0.9
 """A neuron with both cosines to another above this duplicates it by weights."""
+
+
+def assemble(
+    recipe: Profile, references: Sequence[Model], listed: int, corpus: TokenCorpus, fingerprint: str
+) -> None:
+    """Write the draft of the profile's tables, and of `neurons.parquet` and `summary.json` with
+    what it adds to them.
+
+    `listed`: features of every neuron; `fingerprint`: of what the tables are made from.
+    """
+    store = Store(recipe.store_url)
+    bank, draft = recipe.read_bank(store), Draft(store, PROFILE, fingerprint)
+    summary = finished.get_json(store, SUMMARY_PATH)
+    summary.pop("roles", None)  # told of what was
+    neurons = finished.get_table(store, NEURONS_PATH, NEURONS.names)
+    partners = _partners(store, recipe.models)
+    members: dict[str, Membership] = {}
+    missing: dict[str, dict[str, str]] = {}
+    statistics, features = [], []
+    for model in recipe.models:
+        found = join_layers(
+            [recipe.read_layer(store, model, layer) for layer in range(model.layers)]
+        )
+        members[model.name] = membership(found.reduction, bank.columns)
+        weights = recipe.read_weights(store, model)
+        missing[model.name] = why_null(STATISTICS, weights.not_measured)
+        statistics.append(statistics_table(model, found, weights, corpus, bank.vocabulary))
+        features.append(features_table(model, found, bank.columns, listed))
+        support_F = found.support
+    tokens = float(support_F[-1])
+    reasons = [why_none(tokens, n, recipe.minimum_support) for n in support_F.tolist()[:-1]]
+    taxonomy, added = [], []
+    for model, table in zip(recipe.models, statistics, strict=True):
+        is_universal = pa.nulls(model.neurons, pa.bool_())
+        if model in references:
+            mine = neurons.filter(pc.equal(neurons["model"], model.name))
+            is_universal = mine["is_universal"].combine_chunks()
+        others = partners[model.name]
+        told = taxonomy_table(
+            model,
+            members[model.name],
+            bank.columns,
+            is_universal,
+            [(partner_N, members[name]) for name, partner_N in others.items()],
+        )
+        taxonomy.append(told)
+        if model not in references:
+            continue
+        for column in ADDED:
+            source = table if column.name in STATISTICS.names else told
+            mine = mine.append_column(column, source[column.name])
+        added.append(mine)
+        entry = next(each for each in summary["references"] if each["model"] == model.name)
+        null = missing[model.name]
+        entry["profile"] = profile_summary(
+            {name: _numbers(table[name]) for name in NUMBERS},
+            _layers(model),
+            pc.fill_null(is_universal, False).to_numpy(zero_copy_only=False),
+            members[model.name],
+            bank.columns,
+            [
+                (partner_N, members[name], _layers(_named(recipe.models, name)))
+                for name, partner_N in others.items()
+            ],
+            {name: null[name] for name in NUMBERS if name in null},
+        )
+    summary["profile"] = {
+        "tokens": recipe.tokens,
+        "tokens_counted": int(tokens),
+        "subsets": list(recipe.subsets),
+        "features": len(bank.columns),
+        "convention": recipe.convention,
+        "features_without_tokens_of_their_own": bank.left_out,
+    }
+    width = max(model.width for model in recipe.models)
+    draft.put_table(STATISTICS_PATH, pa.concat_tables(statistics), width)
+    draft.put_table(FEATURES_PATH, pa.concat_tables(features), width)
+    draft.put_table(TAXONOMY_PATH, pa.concat_tables(taxonomy), width)
+    draft.put_table(BANK_PATH, bank_table(bank.columns, support_F, [*reasons, None]), width)
+    draft.put_table(NEURONS_PATH, pa.concat_tables(added), width)
+    draft.put_json(SUMMARY_PATH, summary)
+    draft.finish()
+
+
+def _named(models: Sequence[Model], name: str) -> Model:
+    return next(model for model in models if model.name == name)
+
+
+def _layers(model: Model) -> np.ndarray:
+    return np.repeat(np.arange(model.layers), model.width)
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return column.fill_null(float("nan")).to_numpy()
+
+
+def _partners(store: Store, models: Sequence[Model]) -> dict[str, dict[str, np.ndarray]]:
+    """By model and other model: every neuron's best partner as a flat index, -1 for none."""
+    names = ["model", "other", "max_layer", "max_neuron"]
+    pairs = finished.get_table(store, PAIRS_PATH, names)
+    found: dict[str, dict[str, np.ndarray]] = {model.name: {} for model in models}
+    keys = dict.fromkeys(zip(pairs["model"].to_pylist(), pairs["other"].to_pylist(), strict=True))
+    for name, other in keys:
+        mine = pairs.filter(
+            pc.and_(pc.equal(pairs["model"], name), pc.equal(pairs["other"], other))
+        )
+        width = _named(models, other).width
+        flat = pc.add(
+            pc.multiply(pc.cast(mine["max_layer"], pa.int64()), width),
+            pc.cast(mine["max_neuron"], pa.int64()),
+        )
+        found[name][other] = pc.fill_null(flat, NONE).to_numpy()
+    return found
 
 
 def profile_summary(
@@ -80,32 +228,6 @@ def profile_summary(
     return plain_numbers(found)
 
 
-def beside_peers(
-    chosen_N: np.ndarray, member_N: np.ndarray, universal_N: np.ndarray, layer_N: np.ndarray
-) -> dict[str, Any]:
-    """Share of members among chosen universal neurons, beside the others of their layers."""
-    share_L = {
-        layer: member_N[(layer_N == layer) & ~universal_N].mean()
-        if ((layer_N == layer) & ~universal_N).any()
-        else math.nan
-        for layer in np.unique(layer_N)
-    }
-    gain_U = np.array([float(member_N[n]) - share_L[layer_N[n]] for n in np.flatnonzero(chosen_N)])
-    gain_U = gain_U[~np.isnan(gain_U)]
-    low, high = bootstrap_interval(gain_U)
-    return {
-        "neurons": int(chosen_N.sum()),
-        "members": int(member_N[chosen_N].sum()),
-        "share": float(member_N[chosen_N].mean()) if chosen_N.any() else math.nan,
-        "gain": float(gain_U.mean()) if len(gain_U) else math.nan,
-        "gain_low": low,
-        "gain_high": high,
-        "share_of_others": float(member_N[~universal_N].mean())
-        if not universal_N.all()
-        else math.nan,
-    }
-
-
 def _families(
     layer_N: np.ndarray, universal_N: np.ndarray, own: Membership
 ) -> dict[str, Any]:
@@ -157,14 +279,3 @@ def _agreement(
             np.concatenate(layers),
         )
     )
-
-
-def plain_numbers(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: plain_numbers(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [plain_numbers(entry) for entry in value]
-    if isinstance(value, torch.Tensor | np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and math.isnan(value) else value

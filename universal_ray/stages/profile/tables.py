@@ -1,6 +1,7 @@
 """The tables of the profile: statistics, features and families of every neuron of every model."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,39 +13,62 @@ from universal_ray.features.bank import Column
 from universal_ray.features.families import NONE, Membership, top_features
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.moments.correlation import split_index
+from universal_ray.maths.statistics.weights import Resemblance
 from universal_ray.planning.items import Model
 from universal_ray.stages.profile.schemas import (
     BANK,
     FEATURES,
     LISTS,
-    LOW_TOKENS,
-    LOWER_END,
     NUMBERS,
     STATISTICS,
     TAXONOMY,
-    TOKENS,
-    UNGATED,
+)
+from universal_ray.stages.profile.stored import (
+    End,
+    LayerStatistics,
+    StrongestHead,
+    WeightStatistics,
 )
 from universal_ray.storage.columns import numbers
-from universal_ray.storage.reasons import assembled, not_measured
+from universal_ray.storage.reasons import assembled
 
 BEFORE = 8
 """Tokens of context before an example."""
 ROWS = 1024
 """Rows read together."""
 
-Tensors = dict[str, torch.Tensor]
+BY_COLUMN, SHARED = {"reduction", "difference"}, {"support", "not_measured"}
+"""Statistics of a layer that have its neurons second, and those that have none."""
+ALIKE = {"in_sim", "out_sim", "both_sim"}
+OF_WEIGHTS = {each.name for each in fields(WeightStatistics)}
 
 
-def join_layers(layers: Sequence[Tensors]) -> Tensors:
-    """Tensors of all layers as those of the model: scores by column, all else by row."""
-    by_column = {"reduction", "difference"}
-    joined = {
-        name: torch.cat([layer[name] for layer in layers], 1 if name in by_column else 0)
-        for name in layers[0]
-        if name != "support"
-    }
-    return {**joined, "support": layers[0]["support"]}
+def join_layers(layers: Sequence[LayerStatistics]) -> LayerStatistics:
+    """Statistics of all layers as those of the model: scores by column, all else by row."""
+
+    def joined(name: str, parts: list[Any]) -> Any:
+        if parts[0] is None or name in SHARED:
+            return parts[0]
+        if isinstance(parts[0], End):
+            return End(**{each.name: joined(each.name, [getattr(part, each.name) for part in parts])
+                          for each in fields(End)})  # fmt: skip
+        return torch.cat(parts, 1 if name in BY_COLUMN else 0)
+
+    return LayerStatistics(
+        **{
+            each.name: joined(each.name, [getattr(layer, each.name) for layer in layers])
+            for each in fields(LayerStatistics)
+        }
+    )
+
+
+def _number(name: str, found: LayerStatistics, weights: WeightStatistics) -> torch.Tensor | None:
+    """A column of `NUMBERS`; None for what the model lacks."""
+    if name.removesuffix("_min") in ALIKE:
+        alike: Resemblance = getattr(weights, name.removesuffix("_min"))
+        return alike.min_N if name.endswith("_min") else alike.max_N
+    value = getattr(weights if name in OF_WEIGHTS else found, name)
+    return value.value_N if isinstance(value, StrongestHead) else value
 
 
 def _who(model: Model) -> dict[str, Any]:
@@ -61,32 +85,50 @@ def _floats(values_N: torch.Tensor, kind: pa.DataType | None = None) -> pa.Array
 
 
 def statistics_table(
-    model: Model, found: Tensors, weights: Tensors, corpus: TokenCorpus, vocabulary: Vocabulary
+    model: Model,
+    found: LayerStatistics,
+    weights: WeightStatistics,
+    corpus: TokenCorpus,
+    vocabulary: Vocabulary,
 ) -> pa.Table:
     """One row per neuron. What an architecture has no such weights for is null."""
-    every = {**found, **weights}
     columns: dict[str, Any] = _who(model)
-    columns |= {name: _floats(every[name]) for name in NUMBERS if name in every}
+    for name in NUMBERS:
+        value_N = _number(name, found, weights)
+        if value_N is not None:
+            columns[name] = _floats(value_N)
     for name in (f"{kind}_composition" for kind in "qkvo"):
-        if name not in every:
+        strongest: StrongestHead | None = getattr(weights, name)
+        if strongest is None or weights.heads is None:
             continue
-        head_N, heads = every[f"{name}_head"], int(weights["heads"])
+        head_N, heads = strongest.head_N, weights.heads
         for what, place_N in (("layer", head_N // heads), ("head", head_N % heads)):
             place = numbers(place_N, head_N < 0, pa.int64())
             columns[f"{name}_{what}"] = place.cast(pa.int16())
     for name, (kind, *_) in LISTS.items():
-        values = every[name].numpy()
+        values = getattr(found, name).numpy()
         columns[name] = _rows(values.astype(np.int32 if kind == pa.int32() else np.float32))
-    for name in TOKENS | LOW_TOKENS if model.gated else TOKENS:
-        columns[name] = _rows(every[name].float().numpy())
-        columns[f"{name}_token"] = _texts(every[f"{name}_id"], every[name], vocabulary)
-    for end in ("", "_low") if model.gated else ("",):
-        columns[f"example{end}_value"] = _rows(every[f"example{end}_value"].float().numpy())
-        rows_NK, positions_NK = (every[f"example{end}_{x}"].int() for x in ("row", "position"))
-        columns[f"example{end}_row"] = _rows(rows_NK.numpy())
-        columns[f"example{end}_position"] = _rows(positions_NK.numpy())
-        columns[f"example{end}_text"] = _contexts(rows_NK, positions_NK, corpus, vocabulary)
-    missing = not_measured(weights) | ({} if model.gated else {LOWER_END: UNGATED})
+    listed = {
+        "vocab_top": (weights.vocab_top_id, weights.vocab_top),
+        "vocab_bottom": (weights.vocab_bottom_id, weights.vocab_bottom),
+        "token_mean": (found.highest.mean_id, found.highest.mean),
+        "token_max": (found.highest.extreme_id, found.highest.extreme),
+    }
+    examples = {"example": found.highest}
+    if found.lowest is not None:
+        listed["token_mean_low"] = (found.lowest.mean_id, found.lowest.mean)
+        listed["token_min"] = (found.lowest.extreme_id, found.lowest.extreme)
+        examples["example_low"] = found.lowest
+    for name, (id_NK, value_NK) in listed.items():
+        columns[name] = _rows(value_NK.float().numpy())
+        columns[f"{name}_token"] = _texts(id_NK, value_NK, vocabulary)
+    for name, end in examples.items():
+        columns[f"{name}_value"] = _rows(end.value.float().numpy())
+        row_NK, position_NK = end.row.int(), end.position.int()
+        columns[f"{name}_row"] = _rows(row_NK.numpy())
+        columns[f"{name}_position"] = _rows(position_NK.numpy())
+        columns[f"{name}_text"] = _contexts(row_NK, position_NK, corpus, vocabulary)
+    missing = weights.not_measured | found.not_measured
     return assembled(STATISTICS, columns, missing, model.neurons)
 
 
@@ -134,16 +176,16 @@ def _contexts(
 
 
 def features_table(
-    model: Model, found: Tensors, columns: Sequence[Column], count: int
+    model: Model, found: LayerStatistics, columns: Sequence[Column], count: int
 ) -> pa.Table:
     """The best features of every neuron, those with a score alone."""
-    score_NK, feature_NK = top_features(found["reduction"], count)
+    score_NK, feature_NK = top_features(found.reduction, count)
     kept_NK = (feature_NK != NONE).flatten()
     feature_R = feature_NK.flatten()[kept_NK]
     neuron_R = torch.arange(model.neurons).repeat_interleave(feature_NK.shape[1])[kept_NK]
     rank_R = torch.arange(feature_NK.shape[1]).repeat(model.neurons)[kept_NK]
     layer_R, place_R = split_index(neuron_R, model.width)
-    difference_R = found["difference"][feature_R, neuron_R]
+    difference_R = found.difference[feature_R, neuron_R]
     chosen = [columns[index] for index in feature_R.tolist()]
     return pa.table(
         [
@@ -156,7 +198,7 @@ def features_table(
             pa.array([column.looks_at for column in chosen], pa.string()),
             _floats(score_NK.flatten()[kept_NK]),
             _floats(difference_R),
-            pa.array(found["support"][feature_R].long().numpy()),
+            pa.array(found.support[feature_R].long().numpy()),
         ],
         schema=FEATURES,
     )

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
-from universal_ray.features.bank import FeatureBank
-from universal_ray.features.features import TokenRows
+from universal_ray.features.bank import Chosen, row_features, row_labels
+from universal_ray.features.features import RowFeature, TokenRows
 from universal_ray.features.sums import FeatureSums
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.statistics.activations import LayerSums, Places, places
@@ -17,23 +17,22 @@ from universal_ray.planning.items import Model, layer_file, marker
 from universal_ray.planning.shards import Layers, Shard
 from universal_ray.runtime.measure import Clock, peak_bytes
 from universal_ray.runtime.worker import Assignment, Worker, to_host
-from universal_ray.stages.profile.plan import ProfilePlan
-from universal_ray.storage import checked
+from universal_ray.stages.profile.artifacts import Profile
+from universal_ray.stages.profile.stored import StoredLabels, StoredShift, StoredSums
+from universal_ray.storage import artifacts, checked
 from universal_ray.storage.store import Receipt
 
 ROWS = 64
 """Rows labelled together."""
-NEURON, FEATURE = "neuron.", "feature."
-"""What the names of the two kinds of sums begin with in a file."""
 
 
 @dataclass(frozen=True)
 class ProfileAssignment(Assignment):
     """And what tokens are labelled by."""
 
-    plan: ProfilePlan
+    recipe: Profile
     vocabulary: Vocabulary
-    bank: FeatureBank
+    chosen: Chosen
 
 
 class ProfileWorker(Worker):
@@ -41,46 +40,52 @@ class ProfileWorker(Worker):
 
     told: ProfileAssignment
 
+    @cached_property
+    def _features(self) -> tuple[RowFeature, ...]:
+        recipe = self.told.recipe
+        topics = recipe.read_topics(self.store)
+        return row_features(self.told.chosen.syntax, recipe.subsets, topics)
+
     def label(self, shard: Shard) -> Receipt:
         """Store the features of the row of every token of a shard, eight labels to a byte."""
-        told, parts = self.told, []
+        told, parts, features = self.told, [], 0
         for start in range(shard.start, shard.stop, ROWS):
             stop = min(start + ROWS, shard.stop)
             subsets = told.corpus.subsets(start, stop)
             rows = TokenRows(
                 told.corpus.read(start, stop), told.vocabulary, tuple(subsets) if subsets else None
             )
-            parts.append(np.packbits(told.bank.labels(rows).numpy(), axis=1))
-        bits = torch.from_numpy(np.concatenate(parts))
-        return checked.put_tensors(self.store, told.plan.labels_file(shard), {"bits": bits})
+            label_TE = row_labels(self._features, rows)
+            features = label_TE.shape[1]
+            parts.append(np.packbits(label_TE.numpy(), axis=1))
+        stored = StoredLabels(torch.from_numpy(np.concatenate(parts)), features)
+        return artifacts.put(self.store, told.recipe.labels_file(shard), stored)
 
     def _labels(self, shard: Shard) -> torch.Tensor:
         """Bool [T, E] of a whole shard."""
-        path = self.told.plan.labels_file(shard)
-        bits = checked.get_tensors(self.store, path)["bits"].numpy()
-        count = len(self.told.bank.row_columns())
-        return torch.from_numpy(np.unpackbits(bits, axis=1, count=count).astype(bool))
+        stored = artifacts.get(self.store, self.told.recipe.labels_file(shard), StoredLabels)
+        label_TE = np.unpackbits(stored.bits.numpy(), axis=1, count=stored.features)
+        return torch.from_numpy(label_TE.astype(bool))
 
     def shift(self, model: Model) -> Receipt:
         """Store the mean [L, D] of each pre-activation over the first batch: once for all workers,
         since another kind of device may differ in its bits.
         """
-        plan = self.told.plan
+        recipe = self.told.recipe
         means: list[torch.Tensor] = []
 
         def add(_: int, pre_TD: torch.Tensor, __: torch.Tensor) -> None:
             means.append(pre_TD.mean(0, dtype=torch.float64).cpu())
 
-        tokens_BP, _ = self.tokens(0, min(self.told.batch_rows, plan.shards[-1].stop))
+        tokens_BP, _ = self.tokens(0, recipe.shift_rows)
         with self.computing():
             self.read_layers(model, tokens_BP, add)
-        shift = {"shift": torch.stack(means)}
-        return checked.put_tensors(self.store, plan.shift_file(model), shift)
+        return artifacts.put(self.store, recipe.shift_file(model), StoredShift(torch.stack(means)))
 
     def _batches(self, shard: Shard) -> Iterator[tuple[torch.Tensor, Places, slice]]:
         """Tokens of each batch, which of them count, and where they lie in the shard."""
-        told = self.told
-        context, number = told.plan.context, {name: i for i, name in enumerate(told.plan.subsets)}
+        told, context = self.told, self.told.recipe.context
+        number = {name: index for index, name in enumerate(told.recipe.subsets)}
         for start in range(shard.start, shard.stop, told.batch_rows):
             stop = min(start + told.batch_rows, shard.stop)
             tokens_BP, kept_T = self.tokens(start, stop)
@@ -98,7 +103,7 @@ class ProfileWorker(Worker):
     def profile(self, model: Model, shard: Shard, groups: tuple[Layers, ...]) -> dict:
         """Store the sums of every layer over a shard, a group of layers at a time."""
         told = self.told
-        folder = told.plan.shard_folder(model, shard)
+        folder = told.recipe.shard_folder(model, shard)
         receipts: list[Receipt] = []
         spent: dict[str, float] = {}
         label_TE = self._labels(shard)
@@ -106,7 +111,7 @@ class ProfileWorker(Worker):
             with self.computing():
                 clock = Clock(told.device)
                 made = self._sum(model, shard, layers, label_TE, clock)
-                files = {layer: _on_host(*made.pop(layer)) for layer in list(made)}
+                files = {layer: _on_host(made.pop(layer)) for layer in list(made)}
                 clock.lap("copy")
                 for name, seconds in clock.seconds().items():
                     spent[name] = spent.get(name, 0.0) + seconds
@@ -115,15 +120,15 @@ class ProfileWorker(Worker):
                 path = layer_file(folder, layer)
                 receipts.append(self.store.put_tensors(path, files.pop(layer)))
             spent["write"] = spent.get("write", 0.0) + time.monotonic() - began
-        shift = checked.checksum(self.store, told.plan.shift_file(model))
+        shift = checked.checksum(self.store, told.recipe.shift_file(model))
         checked.finish(
             self.store, marker(folder), receipts, shift=shift, hardware=self.hardware,
-            of=told.plan.of(model),
+            of=told.recipe.of(model),
         )
         return {
             "model": model.name,
             "shard": shard.index,
-            "tokens": (shard.stop - shard.start) * told.plan.context,
+            "tokens": (shard.stop - shard.start) * told.recipe.context,
             "bytes": sum(receipt.bytes for receipt in receipts),
             "peak_bytes": peak_bytes(told.device),
             "hardware": self.hardware,
@@ -133,19 +138,19 @@ class ProfileWorker(Worker):
 
     def _sum(
         self, model: Model, shard: Shard, layers: Layers, label_TE: torch.Tensor, clock: Clock
-    ) -> dict[int, tuple[LayerSums, FeatureSums]]:
-        told, plan = self.told, self.told.plan
+    ) -> dict[int, StoredSums]:
+        told, recipe = self.told, self.told.recipe
         self.keep((model.identity,))
-        stored = checked.get_tensors(self.store, plan.shift_file(model))
-        shift_LD = stored["shift"].to(told.device)
+        stored = artifacts.get(self.store, recipe.shift_file(model), StoredShift)
+        shift_LD = stored.shift.to(told.device)
         made = {
-            layer: (
+            layer: StoredSums(
                 LayerSums.zeros(
                     shift_LD[layer],
-                    vocabulary=plan.vocabulary,
-                    context=plan.context,
-                    subsets=len(plan.subsets),
-                    examples=plan.examples,
+                    vocabulary=recipe.vocabulary,
+                    context=recipe.context,
+                    subsets=len(recipe.subsets),
+                    examples=recipe.examples,
                     both_ends=model.gated,
                 ),
                 FeatureSums.zeros(label_TE.shape[1], model.width, told.device),
@@ -161,22 +166,19 @@ class ProfileWorker(Worker):
 
 
 def _add(
-    made: dict[int, tuple[LayerSums, FeatureSums]], where: Places, batch_TE: torch.Tensor,
+    made: dict[int, StoredSums], where: Places, batch_TE: torch.Tensor,
     clock: Clock, layer: int, pre_TD: torch.Tensor, post_TD: torch.Tensor,
 ) -> None:
     """A batch of one layer, when the model has made it, if its sums are asked for."""
     clock.lap("forward")
     if layer in made:
-        neurons, features = made[layer]
-        neurons.update_(pre_TD, post_TD, where)
+        sums = made[layer]
+        sums.neuron.update_(pre_TD, post_TD, where)
         clock.lap("statistics")
-        features.update_(batch_TE, post_TD, where)
+        sums.feature.update_(batch_TE, post_TD, where)
         clock.lap("features")
 
 
-def _on_host(neurons: LayerSums, features: FeatureSums) -> dict[str, torch.Tensor]:
+def _on_host(sums: StoredSums) -> dict[str, torch.Tensor]:
     """All sums of a layer, as they are stored."""
-    named = {NEURON + name: tensor for name, tensor in neurons.tensors().items()}
-    named |= {FEATURE + name: tensor for name, tensor in features.tensors().items()}
-    return {name: to_host(tensor) for name, tensor in named.items()}
-
+    return {name: to_host(tensor) for name, tensor in artifacts.named(sums).items()}
