@@ -25,8 +25,8 @@ from universal_ray.runtime import driver
 from universal_ray.runtime.executor import Executor
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
-from universal_ray.stages.roles.stage import RolesStage, prepare_roles
+from universal_ray.stages.profile.stage import ProfileStage
+from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.store import Store
 
 ROWS = 12
@@ -63,11 +63,10 @@ def whole_study(folder: Path, models: list[str], tokens: str) -> Study:
 def stages(study: Study) -> list:
     store = Store(study.run.dir)
     prepared = prepare(study, store)
-    profile = prepare_profile(prepared, store)
     return [
         CorrelationStage(prepared, store),
-        ProfileStage(profile, store),
-        RolesStage(prepare_roles(profile, store), store),
+        ProfileStage(prepared, store),
+        RolesStage(prepared, store),
     ]
 
 

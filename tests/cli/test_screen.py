@@ -21,8 +21,8 @@ from universal_ray.runtime.progress import Advance, Progress
 from universal_ray.runtime.task import Stage
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
-from universal_ray.stages.roles.stage import RolesStage, prepare_roles
+from universal_ray.stages.profile.stage import ProfileStage
+from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.store import Store
 
@@ -65,10 +65,9 @@ def whole(tmp_path_factory):
         study.universal.threshold = threshold
         store = Store(study.run.dir)
         prepared = prepare(study, store)
-        profile = prepare_profile(prepared, store)
         stages: list[Stage] = [
-            CorrelationStage(prepared, store), ProfileStage(profile, store),
-            RolesStage(prepare_roles(profile, store), store),
+            CorrelationStage(prepared, store), ProfileStage(prepared, store),
+            RolesStage(prepared, store),
         ]
         driver.run(lambda: stages, store, Sending())
         return store

@@ -115,11 +115,11 @@ def test_growing_from_fewer_rows_than_a_batch_has_the_same_bits(inputs, expected
 
 
 def test_a_tokenizer_that_says_other_words_labels_anew(inputs, tmp_path):
-    from universal_ray.stages.profile.stage import prepare_profile
+    from universal_ray.stages.profile.artifacts import profile
 
     study, store = make_study(tmp_path, *inputs), Store(str(tmp_path))
     study.taxonomy.topics, study.taxonomy.syntax = 2, None
     found = prepare(study, store)
-    before = prepare_profile(found, store).plan.sums_key
+    before = profile(found, store).sums_key
     found = replace(found, tokenizer_identity="0" * 64)
-    assert prepare_profile(found, store).plan.sums_key != before
+    assert profile(found, store).sums_key != before

@@ -23,7 +23,7 @@ from universal_ray.models.site import MLP_POST, MLP_PRE, SITES, Ask, Shape, Site
 from universal_ray.models.source import resolve
 from universal_ray.planning.capacity import weight_bytes
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import prepare_profile
+from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.storage.store import Store
 
 
@@ -117,7 +117,7 @@ def test_a_stage_that_asks_what_a_site_lacks_says_so_before_any_model_runs(tmp_p
     prepared = prepare(study, store)
     assert {(m.width, m.d_model, m.d_mlp) for m in prepared.plan.models} == {(32, 32, 128)}
     with pytest.raises(ModelError, match="The dimensions of site residual have no pre-activation"):
-        prepare_profile(prepared, store)
+        ProfileStage(prepared, store)
 
 
 def test_a_site_that_shows_other_units_than_it_says_is_refused(tmp_path):

@@ -31,8 +31,8 @@ from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
-from universal_ray.stages.roles.stage import RolesStage, prepare_roles
+from universal_ray.stages.profile.stage import ProfileStage
+from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
 
@@ -91,11 +91,10 @@ def make_study(folder: Path, models: list[str], tokens: str) -> Study:
 def run(study: Study) -> Store:
     store = Store(study.run.dir)
     prepared = prepare(study, store)
-    profile = prepare_profile(prepared, store)
     stages: list[Any] = [
         CorrelationStage(prepared, store),
-        ProfileStage(profile, store),
-        RolesStage(prepare_roles(profile, store), store),
+        ProfileStage(prepared, store),
+        RolesStage(prepared, store),
     ]
     driver.run(lambda: stages, store, Sending())
     return store

@@ -54,7 +54,6 @@ ROOMS = {"artifacts", "schemas"}
 """What a stage may know of the stages before it."""
 
 REACHES = [
-    "stages/profile/reduce stages.correlations.folding.read_sums",
     "stages/roles/assemble stages.profile.summary.plain_numbers",
     "stages/roles/plan stages.profile.reduce.ProfileOrder",
     "stages/roles/plan stages.profile.reduce.WEIGHTS_FOLDER",

@@ -16,7 +16,8 @@ from universal_ray.planning.shards import layer_bytes
 from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.profile.artifacts import profile
+from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.storage.store import Store
 
 VOCABULARY, CONTEXT, ROWS, WIDTH, LAYERS = 300, 32, 97, 24, 2
@@ -51,9 +52,9 @@ def found(tmp_path_factory):
     study.taxonomy.topics, study.taxonomy.syntax = 1, None
     store = Store(study.run.dir)
     driver.run(lambda: [CorrelationStage(prepare(study, store), store)], store, Sending())
-    profile = prepare_profile(prepare(study, store), store)
-    driver.run(lambda: [ProfileStage(profile, store)], store, Sending())
-    return study, store, profile
+    inputs = prepare(study, store)
+    driver.run(lambda: [ProfileStage(inputs, store)], store, Sending())
+    return study, store, profile(inputs, store)
 
 
 @pytest.fixture(scope="module")
@@ -116,17 +117,14 @@ def test_statistics_of_pre_activations_are_of_the_gate(found, truth):
 
 
 def test_a_neuron_that_is_only_ever_below_zero_is_not_dead(found, truth):
-    _, store, profile = found
-    order = ProfileStage(profile, store).order
-    model = profile.plan.models[0]
+    _, store, recipe = found
+    model = recipe.models[0]
     assert model.gated and (truth[2][:, DOWN] < -1).all()
-    reach_N = torch.cat([
-        store.get_tensors(order.layer_path(model, layer))["reach"] for layer in range(LAYERS)
-    ])  # fmt: skip
+    reach_N = torch.cat([recipe.read_layer(store, model, n).reach for n in range(LAYERS)])
     np.testing.assert_allclose(reach_N.numpy(), np.abs(truth[2]).max(0), rtol=1e-4)
     assert of_reference(found, "statistics")[DOWN]["token_max"][0] < 0
 
 
 def test_the_lower_end_is_in_the_plan(found):
-    model = found[2].plan.models[0]
+    model = found[2].models[0]
     assert layer_bytes(model, VOCABULARY) == 24 * VOCABULARY * WIDTH

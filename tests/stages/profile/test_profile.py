@@ -30,15 +30,18 @@ from universal_ray.config.study import (
 )
 from universal_ray.corpus.rows import open_corpus
 from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.features.bank import row_features, row_labels
 from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
+from universal_ray.features.syntax import RULES, syntax_features
 from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.runtime import driver
 from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
+from universal_ray.stages.profile.artifacts import profile
 from universal_ray.stages.profile.schemas import LOWER_END, UNGATED
-from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.storage.reasons import needs
 from universal_ray.storage.store import Store
 
@@ -147,7 +150,7 @@ def correlated(study: Study) -> Store:
 
 
 def stage_of(study: Study, store: Store) -> ProfileStage:
-    return ProfileStage(prepare_profile(prepare(study, store), store), store)
+    return ProfileStage(prepare(study, store), store)
 
 
 def profiled(study: Study) -> Store:
@@ -212,21 +215,24 @@ def test_planted_neurons_get_their_family_and_feature_and_random_ones_none(run, 
 
 def test_every_score_is_that_of_a_direct_group_by(run, inputs, truth):
     study, store = run
-    found = prepare_profile(prepare(study, store), store)
+    recipe = profile(prepare(study, store), store)
+    bank = recipe.read_bank(store)
     tokens_BP, _, post_TN = truth
     subsets = open_corpus(inputs[1]).subsets(0, ROWS)
-    rows = TokenRows(tokens_BP, found.vocabulary, tuple(subsets))
-    member_VF = found.bank.membership_VF.numpy()
+    rows = TokenRows(tokens_BP, bank.vocabulary, tuple(subsets))
+    member_VF = bank.membership_VF.numpy()
     current_TF = member_VF[tokens_BP.ravel()]
     previous_BPF = np.zeros((ROWS, CONTEXT, member_VF.shape[1]), bool)
     previous_BPF[:, 1:] = current_TF.reshape(ROWS, CONTEXT, -1)[:, :-1]
     names = [
-        *(column.name for column in found.bank.id_columns(CURRENT)),
-        *(column.name for column in found.bank.id_columns(PREVIOUS)),
-        *(column.name for column in found.bank.row_columns()),
+        *(column.name for column in bank.id_columns(CURRENT)),
+        *(column.name for column in bank.id_columns(PREVIOUS)),
+        *(column.name for column in bank.row_columns()),
     ]
+    features = row_features(syntax_features(RULES), recipe.subsets, recipe.read_topics(store))
+    label_TE = row_labels(features, rows).numpy()
     labels_TF = np.concatenate(
-        [current_TF, previous_BPF.reshape(ROWS * CONTEXT, -1), found.bank.labels(rows).numpy()], 1
+        [current_TF, previous_BPF.reshape(ROWS * CONTEXT, -1), label_TE], 1
     )
     place = {name: index for index, name in enumerate(names)}
     checked = 0
@@ -283,7 +289,7 @@ def test_what_begins_a_row_is_not_counted_as_predicted(run, inputs):
     """Frequencies of tokens are those of what models predict; rows begin with BOS."""
     study, store = run
     tokens_BP = open_corpus(inputs[1]).read(0, ROWS)
-    counts_V = prepare_profile(prepare(study, store), store).counts_V
+    counts_V = profile(prepare(study, store), store).read_bank(store).counts_V
     assert (tokens_BP[:, 0] == 0).all() and counts_V[0] == (tokens_BP[:, 1:] == 0).sum()
     assert counts_V.tolist() == np.bincount(tokens_BP[:, 1:].ravel(), minlength=300).tolist()
 
@@ -320,7 +326,8 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
     batches = ProfileStage.batches
 
     def cut_short(self, memory):
-        labels, work, *_ = batches(self, memory)
+        topics, labels, work, *_ = batches(self, memory)
+        yield topics
         yield labels
         yield replace(work, tasks=work.tasks[:3])
         raise KeyboardInterrupt

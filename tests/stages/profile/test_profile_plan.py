@@ -12,7 +12,6 @@ from universal_ray.config.study import Device, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.planning.capacity import GIB, USABLE, Footprint, weight_bytes
 from universal_ray.planning.shards import SHARDS, layer_bytes, layer_groups, make_shards
-from universal_ray.stages.profile.plan import ProfilePlan
 
 quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True)
 SMALL = gpt2_shape("small", "s" * 12, 12, 3072)
@@ -58,12 +57,3 @@ def test_gpt2_small_is_read_once_on_80_gb_and_medium_twice():
 def test_a_layer_that_does_not_fit_is_refused():
     with pytest.raises(ConfigurationError, match=r"one layer of small take \d\.\d GiB .* 2\.0 GiB"):
         layer_groups(SMALL, 50257, memory=2.0 * GIB, footprint=GPU)
-
-
-def test_what_is_missing_is_what_has_no_marker():
-    shards = make_shards(40, 10)
-    plan = ProfilePlan((SMALL,), shards, 32, 300, (), 8, "f" * 64)
-    done = {f"{plan.shard_folder(SMALL, shards[1])}/done.json"}
-    assert [shard.index for _, shard in plan.missing(done)] == [0, 2, 3]
-    assert plan.tokens == 40 * 32
-    assert plan.bytes == 4 * 12 * layer_bytes(SMALL, 300)

@@ -36,9 +36,9 @@ from universal_ray.report.tables import TABLES as STAGES
 from universal_ray.runtime import driver
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.stages.roles.schemas import AT_BOS, INTERVENED, ROLES
-from universal_ray.stages.roles.stage import RolesStage, prepare_roles
+from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.reasons import (
     absent,
     assembled,
@@ -99,9 +99,8 @@ def run_all(folder: Path, models: list[str], begin: int) -> Store:
     )  # fmt: skip
     store = Store(study.run.dir)
     prepared = prepare(study, store)
-    profile = prepare_profile(prepared, store)
-    roles = RolesStage(prepare_roles(profile, store), store)
-    stages = [CorrelationStage(prepared, store), ProfileStage(profile, store), roles]
+    roles = RolesStage(prepared, store)
+    stages = [CorrelationStage(prepared, store), ProfileStage(prepared, store), roles]
     driver.run(lambda: stages, store, Sending())
     return store
 

@@ -42,12 +42,12 @@ from universal_ray.runtime import driver
 from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage, prepare_profile
+from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.stages.roles import plan as roles_plan
 from universal_ray.stages.roles import stage as roles_stage
 from universal_ray.stages.roles.assemble import PATHS, shard_folder
 from universal_ray.stages.roles.schemas import ROLES
-from universal_ray.stages.roles.stage import RolesStage, prepare_roles
+from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage import checked
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
@@ -97,11 +97,10 @@ def inputs(tmp_path_factory):
 
 def stages(study: Study, store: Store) -> list:
     prepared = prepare(study, store)
-    profile = prepare_profile(prepared, store)
     return [
         CorrelationStage(prepared, store),
-        ProfileStage(profile, store),
-        RolesStage(prepare_roles(profile, store), store),
+        ProfileStage(prepared, store),
+        RolesStage(prepared, store),
     ]
 
 
