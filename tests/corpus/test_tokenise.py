@@ -18,10 +18,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from universal_ray.corpus import tokenise as module
-from universal_ray.corpus.documents import JOINS
+from universal_ray.corpus.documents import JOINS, TextSettings
 from universal_ray.corpus.documents import documents as read_documents
 from universal_ray.corpus.rows import open_corpus
-from universal_ray.corpus.tokenise import TextSettings, tokenise
+from universal_ray.corpus.tokenise import tokenise
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
 
 datasets.disable_progress_bars()
