@@ -63,7 +63,7 @@ class TokenCorpus:
         Raises CorpusError where there are no such rows, or they have changed since.
         """
         tokens_BP = self._read(start, stop)
-        self._compare(TOKENS, start, tokens_BP)
+        self._check_unchanged(TOKENS, start, tokens_BP)
         return tokens_BP
 
     def _read(self, start: int, stop: int) -> np.ndarray:
@@ -83,7 +83,7 @@ class TokenCorpus:
         """
         labels = self._labels(start, stop)
         if labels is not None:
-            self._compare(SUBSET, start, map(_bytes, labels))
+            self._check_unchanged(SUBSET, start, map(_bytes, labels))
         return labels
 
     def _labels(self, start: int, stop: int) -> list[str] | None:
@@ -94,8 +94,8 @@ class TokenCorpus:
             labels += column.to_pylist()
         return labels
 
-    def _compare(self, column: str, start: int, rows: Iterable[Any]) -> None:
-        """Hold what was just read against what the corpus was opened with."""
+    def _check_unchanged(self, column: str, start: int, rows: Iterable[Any]) -> None:
+        """Raises CorpusError where what was just read is not what the corpus was opened with."""
         before = memoryview(self.known.get(column, b""))[start * DIGEST :]
         for row, content in enumerate(rows):
             if xxh3_128_digest(content) != before[row * DIGEST : (row + 1) * DIGEST]:

@@ -9,7 +9,7 @@ from universal_ray.config.study import Study, check, model_groups
 from universal_ray.errors import ConfigurationError
 from universal_ray.models import source, tokenizer
 from universal_ray.planning.items import same_weights
-from universal_ray.storage.lock import refuse_foreign
+from universal_ray.storage.lock import check_ours
 from universal_ray.storage.store import Store
 
 
@@ -31,7 +31,7 @@ class Models:
 def find_models(study: Study, store: Store) -> Models:
     """Raises what is wrong with a study, and with its models and their tokenizer by themselves."""
     check(study)
-    refuse_foreign(store)
+    check_ours(store)
     groups = tuple(
         tuple(source.resolve(name) for name in names) for names in model_groups(study.models)
     )

@@ -96,7 +96,7 @@ class RunLock:
         self._stop = threading.Event()
 
     def __enter__(self) -> "RunLock":
-        refuse_foreign(self._store)
+        check_ours(self._store)
         self._me = _this_process()
         while True:
             number, last = _last(self._store)
@@ -162,7 +162,7 @@ class RunLock:
                 logger.warning("No heartbeat: %s", error)
 
 
-def refuse_foreign(store: Store) -> None:
+def check_ours(store: Store) -> None:
     """Raise ConfigurationError where a directory holds files and no run: they are not ours.
 
     Raises StorageError where its record is not one of ours.

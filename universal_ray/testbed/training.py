@@ -64,7 +64,7 @@ def _write(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _refuse_foreign(folder: Path, sign: str) -> None:
+def _check_ours(folder: Path, sign: str) -> None:
     """Raise ConfigurationError for a folder with files in it and none of this project's making:
     what is written there replaces folders of the same names.
     """
@@ -95,7 +95,7 @@ def prepare(settings: Settings, output: Path, documents: list[text.Document]) ->
             )
         return data
     if not data.exists():  # else a preparation that was cut short
-        _refuse_foreign(output, "data/manifest.json")
+        _check_ours(output, "data/manifest.json")
     data.mkdir(parents=True, exist_ok=True)
     training = [document for document in documents if not document.held_out]
     tokenizer = Tokenizer(models.BPE())
@@ -351,7 +351,7 @@ def export(output: Path, names: list[str], package: Path) -> None:
 
     Raises ConfigurationError for a folder with files of others.
     """
-    _refuse_foreign(package, "training.json")
+    _check_ours(package, "training.json")
     records = [json.loads((output / f"{name}.json").read_text()) for name in names]
     for source in [*names, "data/tokens"]:
         target = package / Path(source).name

@@ -24,7 +24,9 @@ class Interval:
 class Bootstrap:
     """One set of resamples, for everything measured on the same rows; the seed alone tells it."""
 
-    def __init__(self, rows: int, draws: int = 1000, seed: int = 0, level: float = 0.95) -> None:
+    def __init__(
+        self, rows: int, *, draws: int = 1000, seed: int = 0, level: float = 0.95
+    ) -> None:
         """Raises ConfigurationError for fewer than two rows, which have no spread."""
         if rows < 2:
             raise ConfigurationError(
