@@ -68,6 +68,18 @@ def test_no_package_index_nor_path_of_a_developers_machine_is_named():
     assert not found
 
 
+def test_every_entry_point_that_is_named_is_there():
+    """In errors, prose and manifests; CHANGELOG.md alone tells of what was."""
+    named = {
+        (str(path.relative_to(ROOT)), name)
+        for path in shipped()
+        if path.name != "CHANGELOG.md"
+        for name in re.findall(r"\bjobs/\w+\.py\b", path.read_text(errors="replace"))
+    }
+    assert len(named) > 10
+    assert not {(path, name) for path, name in named if not (ROOT / name).is_file()}
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
     """A wheel of the files that git knows or would take."""

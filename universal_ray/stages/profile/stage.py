@@ -49,7 +49,7 @@ class ProfileStage:
         if not correlations.stand(inputs, store):
             raise MissingError(
                 f"{store.url} holds no tables of correlations that are whole and of these "
-                "options: make them first, by jobs/correlate.py with the same options"
+                "options: make them first, by stages=[correlations] with the same options"
             )
         if stand(inputs, store):
             return None
