@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_make_help_says_what_every_target_is_for():
     assert phony
     said = subprocess.run([make, "-C", str(ROOT), "-s", "help"], capture_output=True, text=True)
     assert re.findall(r"^make ([\w-]+) +\S", said.stdout, re.MULTILINE) == phony[1].split()
+
+
+def test_who_works_here_is_told_of_every_marker():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    for marker in options["markers"]:
+        assert f"`{marker.partition(':')[0]}`" in text
 
 
 def test_hooks_run_the_projects_own_environment_and_fetch_nothing():
