@@ -3,17 +3,21 @@
 
 PYTHONS = python3.13 python3.12 python3.11 python3
 ARGS =
+PROCESSES = 2
 
-.PHONY: help run test lint docs clean
+.PHONY: help run test test-all lint docs clean
 
 help:  ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-5s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/installed  ## run the default study, or what ARGS says: make run ARGS=dry_run=true
 	.venv/bin/python jobs/run.py $(ARGS)
 
 test: .venv/installed  ## run the tests, or what ARGS says: make test ARGS=tests/maths
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(PROCESSES) $(ARGS)
+
+test-all: test  ## and those that kill clusters of their own, or measure time on an idle machine
+	.venv/bin/python -m pytest -m "(cluster or speed) and not slow" $(ARGS)
 
 lint: .venv/installed  ## check style (ruff) and types (mypy)
 	.venv/bin/ruff check .

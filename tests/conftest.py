@@ -1,7 +1,101 @@
-"""What holds for all tests."""
+"""What holds for all tests: one thread each, the session's cluster, and what is made once.
 
+Tests that use `nodes` run in one process, the rest of each file in one, so that a fixture of a
+module is made once however many processes share the work.
+"""
+
+import fcntl
+import gc
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 # The matrices here are small, and threads that wait for each other cost several times what they
 # save; whoever starts torch or a process after this has one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups of tests that one process runs, those on the cluster first: they wait the longest."""
+    for item in items:
+        group = "nodes" if _on_the_cluster(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not _on_the_cluster(item))
+
+
+def pytest_collection_finish() -> None:
+    """Whatever was imported stays: let no collection of garbage go through it, time and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _on_the_cluster(item: pytest.Item) -> bool:
+    return "nodes" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """`once(name, make)`: a folder that `make` has filled, once for all processes of the session.
+
+    It is as long as the session lives: who would change it copies it first.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder(name: str, make: Callable[[Path], Any]) -> Path:
+        place, whole = root / f"once-{name}", root / f"once-{name}.whole"
+        with (root / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                make(place)
+                whole.touch()
+        return place
+
+    return folder
+
+
+class Nodes:
+    """A cluster whose head has no CPU: whoever works on it adds the nodes that it works on."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self.address: str = self._cluster.address
+
+    def add(self, cpus: int, **environment: str) -> Any:
+        """One more node, whose workers have these variables."""
+        return self._cluster.add_node(num_cpus=cpus, env_vars=environment or None)
+
+    def remove(self, node: Any) -> None:
+        self._cluster.remove_node(node)
+
+    def clear(self) -> None:
+        """Nodes of the last test go; the head stays."""
+        for node in list(self._cluster.worker_nodes):
+            self._cluster.remove_node(node)
+        self._cluster.wait_for_nodes()
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _cluster() -> Iterator[Nodes]:
+    made = Nodes()
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def nodes(_cluster: Nodes) -> Iterator[Nodes]:
+    """The session's cluster, without a node that has CPUs."""
+    yield _cluster
+    _cluster.clear()

@@ -1,5 +1,6 @@
 """Stages without a cluster, for tests of what they make and not of who makes it."""
 
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -13,8 +14,11 @@ from universal_ray.runtime.task import Batch, Stage, Task
 
 
 def sent(something: Any) -> Any:
-    """As it comes out at the other end of a cluster."""
-    return cloudpickle.loads(cloudpickle.dumps(something))
+    """As it comes out at the other end of a cluster: by name what has one, as Ray does it too."""
+    try:
+        return pickle.loads(pickle.dumps(something))
+    except (pickle.PicklingError, AttributeError, TypeError):  # of what has none
+        return cloudpickle.loads(cloudpickle.dumps(something))
 
 
 @contextmanager

@@ -22,9 +22,15 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.runtime import driver
+from universal_ray.runtime.executor import Executor
 from universal_ray.runtime.scheduler import Scheduler
+from universal_ray.stages.correlations.plan import Plan
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
+from universal_ray.stages.inputs import Inputs, prepare
+from universal_ray.stages.profile.artifacts import Profile, profile
+from universal_ray.stages.profile.stage import ProfileStage
+from universal_ray.stages.roles.stage import RolesStage
+from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +39,10 @@ WORKERS = tuple(
     f"ray::{name}" for name in ("Host", "calibrate-", "unit-", "fold-", "reduce-", "tables-")
 )
 """How the processes of workers call themselves, idle or at one of these tasks."""
+ALL = CORRELATIONS, PROFILE, ROLES
+KINDS: dict[str, Any] = {
+    CORRELATIONS: CorrelationStage, PROFILE: ProfileStage, ROLES: RolesStage,
+}  # fmt: skip
 DEAD = 5
 """A neuron of layer 0 of model `a` that never varies."""
 
@@ -96,21 +106,40 @@ def command(study: Study, *more: str) -> list[str]:
     ]
 
 
-def prepared(study: Study, store: Store) -> list[CorrelationStage]:
-    return [CorrelationStage(prepare(study, store), store)]
+# The one place in tests that knows how stages are prepared and run
 
 
-def run(study: Study) -> Store:
-    """The correlation stage, on Ray."""
+def inputs_of(study: Study) -> Inputs:
+    """What is found before any model runs, or refused."""
+    return prepare(study, Store(study.run.dir))
+
+
+def plan_of(study: Study) -> Plan:
+    """Of the correlations."""
+    return stages(study)[0].plan
+
+
+def profile_of(study: Study, found: Inputs | None = None) -> Profile:
+    return profile(found or inputs_of(study), Store(study.run.dir))
+
+
+def stages(study: Study, *wanted: str) -> list[Any]:
+    """Prepared: those of the names given, or of the correlations alone."""
+    store, found = Store(study.run.dir), inputs_of(study)
+    return [KINDS[name](found, store) for name in wanted or (CORRELATIONS,)]
+
+
+def make(study: Study, *wanted: str, executor: Executor | None = None) -> Store:
+    """Run such stages without a cluster."""
     store = Store(study.run.dir)
-    driver.run(lambda: prepared(study, store), store, Scheduler(study.cluster))
+    driver.run(lambda: stages(study, *wanted), store, executor or Sending())
     return store
 
 
-def make(study: Study) -> Store:
-    """The correlation stage, without a cluster."""
+def run(study: Study, *wanted: str) -> Store:
+    """Run such stages on Ray."""
     store = Store(study.run.dir)
-    driver.run(lambda: prepared(study, store), store, Sending())
+    driver.run(lambda: stages(study, *wanted), store, Scheduler(study.cluster))
     return store
 
 

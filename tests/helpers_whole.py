@@ -1,12 +1,13 @@
-"""A small study of all three stages, and what can be done to its run directory."""
+"""A small study of all three stages, and what can be done to it and to its run directory."""
 
 import os
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from helpers_models import make_gpt2
-from helpers_stages import Sending
 from helpers_study import CONTEXT, VOCABULARY, make_tokens
 
 from universal_ray.config.study import (
@@ -21,13 +22,6 @@ from universal_ray.config.study import (
     UnitsConfig,
     UniversalConfig,
 )
-from universal_ray.runtime import driver
-from universal_ray.runtime.executor import Executor
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage
-from universal_ray.stages.roles.stage import RolesStage
-from universal_ray.storage.store import Store
 
 ROWS = 12
 
@@ -41,9 +35,12 @@ def make_inputs(folder: Path) -> tuple[list[str], str]:
     return models, make_tokens(folder / "tokens", ROWS)
 
 
-def whole_study(folder: Path, models: list[str], tokens: str) -> Study:
-    """Two units that fold into a block, one short unit after them; a shard of the profile."""
-    return Study(
+def whole_study(folder: Path, models: list[str], tokens: str, **changes: Any) -> Study:
+    """Two units that fold into a block, one short unit after them; a shard of the profile.
+
+    Any key may be another, with `__` for its dot: `whole_study(..., roles__sets=2)`.
+    """
+    study = Study(
         run=RunConfig(dir=str(folder)),
         models=ModelsConfig(reference=models[0], compared=models[1:]),
         corpus=CorpusConfig(path=tokens),
@@ -58,25 +55,17 @@ def whole_study(folder: Path, models: list[str], tokens: str) -> Study:
             tokens=4 * CONTEXT, sweep=[0.0], candidates=1, controls=1, sets=1, paths=1
         ),
     )  # fmt: skip
+    return changed(study, **changes)
 
 
-def stages(study: Study) -> list:
-    store = Store(study.run.dir)
-    prepared = prepare(study, store)
-    return [
-        CorrelationStage(prepared, store),
-        ProfileStage(prepared, store),
-        RolesStage(prepared, store),
-    ]
-
-
-def run_stages(
-    study: Study, chosen: slice = slice(None), executor: Executor | None = None
-) -> Store:
-    """What `jobs/run.py` does, or with some of its stages."""
-    store = Store(study.run.dir)
-    driver.run(lambda: stages(study)[chosen], store, executor or Sending())
-    return store
+def changed(study: Study, **changes: Any) -> Study:
+    """Another study, which differs in some keys, written as above."""
+    other = deepcopy(study)
+    for key, value in changes.items():
+        section, name = key.split("__")
+        assert hasattr(getattr(other, section), name), key
+        setattr(getattr(other, section), name, value)
+    return other
 
 
 def copied(source: Path, target: Path) -> Path:

@@ -21,8 +21,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+MEANS = Means(Device.cpu, 1, Policy.fp32, ForwardType.float32)
+
+
+def test_a_sweep_of_late_neurons_has_the_losses_of_full_passes():
+    shape = Shape(layers=3, width=64, seeds=1, tokens=16, context=16)
+    assert beside(shape, MEANS)["largest_difference"] < 1e-5
+
+
+@pytest.mark.speed
 @pytest.mark.usefixtures("one_thread")
 def test_a_sweep_of_late_neurons_is_three_times_as_fast_as_full_passes():
-    found = beside(GPT2_SMALLS_DEPTH, Means(Device.cpu, 1, Policy.fp32, ForwardType.float32))
+    found = beside(GPT2_SMALLS_DEPTH, MEANS)
     assert found["largest_difference"] < 1e-5
     assert found["ratio"] >= 3, f"{found['ratio']:.2f} times as fast"

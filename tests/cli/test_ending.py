@@ -114,6 +114,7 @@ def test_a_job_without_a_stream_ends_well(tmp_path, closed):
     assert (told.returncode, told.stderr) == (0, "")
 
 
+@pytest.mark.cluster
 def test_a_run_goes_on_unread_and_ends_by_a_signal_with_its_lock_given_back(tmp_path):
     study = make_study(
         tmp_path / "run", make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens")

@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 import torch
 from helpers_models import make_gpt2
-from helpers_study import CONTEXT, VOCABULARY, make, make_models, make_study, make_tokens, run
-from ray.cluster_utils import Cluster
+from helpers_study import (
+    CONTEXT,
+    VOCABULARY,
+    inputs_of,
+    make,
+    make_models,
+    make_study,
+    make_tokens,
+    plan_of,
+)
 from safetensors.torch import load_file
 
 from universal_ray.config.study import Device
@@ -25,7 +33,6 @@ from universal_ray.errors import (
     StorageError,
 )
 from universal_ray.runtime.cluster import cluster
-from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +51,7 @@ def study(inputs, tmp_path):
 
 def refused(study, kind, match):
     with pytest.raises(kind, match=match) as caught:
-        prepare(study, Store(study.run.dir))
+        inputs_of(study)
     assert "\n" not in str(caught.value)
 
 
@@ -54,7 +61,7 @@ def save(rows, path):
 
 
 def test_a_sound_study_is_accepted(study):
-    assert prepare(study, Store(study.run.dir)).plan.total_tokens == 12 * CONTEXT
+    assert plan_of(study).total_tokens == 12 * CONTEXT
 
 
 def test_missing_model_directory(study):
@@ -149,7 +156,7 @@ def test_run_directory_that_cannot_be_written(study, tmp_path):
     (tmp_path / "file").write_text("")
     study.run.dir = str(tmp_path / "file" / "run")
     with pytest.raises(StorageError, match=r"run\.dir"):
-        run(study)
+        make(study)
 
 
 def test_cluster_that_does_not_answer(study):
@@ -159,15 +166,12 @@ def test_cluster_that_does_not_answer(study):
 
 
 @pytest.mark.parametrize(("device", "lacking"), [("cpu", "4 CPUs"), ("cuda", "GPUs")])
-def test_joined_cluster_that_has_too_little(study, device, lacking):
-    joined = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    study.cluster.address, study.cluster.device = joined.address, Device(device)
+def test_joined_cluster_that_has_too_little(nodes, study, device, lacking):
+    nodes.add(2)
+    study.cluster.address, study.cluster.device = nodes.address, Device(device)
     study.cluster.workers, study.cluster.threads = (2, 2) if device == "cpu" else (1, 1)
-    try:
-        with pytest.raises(ResourceError, match=lacking), cluster(study.cluster):
-            pass
-    finally:
-        joined.shutdown()
+    with pytest.raises(ResourceError, match=lacking), cluster(study.cluster):
+        pass
 
 
 def test_entry_point_prints_one_sentence_and_exits(study, tmp_path):

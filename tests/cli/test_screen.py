@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from helpers_stages import Sending
-from helpers_study import CONTEXT, make, make_models, make_study, make_tokens
+from helpers_study import ALL, make, make_models, make_study, make_tokens
+from helpers_whole import changed, whole_study
 
-from universal_ray.config.study import RolesConfig, TaxonomyConfig
 from universal_ray.errors import MissingError, UniversalRayError
 from universal_ray.report.run import Run
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
-from universal_ray.runtime import driver
 from universal_ray.runtime.progress import Advance, Progress
-from universal_ray.runtime.task import Stage
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage
-from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.store import Store
 
@@ -53,24 +46,12 @@ def test_results_name_partners_and_files(finished, capsys):
 def whole(tmp_path_factory):
     """A study of all three stages, and the same asked with other thresholds."""
     folder = tmp_path_factory.mktemp("whole")
-    study = make_study(
+    study = whole_study(
         folder / "run", make_models(folder, "ab"), make_tokens(folder / "tokens", rows=24)
     )
-    study.taxonomy = TaxonomyConfig(
-        topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=5, syntax=None
-    )
-    study.roles = RolesConfig(tokens=4 * CONTEXT, candidates=1, controls=1, sets=1, paths=1)
 
     def at(threshold: float) -> Store:
-        study.universal.threshold = threshold
-        store = Store(study.run.dir)
-        prepared = prepare(study, store)
-        stages: list[Stage] = [
-            CorrelationStage(prepared, store), ProfileStage(prepared, store),
-            RolesStage(prepared, store),
-        ]
-        driver.run(lambda: stages, store, Sending())
-        return store
+        return make(changed(study, universal__threshold=threshold), *ALL)
 
     return at
 

@@ -3,14 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers_stages import Sending, Wrapped
-from helpers_study import table_bytes
-from helpers_whole import DAMAGES, copied, damage, make_inputs, run_stages, whole_study
+from helpers_study import ALL, make, table_bytes
+from helpers_whole import DAMAGES, changed, copied, damage, make_inputs, whole_study
 
 from universal_ray.errors import UniversalRayError
 from universal_ray.runtime.journal import Journal
@@ -54,7 +53,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("damage")
     study = whole_study(folder / "run", *make_inputs(folder))
     photographer = Photographer(folder / "run")
-    expected = table_bytes(run_stages(study, executor=photographer))
+    expected = table_bytes(make(study, *ALL, executor=photographer))
     assert len(photographer.moments) == BATCHES
     return study, [*photographer.moments, folder / "run"], expected
 
@@ -77,7 +76,7 @@ def outcome(study, expected) -> str:
     """Of the same command, and of it again where it needs to be told twice."""
     for told in ("the same tables", "the same tables, told twice"):
         try:
-            return told if table_bytes(run_stages(study)) == expected else "OTHER TABLES"
+            return told if table_bytes(make(study, *ALL)) == expected else "OTHER TABLES"
         except UniversalRayError as error:
             assert "\n" not in str(error)
             last = f"REFUSED: {error}"
@@ -88,8 +87,7 @@ def outcome(study, expected) -> str:
 
 def after_damage(whole, moment: Path, folder: Path, paths: list[str], kind: str) -> str:
     study, _, expected = whole
-    again = deepcopy(study)
-    again.run.dir = str(copied(moment, folder))
+    again = changed(study, run__dir=str(copied(moment, folder)))
     for path in paths:
         damage(folder / path, kind)
     return outcome(again, expected)

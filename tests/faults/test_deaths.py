@@ -5,32 +5,26 @@ A death is the run directory as it was at that moment, copied: no handler sees i
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers_study import table_bytes
-from helpers_whole import copied, make_inputs, run_stages, whole_study
+from helpers_study import ALL, make, table_bytes
+from helpers_whole import changed, copied, make_inputs, whole_study
 
 from universal_ray.errors import MissingError
 from universal_ray.storage import finished
+from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
 
-CHANGES = {
-    "universal.threshold": 0.3,
-    "baseline.rotations": 3,
-    "baseline.seed": 1,
-    "taxonomy.features": 2,
-    "roles.seed": 1,
+CHANGES: dict[str, Any] = {
+    "universal__threshold": 0.3,
+    "baseline__rotations": 3,
+    "baseline__seed": 1,
+    "taxonomy__features": 2,
+    "roles__seed": 1,
 }
-
-
-def changed(study, key):
-    other = deepcopy(study)
-    section, name = key.split(".")
-    setattr(getattr(other, section), name, CHANGES[key])
-    return other
 
 
 @contextmanager
@@ -62,7 +56,7 @@ def whole(tmp_path_factory):
     """A finished study and its tables."""
     folder = tmp_path_factory.mktemp("deaths")
     study = whole_study(folder / "run", *make_inputs(folder))
-    return study, table_bytes(run_stages(study))
+    return study, table_bytes(make(study, *ALL))
 
 
 def test_every_file_of_a_whole_run_bears_a_name_of_ours(whole):
@@ -76,25 +70,23 @@ def test_every_file_of_a_whole_run_bears_a_name_of_ours(whole):
 def check_deaths(whole, key, tmp_path, chosen):
     study, expected = whole
     folder = copied(Path(study.run.dir), tmp_path / "run")
-    other = changed(study, key)
-    other.run.dir = str(folder)
+    other = changed(study, run__dir=str(folder), **{key: CHANGES[key]})
     with every_death(folder, tmp_path) as deaths:
-        new = table_bytes(run_stages(other))
+        new = table_bytes(make(other, *ALL))
     assert new != expected and len(deaths) > 30
     kept = 0
     for death in deaths[chosen]:
-        again = deepcopy(study)
-        again.run.dir = str(death)
+        again = changed(study, run__dir=str(death))
         store = Store(again.run.dir)
         stood = finished.stages(store)
-        assert table_bytes(run_stages(again)) == expected, death
+        assert table_bytes(make(again, *ALL)) == expected, death
         assert not store.list(finished.DRAFTS)
         kept += len(stood) == len(finished.TABLES)
     assert kept, "tables that were not touched yet stand"
 
 
 def test_a_death_among_the_tables_of_another_threshold_leaves_those_of_one_study(whole, tmp_path):
-    check_deaths(whole, "universal.threshold", tmp_path, slice(None, None, 6))
+    check_deaths(whole, "universal__threshold", tmp_path, slice(None, None, 6))
 
 
 @pytest.mark.slow
@@ -106,16 +98,15 @@ def test_no_death_mixes_the_tables_of_two_studies(whole, tmp_path, key):
 
 def test_tables_that_an_earlier_stage_has_outdated_are_dropped_and_told(whole, tmp_path):
     study, expected = whole
-    other = changed(study, "universal.threshold")
-    other.run.dir = str(copied(Path(study.run.dir), tmp_path / "run"))
-    store = run_stages(other, slice(1))
-    assert set(table_bytes(store)) == set(finished.TABLES[finished.CORRELATIONS])
-    assert list(finished.stages(store)) == [finished.CORRELATIONS]
+    folder = str(copied(Path(study.run.dir), tmp_path / "run"))
+    other = changed(study, run__dir=folder, universal__threshold=0.3)
+    store = make(other, CORRELATIONS)
+    assert set(table_bytes(store)) == set(finished.TABLES[CORRELATIONS])
+    assert list(finished.stages(store)) == [CORRELATIONS]
     with pytest.raises(MissingError, match="holds no profile"):
-        run_stages(other, slice(2, 3))
+        make(other, ROLES)
     # With the options of before nothing of it fits either.
-    again = deepcopy(study)
-    again.run.dir = other.run.dir
+    again = changed(study, run__dir=folder)
     with pytest.raises(MissingError, match="no tables of correlations that are whole and of these"):
-        run_stages(again, slice(1, 2))
-    assert table_bytes(run_stages(again)) == expected
+        make(again, PROFILE)
+    assert table_bytes(make(again, *ALL)) == expected

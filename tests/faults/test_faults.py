@@ -38,6 +38,7 @@ def check(store, expected):
     assert store.get_json("progress.json")["stage"] == "finished"
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(300)
 def test_what_befalls_a_cluster_changes_no_bit(inputs, expected, tmp_path):
     faults = ["node", "head"]
@@ -45,6 +46,7 @@ def test_what_befalls_a_cluster_changes_no_bit(inputs, expected, tmp_path):
     check(store, expected)
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(20))

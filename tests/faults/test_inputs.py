@@ -12,18 +12,20 @@ from helpers_stages import Sending
 from helpers_study import (
     CONTEXT,
     computed,
+    inputs_of,
     make,
     make_models,
     make_study,
     make_tokens,
-    prepared,
+    plan_of,
+    profile_of,
+    stages,
     table_bytes,
 )
 
 from universal_ray.config.study import Activation
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.runtime import driver
-from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
 
@@ -52,14 +54,14 @@ def test_tokens_replaced_after_the_plan_make_nothing_and_put_back_go_on(
     store, other = Store(study.run.dir), Path(study.corpus.path)
 
     def replaced():
-        stages = prepared(study, store)
+        made = stages(study)
         tokens_BP = np.array(datasets.load_from_disk(inputs[1])["tokens"])
         tokens_BP[3 if when == "before the calibration" else 12, 5:] = 7
         shutil.rmtree(other)
         if when == "before the calibration":
             tokens_BP[0, 5:] = 7
         datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(str(other))
-        return stages
+        return made
 
     with pytest.raises(CorpusError, match=r"row \d+ of .* has other tokens than when this run"):
         driver.run(replaced, store, Sending())
@@ -86,9 +88,9 @@ def test_sums_that_say_they_are_of_something_else_are_made_anew(expected, study,
 
 def test_sums_say_in_full_what_they_are_of(study):
     store = make(study)
-    inputs = prepare(study, store)
-    for item in inputs.items:
-        for block in inputs.layout.blocks:
+    planned = plan_of(study)
+    for item in planned.items:
+        for block in planned.layout.blocks:
             told = store.get_json(f"{item.block_folder(block)}/done.json")["of"]
             assert told["models"] == [model.identity for model in item.models]
             assert told["rows"] == [unit.content for unit in block.units]
@@ -115,11 +117,9 @@ def test_growing_from_fewer_rows_than_a_batch_has_the_same_bits(inputs, expected
 
 
 def test_a_tokenizer_that_says_other_words_labels_anew(inputs, tmp_path):
-    from universal_ray.stages.profile.artifacts import profile
-
-    study, store = make_study(tmp_path, *inputs), Store(str(tmp_path))
+    study = make_study(tmp_path, *inputs)
     study.taxonomy.topics, study.taxonomy.syntax = 2, None
-    found = prepare(study, store)
-    before = profile(found, store).sums_key
+    found = inputs_of(study)
+    before = profile_of(study, found).sums_key
     found = replace(found, tokenizer_identity="0" * 64)
-    assert profile(found, store).sums_key != before
+    assert profile_of(study, found).sums_key != before

@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers_study import make, make_models, make_study, make_tokens
+from helpers_study import inputs_of, make, make_models, make_study, make_tokens
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.stages.inputs import prepare
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
@@ -64,7 +63,7 @@ def test_a_folder_of_others_is_refused_before_anything_is_written(inputs, tmp_pa
     put(tmp_path, (foreign,))
     study, before = make_study(tmp_path, *inputs), everything(tmp_path)
     with pytest.raises(ConfigurationError, match=r"holds .* no study\.yaml: .*by run\.dir"):
-        prepare(study, Store(study.run.dir)) if dry else RunLock(Store(study.run.dir)).__enter__()
+        inputs_of(study) if dry else RunLock(Store(study.run.dir)).__enter__()
     assert everything(tmp_path) == before
 
 
@@ -73,7 +72,7 @@ def test_the_current_folder_is_not_taken_for_want_of_a_name(inputs, tmp_path, mo
     study = make_study(tmp_path, *inputs)
     study.run.dir = ""
     with pytest.raises(ConfigurationError, match=r"run\.dir is empty"):
-        prepare(study, Store(study.run.dir))
+        inputs_of(study)
     assert not everything(tmp_path)
 
 
@@ -82,4 +81,4 @@ def test_a_start_that_was_cut_short_before_the_study_was_written_goes_on(inputs,
     put(tmp_path / "run", ("corpus-all/state.json", "corpus-960.partial-host-1/x"))
     with RunLock(Store(study.run.dir)):
         pass
-    prepare(study, Store(study.run.dir))
+    inputs_of(study)

@@ -82,6 +82,7 @@ def alive(count: int) -> bool:
     return f"ALIVE {count}" in found.stdout
 
 
+@pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seconds", [1, 20])

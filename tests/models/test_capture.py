@@ -218,6 +218,7 @@ def test_loading_is_quiet(tmp_path, capfd, recwarn):
     assert not list(recwarn)
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize(
     "shape",
     [

@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
-from copy import deepcopy
 
 import pytest
 import torch
-from helpers_study import table_bytes
-from helpers_whole import make_inputs, run_stages, whole_study
+from helpers_study import ALL, make, run, table_bytes
+from helpers_whole import changed, make_inputs, whole_study
 
 from universal_ray.errors import (
     DamagedError,
@@ -21,7 +20,6 @@ from universal_ray.errors import (
 from universal_ray.runtime import driver
 from universal_ray.runtime.arithmetic import fix_arithmetic
 from universal_ray.runtime.local import LocalExecutor
-from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.runtime.task import Batch, Task
 from universal_ray.storage.store import Store
 
@@ -252,17 +250,16 @@ except ResourceError as error:
     assert ("MKL_CBWR=AUTO,STRICT" in done.stdout) == refused
 
 
-def test_both_executors_make_the_same_bits_with_as_many_threads(tmp_path):
+def test_both_executors_make_the_same_bits_with_as_many_threads(nodes, tmp_path):
+    nodes.add(2)
     inputs = make_inputs(tmp_path)
-    here = whole_study(tmp_path / "here", *inputs)
-    here.cluster.threads = 2
-    there = deepcopy(here)
-    there.run.dir = str(tmp_path / "there")
+    here = whole_study(tmp_path / "here", *inputs, cluster__threads=2)
+    there = changed(here, run__dir=str(tmp_path / "there"), cluster__address=nodes.address)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        local = table_bytes(run_stages(here, executor=LocalExecutor()))
+        local = table_bytes(make(here, *ALL, executor=LocalExecutor()))
     finally:
         torch.set_num_threads(before)
     assert len(local) > 10
-    assert local == table_bytes(run_stages(there, executor=Scheduler(there.cluster)))
+    assert local == table_bytes(run(there, *ALL))

@@ -55,6 +55,7 @@ def local():
         driver.communicate()
 
 
+@pytest.mark.cluster
 def test_everything_listens_on_the_loopback_alone(local):
     _, processes, _, _ = local
     listening = [
@@ -67,12 +68,14 @@ def test_everything_listens_on_the_loopback_alone(local):
     assert {address for _, address in listening} == {"127.0.0.1"}
 
 
+@pytest.mark.cluster
 def test_the_token_is_the_runs_own_and_its_owners_alone(local):
     _, _, path, _ = local
     assert len(path.read_text()) == 64
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("token", [None, "f" * 64, "the run's"])
 def test_a_stranger_is_refused_without_the_token_and_with_another(local, token):
     _, _, path, address = local
@@ -93,6 +96,7 @@ def test_a_stranger_is_refused_without_the_token_and_with_another(local, token):
         assert "auth" in found.stderr.lower() or "token" in found.stderr.lower()
 
 
+@pytest.mark.cluster
 def test_nothing_of_a_killed_driver_stays(local):
     driver, processes, path, _ = local
     driver.send_signal(signal.SIGKILL)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from helpers_stages import sent_by_value
 from helpers_study import make, make_models, make_study, make_tokens, run, table_bytes
-from ray.cluster_utils import Cluster
 
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.correlations.worker import MomentsWorker
@@ -29,17 +28,10 @@ def by_value(request):
         yield
 
 
-@pytest.fixture
-def nodes(monkeypatch):
-    """Two nodes of one CPU each, the second short of memory."""
+def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(CorrelationStage, "worker", Greedy)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1, env_vars={SHORT: "1"})
-    yield made
-    made.shutdown()
-
-
-def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path):
+    nodes.add(1)
+    nodes.add(1, **{SHORT: "1"})
     inputs = make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens")
     study = make_study(tmp_path / "run", *inputs, workers=2, address=nodes.address)
     store = run(study)

@@ -1,7 +1,6 @@
 """Whole studies of a model that pads its vocabulary, and of one with the same weights twice."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +11,13 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from helpers_models import make_gpt2, save_model
-from helpers_stages import Sending
+from helpers_study import ALL, inputs_of, make
+from helpers_whole import changed, whole_study
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from universal_ray.config.study import (
-    BaselineConfig,
-    ClusterConfig,
-    CorpusConfig,
-    ModelsConfig,
-    RolesConfig,
-    RunConfig,
-    Study,
-    TaxonomyConfig,
-    UnitsConfig,
-    UniversalConfig,
-)
+from universal_ray.config.study import Study
 from universal_ray.errors import ConfigurationError, CorpusError
-from universal_ray.runtime import driver
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage
-from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.record import read_record
-from universal_ray.storage.store import Store
 
 IDS, PADDED, CONTEXT, ROWS = 300, 364, 16, 80
 
@@ -70,34 +53,11 @@ def inputs(tmp_path_factory):
 
 
 def make_study(folder: Path, models: list[str], tokens: str) -> Study:
-    return Study(
-        run=RunConfig(dir=str(folder)),
-        models=ModelsConfig(reference=models[0], compared=models[1:]),
-        corpus=CorpusConfig(path=tokens),
-        units=UnitsConfig(tokens=40 * CONTEXT, batch=20 * CONTEXT, fold=2),
-        cluster=ClusterConfig(workers=1),
-        baseline=BaselineConfig(rotations=1),
-        universal=UniversalConfig(threshold=0.02),
-        taxonomy=TaxonomyConfig(
-            topics=2, unigram_ids=2, unigram_occurrences=1, minimum_support=5, syntax=None,
-        ),
-        roles=RolesConfig(
-            tokens=8 * CONTEXT, candidates=2, controls=2, sets=1, paths=1, null_share=0.1,
-            sweep=[0.0, 2.0],
-        ),
+    return whole_study(
+        folder, models, tokens, units__tokens=40 * CONTEXT, units__batch=20 * CONTEXT,
+        baseline__rotations=1, taxonomy__unigram_ids=2, roles__tokens=8 * CONTEXT,
+        roles__sweep=[0.0, 2.0], roles__candidates=2, roles__controls=2, roles__null_share=0.1,
     )  # fmt: skip
-
-
-def run(study: Study) -> Store:
-    store = Store(study.run.dir)
-    prepared = prepare(study, store)
-    stages: list[Any] = [
-        CorrelationStage(prepared, store),
-        ProfileStage(prepared, store),
-        RolesStage(prepared, store),
-    ]
-    driver.run(lambda: stages, store, Sending())
-    return store
 
 
 def alike(one: pa.Table, other: pa.Table, path: str) -> None:
@@ -124,7 +84,7 @@ def test_padding_is_in_no_statistic_and_no_list(inputs, tmp_path):
     """The oracle is the same model without it: every table is the same but for names."""
     padded, cut, other, tokens = inputs
     stores = [
-        run(make_study(tmp_path / name, [model, other], tokens))
+        make(make_study(tmp_path / name, [model, other], tokens), *ALL)
         for name, model in (("padded", padded), ("cut", cut))
     ]
     paths = [path for path in stores[0].list("tables") if path.endswith(".parquet")]
@@ -145,7 +105,7 @@ def test_a_corpus_of_padding_is_refused(inputs, tmp_path):
     datasets.Dataset.from_dict({"tokens": tokens.tolist()}).save_to_disk(str(tmp_path / "tokens"))
     study = make_study(tmp_path / "run", [padded, other], str(tmp_path / "tokens"))
     with pytest.raises(CorpusError, match=f"knows only ids below {IDS}"):
-        prepare(study, Store(study.run.dir))
+        inputs_of(study)
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +120,12 @@ def followed(inputs, tmp_path_factory):
 
 
 def at_both(folder: Path, models: list[str], tokens: str) -> Study:
-    study = make_study(folder, models, tokens)
-    return replace(study, models=replace(study.models, revisions=["0", "1"]))
+    return changed(make_study(folder, models, tokens), models__revisions=["0", "1"])
 
 
 def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path):
     tokens = inputs[-1]
-    together = run(at_both(tmp_path / "together", followed, tokens))
+    together = make(at_both(tmp_path / "together", followed, tokens), *ALL)
     items = {path.split("/")[1] for path in together.list("moments")}
     assert sorted(item.partition("-")[0] for item in items) == ["model"] * 3 + ["pair"] * 2
     recorded = read_record(together)
@@ -176,7 +135,7 @@ def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path
         assert all(len(sha256) == 64 for _, sha256 in model["files"])
     # A revision is a model like any other: the same tables as a study of its own.
     names = [name.replace("{revision}", "1") for name in followed]
-    alone = run(make_study(tmp_path / "alone", names, tokens))
+    alone = make(make_study(tmp_path / "alone", names, tokens), *ALL)
     for path in ("neurons", "pairs", "statistics", "taxonomy", "roles", "interventions"):
         path = f"tables/{path}.parquet"
         columns = alone.get_table(path).schema.names
@@ -193,4 +152,4 @@ def test_two_models_with_the_same_weights_are_refused_at_any_revision(inputs, fo
         shutil.copytree(followed[1].replace("{revision}", "0"), f"{twin}-{step}")
     study = at_both(tmp_path / "run", [*followed, f"{twin}-{{revision}}"], inputs[-1])
     with pytest.raises(ConfigurationError, match="have the same weights"):
-        prepare(study, Store(study.run.dir))
+        inputs_of(study)

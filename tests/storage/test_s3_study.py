@@ -21,10 +21,11 @@ def units_stored(store):
     return [path for path in store.list("moments") if path.endswith("done.json")]
 
 
-def test_a_study_on_s3_that_fails_for_a_while(tmp_path, s3_store, s3_server):
+def test_a_study_on_s3_that_fails_for_a_while(nodes, tmp_path, s3_store, s3_server):
+    nodes.add(2, **s3_server.environment)
     inputs = make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens", rows=33)
     expected = table_bytes(make(make_study(tmp_path / "run", *inputs)))
-    study = make_study(s3_store.url, *inputs, workers=2)
+    study = make_study(s3_store.url, *inputs, workers=2, address=nodes.address)
     with RunLock(s3_store), pytest.raises(LockedError, match="in use by process"):
         run(study)
     failed = s3_server.counts()[1]

@@ -4,7 +4,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from helpers_study import CONTEXT, DEAD, LAYERS, WIDTH, make, make_models, make_study, make_tokens
+from helpers_study import (
+    CONTEXT,
+    DEAD,
+    LAYERS,
+    WIDTH,
+    inputs_of,
+    make,
+    make_models,
+    make_study,
+    make_tokens,
+    plan_of,
+)
 from helpers_study import true_activations as activations
 from scipy import stats
 
@@ -14,7 +25,6 @@ from universal_ray.maths.moments.correlation import centred_cross, correlation, 
 from universal_ray.maths.moments.rotation import rotation
 from universal_ray.planning.items import Item
 from universal_ray.stages.correlations.folding import groups
-from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 
 NEURONS, DENSE = LAYERS * 4 * WIDTH, 4 * WIDTH
@@ -61,9 +71,9 @@ def directions(study):
 
 def test_every_correlation_of_every_pair(study):
     config, store, truth = study
-    prepared = prepare(config, store)
-    layout = prepared.layout
-    for pair in (item for item in prepared.items if len(item.models) == 2):
+    planned = plan_of(config)
+    layout = planned.layout
+    for pair in planned.pairs:
         moments = []
         for model in pair.models:
             item = Item((model,))
@@ -130,7 +140,7 @@ def test_mutual_partners(study):
 
 def test_baseline_equals_rotating_the_raw_activations(study):
     config, store, truth = study
-    identities = {s.name: key for key, s in prepare(config, store).sources.items()}
+    identities = {s.name: key for key, s in inputs_of(config).sources.items()}
     for model, other in directions(config):
         x = truth.x[model]
         best = np.full((3, NEURONS), -np.inf)

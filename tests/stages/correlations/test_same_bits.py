@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from copy import deepcopy
+from pathlib import Path
 
 import helpers_study
 import numpy as np
@@ -20,22 +21,21 @@ from helpers_study import (
     WORKERS,
     command,
     computed,
+    inputs_of,
     make,
     make_models,
     make_study,
     make_tokens,
-    prepared,
+    plan_of,
     run,
     table_bytes,
 )
-from ray.cluster_utils import Cluster
 
 from universal_ray.config.study import CorpusConfig, Pairs, Rotation, TextConfig
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
 from universal_ray.planning.items import layer_file, marker
 from universal_ray.stages.correlations import folding
 from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
 from universal_ray.storage.lock import RunLock, read_lock
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
@@ -90,24 +90,17 @@ def wait_for(condition, seconds=90):
 def test_memory_that_takes_several_passes(inputs, expected, tmp_path):
     """Pairs cut into layers, each a pass of its own: the same bits."""
     study = make_study(tmp_path, *inputs, workers=2, memory=1.4e6 / 2**30)
-    (stage,) = prepared(study, Store(study.run.dir))
-    groups = stage.plan.groups
+    groups = plan_of(study).groups
     assert sum(len(group) for group in groups) == 7
     assert table_bytes(make(study)) == expected
 
 
-def test_joined_cluster_of_two_nodes(inputs, expected, tmp_path):
-    joined = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        joined.add_node(num_cpus=1)
-        study = make_study(tmp_path, *inputs, workers=2, address=joined.address)
-        assert table_bytes(run(study)) == expected
-    finally:
-        joined.shutdown()
-
-
-def test_one_of_three_workers_killed_in_the_middle_of_a_unit(inputs, expected, tmp_path):
-    study = make_study(tmp_path, *inputs, workers=3)
+def test_joined_cluster_of_two_nodes_one_of_whose_workers_is_killed_in_the_middle_of_a_unit(
+    nodes, inputs, expected, tmp_path
+):
+    nodes.add(1)
+    nodes.add(2)
+    study = make_study(tmp_path, *inputs, workers=3, address=nodes.address)
     killed = []
 
     def kill():
@@ -124,6 +117,7 @@ def test_one_of_three_workers_killed_in_the_middle_of_a_unit(inputs, expected, t
     assert sorted(set(computed(store))) == list(range(UNITS))
 
 
+@pytest.mark.cluster
 def test_driver_killed_and_started_again(inputs, expected, tmp_path):
     study = make_study(tmp_path / "run", *inputs)
     store = Store(study.run.dir)
@@ -157,16 +151,11 @@ def test_unit_and_block_cut_short_are_found_and_computed_again(
     assert table_bytes(store) == expected
 
 
-@pytest.mark.parametrize(
-    ("kind", "again", "anew"), [("unit-", {12}, make), ("block-", {0, 1}, run)]
-)
-def test_flipped_bit_is_found_where_the_sums_are_read_and_mended_in_the_same_call(
-    inputs, expected, tmp_path, caplog, kind, again, anew
-):
-    study = make_study(tmp_path, *inputs)
+def check_mended(study, expected, caplog, kind, again, anew):
+    """A bit of a pair's sums is flipped; whoever makes tables `anew` computes units `again`."""
     store = make(study)
     files = [path for path in store.list("moments") if "layer" in path and "pair" in path]
-    victim = tmp_path / next(path for path in files if kind in path)
+    victim = Path(study.run.dir) / next(path for path in files if kind in path)
     data = bytearray(victim.read_bytes())
     data[-3] ^= 1
     victim.write_bytes(bytes(data))
@@ -180,6 +169,20 @@ def test_flipped_bit_is_found_where_the_sums_are_read_and_mended_in_the_same_cal
     assert table_bytes(store) == expected
 
 
+def test_flipped_bit_is_found_where_the_sums_are_read_and_mended_in_the_same_call(
+    inputs, expected, tmp_path, caplog
+):
+    check_mended(make_study(tmp_path, *inputs), expected, caplog, "unit-", {12}, make)
+
+
+def test_flipped_bit_that_a_worker_of_a_cluster_finds_is_mended_in_the_same_call(
+    nodes, inputs, expected, tmp_path, caplog
+):
+    nodes.add(1)
+    study = make_study(tmp_path, *inputs, address=nodes.address)
+    check_mended(study, expected, caplog, "block-", {0, 1}, run)
+
+
 def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     study = make_study(tmp_path, *inputs)
     with monkeypatch.context() as patch:
@@ -189,9 +192,9 @@ def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     assert table_bytes(store) == expected
     for path in store.list("tables"):
         store.delete(path)
-    prepared = prepare(study, store)
-    for item in prepared.items:
-        for block in prepared.layout.blocks:
+    planned = plan_of(study)
+    for item in planned.items:
+        for block in planned.layout.blocks:
             folding.fold(store, item, block)
     make(study)
     assert table_bytes(store) == expected
@@ -205,12 +208,12 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     store = make(small)
     assert computed(store) == list(range(7))
     kept = {path: store.get(path) for path in store.list("moments") if "block-" in path}
-    old = {item.key for item in prepare(small, store).items}
+    old = {item.key for item in plan_of(small).items}
     make(study)
     assert table_bytes(store) == expected
     assert all(store.get(path) == data for path, data in kept.items())
     # Whole units are there for the old items; the short one after them is another unit now.
-    every = {item.key for item in prepare(study, store).items}
+    every = {item.key for item in plan_of(study).items}
     assert len(old) == 3 and len(every) == 5
     lines = store.get("metrics.jsonl").decode().splitlines()[7:]
     made = {each["unit"]: set(each["items"]) for each in map(json.loads, lines)}
@@ -237,14 +240,14 @@ def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
     study.units.batch, study.units.tokens, study.units.fold = 2 * 32, None, None
     study.corpus.tokens = 10 * 32
-    store = make(study)
+    make(study)
     study.corpus.tokens = None
     study.units.batch = None
-    units = prepare(study, store).study.units
+    units = inputs_of(study).study.units
     assert (units.batch, units.tokens, units.fold) == (64, 256, 2)
     study.units.fold = 3
     with pytest.raises(ConfigurationError, match=r"units\.fold \(was 2, now 3\)"):
-        prepare(study, store)
+        inputs_of(study)
 
 
 def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_path):
@@ -276,21 +279,21 @@ def test_settings_that_decide_the_bits_may_not_change(inputs, tmp_path):
     store = make(study)
     study.units.batch = 64
     with pytest.raises(ConfigurationError, match=r"units\.batch \(was 96, now 64\)"):
-        prepare(study, store)
+        inputs_of(study)
     study = make_study(tmp_path, inputs[0], make_tokens(tmp_path / "other", seed=1))
     with pytest.raises(ConfigurationError, match="are not the tokens of the run"):
-        prepare(study, store)
+        inputs_of(study)
     study = make_study(tmp_path, *inputs)
     study.corpus.tokens = 32
     with pytest.raises(ConfigurationError, match="tokens may only be added"):
-        prepare(study, store)
+        inputs_of(study)
     study.corpus.tokens = None
-    prepare(study, store)
+    inputs_of(study)
     before = yaml.safe_load(store.get(STUDY_FILE))
     del before["bits"]["sums"]  # as of the version whose shifts had all bits of the means
     store.put(STUDY_FILE, yaml.safe_dump(before).encode())
     with pytest.raises(ConfigurationError, match=r"made by another version .* another run.dir"):
-        prepare(study, store)
+        inputs_of(study)
 
 
 def test_second_driver_is_refused_while_the_first_lives(inputs, tmp_path):
@@ -301,7 +304,7 @@ def test_second_driver_is_refused_while_the_first_lives(inputs, tmp_path):
 
 def test_a_study_is_prepared_under_the_lock(inputs, tmp_path, monkeypatch):
     """Or a driver that came second would go by what it saw before the first one finished."""
-    study, held = make_study(tmp_path, *inputs), []
+    study, held, prepare = make_study(tmp_path, *inputs), [], helpers_study.prepare
     monkeypatch.setattr(
         helpers_study, "prepare",
         lambda study, store: held.append(read_lock(store)["alive"]) or prepare(study, store),
@@ -325,21 +328,22 @@ def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp
 
 
 def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
-    inputs, expected, tmp_path
+    nodes, inputs, expected, tmp_path
 ):
-    study = make_study(tmp_path, *inputs)
+    nodes.add(1)
+    study = make_study(tmp_path, *inputs, address=nodes.address)
     store = Store(study.run.dir)
-    prepared = prepare(study, store)
-    store.put(STUDY_FILE, yaml.safe_dump(prepared.record).encode())
-    item = prepared.items[0]
+    found = inputs_of(study)
+    store.put(STUDY_FILE, yaml.safe_dump(found.record).encode())
+    item = found.items[0]
     # A folder where unit 3 must put a file makes every attempt fail.
-    in_the_way = tmp_path / layer_file(item.unit_folder(prepared.layout.units[3]), 0)
+    in_the_way = tmp_path / layer_file(item.unit_folder(found.layout.units[3]), 0)
     in_the_way.mkdir(parents=True)
     (in_the_way / "thing").write_text("")
     with pytest.raises(UnitError, match="unit 3 failed 3 times"):
         run(study)
     assert store.get_json("progress.json")["stage"] == "stopped"
-    assert not store.exists(marker(item.unit_folder(prepared.layout.units[3])))
+    assert not store.exists(marker(item.unit_folder(found.layout.units[3])))
     (in_the_way / "thing").unlink()
     in_the_way.rmdir()
     assert table_bytes(make(study)) == expected

@@ -7,18 +7,12 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from helpers_models import save_model
-from helpers_stages import Sending
-from helpers_study import make_study, make_tokens
+from helpers_study import make, make_study, make_tokens, profile_of
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from universal_ray.corpus.rows import open_corpus
 from universal_ray.planning.shards import layer_bytes
-from universal_ray.runtime import driver
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.artifacts import profile
-from universal_ray.stages.profile.stage import ProfileStage
-from universal_ray.storage.store import Store
+from universal_ray.storage.finished import PROFILE
 
 VOCABULARY, CONTEXT, ROWS, WIDTH, LAYERS = 300, 32, 97, 24, 2
 DOWN = 3
@@ -50,11 +44,8 @@ def found(tmp_path_factory):
     models = [make_llama(folder / name, seed) for seed, name in enumerate("ab")]
     study = make_study(folder / "run", models, make_tokens(folder / "tokens"))
     study.taxonomy.topics, study.taxonomy.syntax = 1, None
-    store = Store(study.run.dir)
-    driver.run(lambda: [CorrelationStage(prepare(study, store), store)], store, Sending())
-    inputs = prepare(study, store)
-    driver.run(lambda: [ProfileStage(inputs, store)], store, Sending())
-    return study, store, profile(inputs, store)
+    make(study)
+    return study, make(study, PROFILE), profile_of(study)
 
 
 @pytest.fixture(scope="module")

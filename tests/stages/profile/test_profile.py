@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 from helpers_models import make_tokenizer
-from helpers_stages import Sending
-from helpers_study import table_bytes
+from helpers_study import make, profile_of, table_bytes
+from helpers_study import run as run_on_ray
+from helpers_whole import changed, copied
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from universal_ray.config.study import (
@@ -35,13 +36,9 @@ from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
 from universal_ray.features.syntax import RULES, syntax_features
 from universal_ray.features.vocabulary import read_vocabulary
-from universal_ray.runtime import driver
-from universal_ray.runtime.scheduler import Scheduler
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.artifacts import profile
 from universal_ray.stages.profile.schemas import LOWER_END, UNGATED
 from universal_ray.stages.profile.stage import ProfileStage
+from universal_ray.storage.finished import PROFILE
 from universal_ray.storage.reasons import needs
 from universal_ray.storage.store import Store
 
@@ -124,11 +121,16 @@ def make_corpus(path: Path) -> str:
     return str(path)
 
 
+def make_inputs(folder: Path) -> None:
+    for seed, name in enumerate("ab"):
+        make_planted(folder / name, seed)
+    make_corpus(folder / "tokens")
+
+
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("planted")
-    models = [make_planted(folder / name, seed) for seed, name in enumerate("ab")]
-    return models, make_corpus(folder / "tokens")
+def inputs(once):
+    folder = once("inputs-of-profile", make_inputs)
+    return [str(folder / name) for name in "ab"], str(folder / "tokens")
 
 
 def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study:
@@ -143,33 +145,22 @@ def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study
     )
 
 
-def correlated(study: Study) -> Store:
-    store = Store(study.run.dir)
-    driver.run(lambda: [CorrelationStage(prepare(study, store), store)], store, Sending())
-    return store
-
-
-def stage_of(study: Study, store: Store) -> ProfileStage:
-    return ProfileStage(prepare(study, store), store)
-
-
 def profiled(study: Study) -> Store:
-    store = Store(study.run.dir)
-    driver.run(lambda: [stage_of(study, store)], store, Sending())
-    return store
-
-
-def profiled_on_ray(study: Study) -> Store:
-    store = Store(study.run.dir)
-    driver.run(lambda: [stage_of(study, store)], store, Scheduler(study.cluster))
-    return store
+    return make(study, PROFILE)
 
 
 @pytest.fixture(scope="module")
-def run(inputs, tmp_path_factory):
-    study = make_study(tmp_path_factory.mktemp("run"), *inputs)
-    correlated(study)
-    return study, profiled(study)
+def run(once, inputs):
+    """Correlations and profile; beside it, as it was before the profile."""
+
+    def make_run(folder: Path) -> None:
+        study = make_study(folder / "run", *inputs)
+        make(study)
+        copied(folder / "run", folder / "correlated")
+        profiled(study)
+
+    study = make_study(once("run-of-profile", make_run) / "run", *inputs)
+    return study, Store(study.run.dir)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +206,7 @@ def test_planted_neurons_get_their_family_and_feature_and_random_ones_none(run, 
 
 def test_every_score_is_that_of_a_direct_group_by(run, inputs, truth):
     study, store = run
-    recipe = profile(prepare(study, store), store)
+    recipe = profile_of(study)
     bank = recipe.read_bank(store)
     tokens_BP, _, post_TN = truth
     subsets = open_corpus(inputs[1]).subsets(0, ROWS)
@@ -289,7 +280,7 @@ def test_what_begins_a_row_is_not_counted_as_predicted(run, inputs):
     """Frequencies of tokens are those of what models predict; rows begin with BOS."""
     study, store = run
     tokens_BP = open_corpus(inputs[1]).read(0, ROWS)
-    counts_V = profile(prepare(study, store), store).read_bank(store).counts_V
+    counts_V = profile_of(study).read_bank(store).counts_V
     assert (tokens_BP[:, 0] == 0).all() and counts_V[0] == (tokens_BP[:, 1:] == 0).sum()
     assert counts_V.tolist() == np.bincount(tokens_BP[:, 1:].ravel(), minlength=300).tolist()
 
@@ -319,10 +310,13 @@ def test_summary_tells_families_agreement_and_directions(run, inputs):
     json.dumps(summary, allow_nan=False)
 
 
-def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkeypatch):
-    _, store = run
-    again = make_study(tmp_path, *inputs, workers=2)
-    correlated(again)
+def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeypatch):
+    study, store = run
+    nodes.add(2)
+    again = changed(
+        study, run__dir=str(copied(Path(store.url).with_name("correlated"), tmp_path / "run")),
+        cluster__workers=2, cluster__address=nodes.address,
+    )  # fmt: skip
     batches = ProfileStage.batches
 
     def cut_short(self, memory):
@@ -337,7 +331,7 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             profiled(again)
     assert not Store(again.run.dir).exists("tables/taxonomy.parquet")
-    assert table_bytes(profiled_on_ray(again)) == table_bytes(store)
+    assert table_bytes(run_on_ray(again, PROFILE)) == table_bytes(store)
     lines = Store(again.run.dir).get("metrics.jsonl").decode().splitlines()
     done = [(e["model"], e["shard"]) for e in map(json.loads, lines) if e["stage"] == "profile"]
     assert len(set(done)) == len(done)
@@ -374,7 +368,7 @@ def test_flipped_bit_in_the_sums_of_a_shard_is_found_and_mended(run, tmp_path, c
     data = bytearray(victim.read_bytes())
     data[-3] ^= 1
     victim.write_bytes(bytes(data))
-    correlated(again)
+    make(again)
     with caplog.at_level(logging.WARNING):
         assert table_bytes(profiled(again)) == table_bytes(store)
     assert "it was cut or altered" in caplog.text
@@ -392,7 +386,7 @@ def test_a_vocabulary_that_one_model_has_padded_changes_nothing(run, inputs, tmp
     model.save_pretrained(str(tmp_path / "b"))
     make_tokenizer(tmp_path / "b", vocabulary=VOCABULARY)
     study = make_study(tmp_path / "run", [inputs[0][0], str(tmp_path / "b")], inputs[1])
-    correlated(study)
+    make(study)
     found = profiled(study)
     first = inputs[0][0]
     assert of_model(found, "statistics", first) == of_model(store, "statistics", first)

@@ -16,29 +16,13 @@ import pytest
 import torch
 from helpers_models import save_model
 from helpers_roles import gpt2
-from helpers_stages import Sending
+from helpers_study import ALL, make
+from helpers_whole import whole_study
 
-from universal_ray.config.study import (
-    BaselineConfig,
-    ClusterConfig,
-    CorpusConfig,
-    ModelsConfig,
-    Pairs,
-    RolesConfig,
-    RunConfig,
-    Study,
-    TaxonomyConfig,
-    UnitsConfig,
-    UniversalConfig,
-)
+from universal_ray.config.study import Pairs
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.tables import TABLES as STAGES
-from universal_ray.runtime import driver
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.stages.roles.schemas import AT_BOS, INTERVENED, ROLES
-from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.reasons import (
     absent,
     assembled,
@@ -84,25 +68,12 @@ def run_all(folder: Path, models: list[str], begin: int) -> Store:
     tokens_BP = np.random.default_rng(0).integers(1, 300, (ROWS, CONTEXT))
     tokens_BP[:, 0] = begin
     datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(str(folder / "tokens"))
-    study = Study(
-        run=RunConfig(dir=str(folder / "run")),
-        models=ModelsConfig(reference=models[0], compared=models[1:], pairs=Pairs.all),
-        corpus=CorpusConfig(path=str(folder / "tokens")),
-        units=UnitsConfig(tokens=20 * CONTEXT, batch=20 * CONTEXT, fold=2),
-        cluster=ClusterConfig(workers=1),
-        baseline=BaselineConfig(rotations=2),
-        universal=UniversalConfig(threshold=0.02),
-        taxonomy=TaxonomyConfig(topics=2, syntax=None, minimum_support=5),
-        roles=RolesConfig(
-            tokens=4 * CONTEXT, sweep=[0.0, 4.0], controls=2, sets=1, paths=2, kurtosis=3.0,
-        ),
-    )  # fmt: skip
-    store = Store(study.run.dir)
-    prepared = prepare(study, store)
-    roles = RolesStage(prepared, store)
-    stages = [CorrelationStage(prepared, store), ProfileStage(prepared, store), roles]
-    driver.run(lambda: stages, store, Sending())
-    return store
+    return make(whole_study(
+        folder / "run", models, str(folder / "tokens"), models__pairs=Pairs.all,
+        units__tokens=20 * CONTEXT, units__batch=20 * CONTEXT, taxonomy__unigram_ids=3,
+        taxonomy__unigram_occurrences=3000, roles__tokens=4 * CONTEXT, roles__sweep=[0.0, 4.0],
+        roles__candidates=6, roles__controls=2, roles__paths=2, roles__kurtosis=3.0,
+    ), *ALL)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

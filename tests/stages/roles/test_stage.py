@@ -21,99 +21,60 @@ from helpers_planted import (
     plant,
 )
 from helpers_roles import hooked_logits, load
-from helpers_stages import Sending
+from helpers_study import make, stages
+from helpers_study import run as run_on_ray
+from helpers_whole import changed, copied, whole_study
 from transformers import AutoTokenizer
 
-from universal_ray.config.study import (
-    BaselineConfig,
-    ClusterConfig,
-    CorpusConfig,
-    ModelsConfig,
-    RolesConfig,
-    RunConfig,
-    Study,
-    TaxonomyConfig,
-    UnitsConfig,
-    UniversalConfig,
-)
+from universal_ray.config.study import RolesConfig, Study
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.planning.items import marker
-from universal_ray.runtime import driver
-from universal_ray.runtime.scheduler import Scheduler
-from universal_ray.stages.correlations.stage import CorrelationStage
-from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.stages.roles import plan as roles_plan
 from universal_ray.stages.roles import stage as roles_stage
 from universal_ray.stages.roles.assemble import PATHS, shard_folder
 from universal_ray.stages.roles.schemas import ROLES
 from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage import checked
+from universal_ray.storage.finished import CORRELATIONS, PROFILE
+from universal_ray.storage.finished import ROLES as ROLES_STAGE
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
 
 CONTEXT, ROWS, INTERVENED = 32, 240, 16
 CANDIDATES = 2
+SEEDS = 3, 4
 
 
 def make_study(folder: Path, models: list[str], tokens: str, words: str) -> Study:
-    return Study(
-        run=RunConfig(dir=str(folder)),
-        models=ModelsConfig(reference=models[0], compared=models[1:]),
-        corpus=CorpusConfig(path=tokens),
-        units=UnitsConfig(tokens=60 * CONTEXT, batch=30 * CONTEXT, fold=2),
-        cluster=ClusterConfig(workers=1),
-        baseline=BaselineConfig(rotations=2),
-        universal=UniversalConfig(threshold=0.02),
-        taxonomy=TaxonomyConfig(
-            topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=5, syntax=None,
-            words=[words],
-        ),
-        roles=RolesConfig(
-            tokens=INTERVENED * CONTEXT, candidates=CANDIDATES, controls=3, sets=2, paths=2,
-            null_share=0.8,
-        ),
+    return whole_study(
+        folder, models, tokens, units__tokens=60 * CONTEXT, units__batch=30 * CONTEXT,
+        taxonomy__words=[words], roles__tokens=INTERVENED * CONTEXT,
+        roles__sweep=RolesConfig().sweep, roles__candidates=CANDIDATES, roles__controls=3,
+        roles__sets=2, roles__paths=2, roles__null_share=0.8,
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """Two planted models, random tokens, and a list of what the promoter writes."""
-    folder = tmp_path_factory.mktemp("roles")
-    models = [str(plant(folder / f"seed-{seed}", seed)) for seed in (3, 4)]
+def make_inputs(folder: Path) -> None:
+    for seed in SEEDS:
+        plant(folder / f"seed-{seed}", seed)
     rng = np.random.default_rng(0)
-    tokenizer = AutoTokenizer.from_pretrained(models[0])
+    tokenizer = AutoTokenizer.from_pretrained(folder / f"seed-{SEEDS[0]}")
     tokens_BP = rng.integers(1, len(tokenizer), (ROWS, CONTEXT))  # beyond it ids are padding
     tokens_BP[:, 0] = 0
     datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(str(folder / "tokens"))
     texts = [tokenizer.decode([index]) for index in MEMBERS]
-    words = folder / "words.yaml"
     feature = {"description": "ids that were planted", "words": texts}
-    words.write_text(yaml.safe_dump(
+    (folder / "words.yaml").write_text(yaml.safe_dump(
         {"family": "planted", "match": "case", "features": {"planted_class": feature}}
     ))
-    return models, str(folder / "tokens"), str(words)
 
 
-def stages(study: Study, store: Store) -> list:
-    prepared = prepare(study, store)
-    return [
-        CorrelationStage(prepared, store),
-        ProfileStage(prepared, store),
-        RolesStage(prepared, store),
-    ]
-
-
-def run_all(study: Study, chosen: slice = slice(None)) -> Store:
-    store = Store(study.run.dir)
-    driver.run(lambda: stages(study, store)[chosen], store, Sending())
-    return store
-
-
-def run_roles_on_ray(study: Study) -> Store:
-    store = Store(study.run.dir)
-    driver.run(lambda: stages(study, store)[2:], store, Scheduler(study.cluster))
-    return store
+@pytest.fixture(scope="module")
+def inputs(once):
+    """Two planted models, random tokens, and a list of what the promoter writes."""
+    folder = once("inputs-of-roles", make_inputs)
+    models = [str(folder / f"seed-{seed}") for seed in SEEDS]
+    return models, str(folder / "tokens"), str(folder / "words.yaml")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,9 +86,17 @@ def several_shards():
 
 
 @pytest.fixture(scope="module")
-def run(inputs, tmp_path_factory):
-    study = make_study(tmp_path_factory.mktemp("run"), *inputs)
-    return study, run_all(study)
+def run(once, inputs):
+    """The whole study; beside it, as it was before the roles."""
+
+    def make_run(folder: Path) -> None:
+        study = make_study(folder / "run", *inputs)
+        make(study, CORRELATIONS, PROFILE)
+        copied(folder / "run", folder / "profiled")
+        make(study, ROLES_STAGE)
+
+    study = make_study(once("run-of-roles", make_run) / "run", *inputs)
+    return study, Store(study.run.dir)
 
 
 def test_every_file_of_a_run_bears_a_name_of_ours(run):
@@ -242,7 +211,7 @@ def test_what_was_stored_with_another_meaning_is_not_taken_for_this(run, monkeyp
     study, store = run
 
     def places() -> list[str]:
-        stage = stages(study, store)[2]
+        (stage,) = stages(study, ROLES_STAGE)
         model, stage._folders = stage.order.models[0], set()
         scores = stage.order.scores_path(model)
         if not store.exists(scores):
@@ -260,11 +229,13 @@ def test_what_was_stored_with_another_meaning_is_not_taken_for_this(run, monkeyp
     assert not any(map(store.exists, other))
 
 
-def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkeypatch):
-    _, store = run
-    again = make_study(tmp_path, *inputs)
-    again.cluster.workers = 2
-    run_all(again, slice(2))
+def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeypatch):
+    study, store = run
+    nodes.add(2)
+    again = changed(
+        study, run__dir=str(copied(Path(store.url).with_name("profiled"), tmp_path / "run")),
+        cluster__workers=2, cluster__address=nodes.address,
+    )  # fmt: skip
     batches = RolesStage.batches
 
     def cut_short(self, memory):
@@ -277,19 +248,19 @@ def test_interrupted_and_resumed_has_the_same_bits(run, inputs, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(RolesStage, "batches", cut_short)
         with pytest.raises(KeyboardInterrupt):
-            run_all(again, slice(2, 3))
-    resumed = run_roles_on_ray(again)
+            make(again, ROLES_STAGE)
+    resumed = run_on_ray(again, ROLES_STAGE)
     for path in PATHS:
         assert resumed.get_table(path) == store.get_table(path), path
     kept = {path: resumed.get(path) for path in resumed.list("roles")}
-    assert run_all(again, slice(2, 3)).get_table(PATHS[0]) == store.get_table(PATHS[0])
+    assert make(again, ROLES_STAGE).get_table(PATHS[0]) == store.get_table(PATHS[0])
     assert {path: resumed.get(path) for path in resumed.list("roles")} == kept
 
 
 def test_what_is_missing_or_too_short_is_refused_before_any_model_runs(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
     with pytest.raises(MissingError, match="holds no profile"):
-        run_all(study, slice(2, 3))
+        make(study, ROLES_STAGE)
     study.roles.tokens = CONTEXT
     with pytest.raises(ConfigurationError, match=r"roles\.tokens"):
-        run_all(study, slice(2, 3))
+        make(study, ROLES_STAGE)
