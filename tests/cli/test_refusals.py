@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from helpers_jobs import enter
 from helpers_models import make_gpt2
 from helpers_study import (
     CONTEXT,
@@ -34,8 +33,6 @@ from universal_ray.errors import (
 )
 from universal_ray.runtime.cluster import cluster
 from universal_ray.storage.store import Store
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +172,8 @@ def test_joined_cluster_that_has_too_little(nodes, study, device, lacking):
 
 
 def test_entry_point_prints_one_sentence_and_exits(study, tmp_path):
-    found = subprocess.run(
-        [sys.executable, ROOT / "jobs" / "run.py", "models.reference=/nowhere/model",
-         f"run.dir={tmp_path}/run"],
-        capture_output=True, text=True, cwd=tmp_path,
+    found = enter(
+        "jobs/run.py", "models.reference=/nowhere/model", f"run.dir={tmp_path}/run", folder=tmp_path
     )
     assert found.returncode == 1
     assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1

@@ -1,13 +1,12 @@
 """A seed followed through its training, from the checkpoints that the training keeps."""
 
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+from helpers_jobs import enter
 from helpers_study import make
 
 from universal_ray.cli.options import composed
@@ -16,7 +15,6 @@ from universal_ray.report.screen import console, show_results
 from universal_ray.storage.store import Store
 from universal_ray.testbed import text, training
 
-ROOT = Path(__file__).parents[2]
 SEEDS, REVISIONS = "abcde", (2, 20, 40)
 MICRO = training.Settings(
     layers=2, width=16, heads=2, context=16, vocabulary=300, batch=8, steps=40, warmup=2,
@@ -81,13 +79,10 @@ def test_universal_sets_by_revision_and_what_stays(home, capsys):
 
 
 def test_a_name_without_a_place_for_the_revision_is_refused(home):
-    found = subprocess.run(
-        [
-            sys.executable, ROOT / "jobs" / "run.py", "stages=[correlations]", "run.dir=x",
-            "experiment=persistence", "models.reference=runs/testbed/a",
-        ],
-        capture_output=True, text=True, cwd=home, check=False,
-    )
+    found = enter(
+        "jobs/run.py", "stages=[correlations]", "run.dir=x", "experiment=persistence",
+        "models.reference=runs/testbed/a", folder=home,
+    )  # fmt: skip
     assert found.returncode == 1
     assert "write {revision} where its name holds the revision" in found.stderr
     assert not (home / "x").exists()
