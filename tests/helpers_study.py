@@ -28,8 +28,6 @@ from universal_ray.stages.correlations.plan import Plan
 from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import Inputs, prepare
 from universal_ray.stages.profile.artifacts import Profile, profile
-from universal_ray.stages.profile.stage import ProfileStage
-from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
 from universal_ray.storage.store import Store
 
@@ -40,9 +38,6 @@ WORKERS = tuple(
 )
 """How the processes of workers call themselves, idle or at one of these tasks."""
 ALL = CORRELATIONS, PROFILE, ROLES
-KINDS: dict[str, Any] = {
-    CORRELATIONS: CorrelationStage, PROFILE: ProfileStage, ROLES: RolesStage,
-}  # fmt: skip
 DEAD = 5
 """A neuron of layer 0 of model `a` that never varies."""
 
@@ -126,7 +121,20 @@ def profile_of(study: Study, found: Inputs | None = None) -> Profile:
 def stages(study: Study, *wanted: str) -> list[Any]:
     """Prepared: those of the names given, or of the correlations alone."""
     store, found = Store(study.run.dir), inputs_of(study)
-    return [KINDS[name](found, store) for name in wanted or (CORRELATIONS,)]
+    return [_kind(name)(found, store) for name in wanted or (CORRELATIONS,)]
+
+
+def _kind(name: str) -> Any:
+    """The class of a stage; one that nobody asks for is not imported."""
+    if name == PROFILE:
+        from universal_ray.stages.profile.stage import ProfileStage
+
+        return ProfileStage
+    if name == ROLES:
+        from universal_ray.stages.roles.stage import RolesStage
+
+        return RolesStage
+    return CorrelationStage
 
 
 def make(study: Study, *wanted: str, executor: Executor | None = None) -> Store:
