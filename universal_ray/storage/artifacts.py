@@ -13,7 +13,7 @@ them. Anything else that is missing, or is there beside what is declared, raises
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -90,7 +90,7 @@ def put(store: Store, path: str, stored: Any) -> Receipt:
 
     Raises KeyError where something is None and no reason says why.
     """
-    unexplained = list(_missing(stored))
+    unexplained = list(_unexplained(stored))
     if unexplained:
         raise KeyError(f"{path} would lack {', '.join(unexplained)}")
     return checked.put_tensors(store, path, tensors(stored))
@@ -153,16 +153,14 @@ def of(kind: type[_Stored], found: Mapping[str, Tensor], where: str) -> _Stored:
     does not declare.
     """
     left = dict(found)
-    made: _Stored = _build(kind, left, "")
-    missing = list(_missing(made))
-    if missing or left:
-        what = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(sorted(left))} too"
-        raise DamagedError(f"{where} {what}: what made it makes it anew.")
-    return made
-
-
-class _Missing:
-    """In the place of a tensor that is not there."""
+    missing = list(_missing(kind, left))
+    if not missing:
+        made = _build(kind, left, "")
+        missing = list(_unexplained(made))
+        if not (missing or left):
+            return made
+    what = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(sorted(left))} too"
+    raise DamagedError(f"{where} {what}: what made it makes it anew.")
 
 
 def _build(kind: type[Any], left: dict[str, Tensor], before: str) -> Any:
@@ -173,18 +171,14 @@ def _build(kind: type[Any], left: dict[str, Tensor], before: str) -> Any:
 
 def _take(hint: Any, left: dict[str, Tensor], name: str) -> Any:
     """The value of one field, its tensors taken out of `left`."""
-    optional = isinstance(hint, UnionType) and type(None) in get_args(hint)
-    if optional:
-        (hint,) = (each for each in get_args(hint) if each is not type(None))
+    hint, _ = _required(hint)
     inside = [each for each in left if each.startswith(f"{name}.")]
+    if is_dataclass(hint):
+        return _build(hint, left, f"{name}.") if inside else None  # type: ignore[arg-type]
     if get_origin(hint) is dict and hint != REASONS:
         return {each.removeprefix(f"{name}."): left.pop(each) for each in inside}
-    if is_dataclass(hint):
-        if optional and not inside:
-            return None
-        return _build(hint, left, f"{name}.")  # type: ignore[arg-type]
     if name not in left:
-        return None if optional else _Missing()
+        return None
     value = left.pop(name)
     if hint is str or hint == REASONS:
         text = value.numpy().tobytes().decode()
@@ -192,16 +186,34 @@ def _take(hint: Any, left: dict[str, Tensor], name: str) -> Any:
     return hint(value.item()) if hint in (int, float, bool) else value
 
 
-def _missing(made: Any, before: str = "") -> Iterator[str]:
-    """Names of what is declared and not there, or optional and not explained."""
-    reasons = getattr(made, "not_measured", {})
+def _required(hint: Any) -> tuple[Any, bool]:
+    """A type without `| None`, and whether it was without."""
+    if isinstance(hint, UnionType) and type(None) in get_args(hint):
+        (inner,) = (each for each in get_args(hint) if each is not type(None))
+        return inner, False
+    return hint, True
+
+
+def _missing(kind: type[Any], there: Collection[str], before: str = "") -> Iterator[str]:
+    """Names that `kind` declares, that must be there and are not."""
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        name, (hint, required) = before + each.name, _required(hints[each.name])
+        if is_dataclass(hint):
+            if required or any(other.startswith(f"{name}.") for other in there):
+                yield from _missing(hint, there, f"{name}.")  # type: ignore[arg-type]
+        elif get_origin(hint) is dict and hint != REASONS:
+            every = (f"{name}.{key}" for key in each.metadata.get("names", ()))
+            yield from (key for key in every if key not in there)
+        elif required and name not in there:
+            yield name
+
+
+def _unexplained(made: Any, before: str = "") -> Iterator[str]:
+    """Names of what is None of `lacking` fields, where no reason says why."""
     for each in fields(made):
-        value, needs = getattr(made, each.name), {*each.metadata.get("needs", ())}
-        explained = not isinstance(reasons, _Missing) and needs & reasons.keys()
-        if isinstance(value, _Missing) or (value is None and needs and not explained):
+        value, needs = getattr(made, each.name), each.metadata.get("needs", ())
+        if value is None and needs and not {*needs} & made.not_measured.keys():
             yield before + each.name
         elif is_dataclass(value):
-            yield from _missing(value, f"{before}{each.name}.")
-        elif isinstance(value, Mapping):
-            absent = {*each.metadata.get("names", ())} - value.keys()
-            yield from sorted(f"{before}{each.name}.{name}" for name in absent)
+            yield from _unexplained(value, f"{before}{each.name}.")
