@@ -37,6 +37,28 @@ class Where:
     """n-gram that ends at the token, by length, each as one number, -1 for none"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Responses:
+    """What D neurons do; R of them have a class of tokens."""
+
+    detector_length_D: Tensor
+    """length of the n-grams that it detects, 0 for no detector"""
+    detector_ngram_DG: Tensor
+    """these n-grams as numbers, -1 beyond"""
+    detector_share_D: Tensor
+    detector_position_information_D: Tensor
+    position_kind_D: Tensor
+    """place in `POSITION_KINDS`"""
+    position_strong_D: Tensor
+    role_R: Tensor
+    """the neurons that have a class"""
+    next_inside_R: Tensor
+    next_outside_R: Tensor
+    next_correlation_R: Tensor
+    next_histogram_R2H: Tensor
+    """of pre-activations, the next token outside and inside of the class"""
+
+
 class LayerResponses:
     """Sums of one layer; batches add.
 
@@ -93,15 +115,8 @@ class LayerResponses:
         flat = self._histogram_R2H.view(-1)
         flat += torch.bincount(place_TR.flatten(), minlength=len(flat))
 
-    def found(self) -> dict[str, Tensor]:
-        """Detectors, kinds of position and responses to the next token, by name, on the CPU.
-
-        `detector_length` [D]: length of n-gram, 0 for no detector; `detector_ngram` [D, 5]: its
-        n-grams as numbers, -1 beyond; `detector_share`, `detector_position_information` [D];
-        `position_kind` [D]: place in `POSITION_KINDS`; `position_strong` [D]; `role` [R] and, in
-        its order, `next_inside`, `next_outside`, `next_correlation` [R], `next_histogram`
-        [R, 2, H] of pre-activations, the next token outside and inside of the class.
-        """
+    def found(self) -> Responses:
+        """Detectors, kinds of position and responses to the next token, on the CPU."""
         options, width = DetectorOptions(), self._fired_PD.shape[1]
         length_D = torch.zeros(width, dtype=torch.int64)
         ngram_DG = torch.full((width, options.ngrams), NO_NGRAM)
@@ -119,20 +134,19 @@ class LayerResponses:
             squares_R=self._next.squares_R,
             members_VR=self._member_VR,
         )
-        tensors = {
-            "detector_length": length_D,
-            "detector_ngram": ngram_DG,
-            "detector_share": share_D,
-            "detector_position_information": place.information_D,
-            "position_kind": torch.tensor([POSITION_KINDS.index(kind) for kind in place.kind]),
-            "position_strong": place.strong_D,
-            "role": self._role_R,
-            "next_inside": response.inside_R,
-            "next_outside": response.outside_R,
-            "next_correlation": response.correlation_R,
-            "next_histogram": self._histogram_R2H,
-        }
-        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        return Responses(
+            detector_length_D=length_D,
+            detector_ngram_DG=ngram_DG,
+            detector_share_D=share_D,
+            detector_position_information_D=place.information_D.cpu(),
+            position_kind_D=torch.tensor([POSITION_KINDS.index(kind) for kind in place.kind]),
+            position_strong_D=place.strong_D.cpu(),
+            role_R=self._role_R.cpu(),
+            next_inside_R=response.inside_R.cpu(),
+            next_outside_R=response.outside_R.cpu(),
+            next_correlation_R=response.correlation_R.cpu(),
+            next_histogram_R2H=self._histogram_R2H.cpu(),
+        )
 
     def _detectors(
         self, length: int, options: DetectorOptions

@@ -7,17 +7,24 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import RolesConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.roles.path_sums import Path
 from universal_ray.maths.roles.sets import by_layer, matched_random
 from universal_ray.models.interventions import SCALE, UNIGRAM, Intervention, held
+from universal_ray.planning.items import Model
+from universal_ray.stages.roles.artifacts import RoleScores
 from universal_ray.stages.roles.schemas import AT_BOS
-from universal_ray.storage.reasons import not_measured
+from universal_ray.storage import finished
+from universal_ray.storage.finished import NEURONS_PATH
+from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +69,24 @@ class Declaration:
     """why there are no sweeps of a group, no `SETS` or no `CUT`"""
 
     @property
-    def key(self) -> str:
-        """Changes with anything that is done."""
-        done = [
-            [each.intervention.neurons, each.intervention.values, each.intervention.frozen]
-            for each in self.interventions
-        ]
-        return fingerprint([done, [vars(path) for path in self.paths]])[:12]
+    def done(self) -> tuple[Intervention, ...]:
+        return tuple(each.intervention for each in self.interventions)
 
-    def chosen(self) -> list[Intervention]:
-        return [each.intervention for each in self.interventions]
+
+def universality(store: Store, model: Model) -> pa.Array:
+    """Whether each neuron of a reference model is universal; null where it has no correlation."""
+    neurons = finished.get_table(store, NEURONS_PATH, ["model", "is_universal"])
+    return neurons.filter(pc.equal(neurons["model"], model.name))["is_universal"].combine_chunks()
+
+
+def universal(flags: pa.Array) -> Tensor:
+    """Bool [N]: those that are."""
+    flags_N = pc.fill_null(flags, False).to_numpy(zero_copy_only=False)
+    return torch.from_numpy(np.ascontiguousarray(flags_N))
 
 
 def declare(
-    scores: dict[str, Tensor],
+    scores: RoleScores,
     mean_N: Float[Tensor, "N"],
     universal_N: Bool[Tensor, "N"],
     width: int,
@@ -88,9 +99,9 @@ def declare(
     left_out = {}
     made = [Declared(UNTOUCHED, "", Intervention())]
     groups = {
-        CANDIDATE: scores["candidates"].tolist(),
-        FREQUENT: scores["frequent"].tolist(),
-        CONTROL: scores["controls"].tolist(),
+        CANDIDATE: scores.entropy.candidates_R.tolist(),
+        FREQUENT: scores.frequency.chosen_R.tolist(),
+        CONTROL: scores.entropy.controls_R.tolist(),
     }
     done: set[int] = set()
     for group, neurons in groups.items():
@@ -118,12 +129,14 @@ def declare(
             left_out[SETS] = str(error)
             log.warning("no sets are ablated: %s", error)
     paths = []
-    if AT_BOS in (missing := not_measured(scores)):
-        left_out[CUT] = missing[AT_BOS]
+    if scores.attention is None:
+        left_out[CUT] = scores.not_measured[AT_BOS]
     else:
-        heads = int(scores["heads"])
-        paths = [Path(neuron, head // heads, head % heads)
-                 for neuron, head in scores["paths"].tolist()]  # fmt: skip
+        heads = scores.attention.heads
+        paths = [
+            Path(neuron, head // heads, head % heads)
+            for neuron, head in scores.attention.path_I2.tolist()
+        ]
         if not paths:
             left_out[CUT] = "no neuron and head are further apart than random directions"
     return Declaration(tuple(made), tuple(paths), left_out)

@@ -1,21 +1,44 @@
-"""What roles are told from: scores, responses and interventions, and where they lie. Pure."""
+"""What of a study is intervened on, and in which shards: known before tokens are read. Pure."""
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from universal_ray.config.hashing import fingerprint
-from universal_ray.config.study import RolesConfig, plain
+from universal_ray.config.study import RolesConfig
+from universal_ray.errors import ConfigurationError
+from universal_ray.models.decoder import ARCHITECTURES
+from universal_ray.models.site import Ask
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import Shard
-from universal_ray.stages.profile.reduce import WEIGHTS_FOLDER, ProfileOrder
+from universal_ray.stages.inputs import Outline
 
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""
-FOLDER = "roles"
-MEANING = 3
-"""Raised when what is stored comes to mean something else: what was stored before is then made
-again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolesPlan:
+    """Whose roles are told, and what is intervened on."""
+
+    models: tuple[Model, ...]
+    references: tuple[Model, ...]
+    untouched: dict[str, str]
+    """by identity of a model that is not intervened on, nor its attention read: why"""
+    shards: tuple[Shard, ...]
+    """rows that models are intervened on"""
+    context: int
+
+    @property
+    def rows(self) -> int:
+        return self.shards[-1].stop
+
+    @property
+    def tokens(self) -> int:
+        """That models are intervened on."""
+        return self.rows * self.context
+
+    @property
+    def intervened(self) -> tuple[Model, ...]:
+        """Models that are intervened on, those of two revisions as often as they are named."""
+        return tuple(each for each in self.references if each.identity not in self.untouched)
 
 
 def role_shards(rows: int, context: int) -> tuple[Shard, ...]:
@@ -27,47 +50,42 @@ def role_shards(rows: int, context: int) -> tuple[Shard, ...]:
     )
 
 
-@dataclass(frozen=True)
-class RolesOrder:
-    """What every task about roles is told."""
+def make_plan(found: Outline) -> RolesPlan:
+    """Raises ConfigurationError for options that do not fit the corpus, ModelError for units that
+    have no roles.
+    """
+    found.site.check_has(Ask.roles)
+    wanted, context = found.study.roles.tokens, found.context
+    rows = min(-(-wanted // context), found.rows)
+    if rows < 2:
+        raise ConfigurationError(
+            f"roles.tokens ({wanted}) is less than two rows of {context} tokens, and one "
+            "row has no spread: raise it"
+        )
+    return RolesPlan(
+        models=found.everyone,
+        references=found.references,
+        untouched={
+            source.identity: (
+                f"models of type {source.kind} are not intervened on, nor their attention read: "
+                f"interventions know {' and '.join(ARCHITECTURES)}"
+            )
+            for source in found.sources.values()
+            if source.kind not in ARCHITECTURES
+        },
+        shards=role_shards(rows, context),
+        context=context,
+    )
 
-    profile: ProfileOrder
-    references: tuple[Model, ...]
-    untouched: dict[str, str]
-    """by identity of a model that is not intervened on, nor its attention read: why"""
-    shards: tuple[Shard, ...]
-    counts_V: np.ndarray
-    """how often the corpus has each id where it can be predicted: in no row's first place"""
-    bos: int | None
-    """the id that begins a text"""
-    no_bos: str | None
-    """why nothing is measured at the first token of a row; None where rows begin with that id"""
-    excluded: tuple[int, ...]
-    """ids on which nothing is measured: special ones, and what the profile leaves out"""
-    options: RolesConfig
-    device: str
 
-    @property
-    def models(self) -> tuple[Model, ...]:
-        return self.profile.plan.models
-
-    @property
-    def store_url(self) -> str:
-        return self.profile.store_url
-
-    def _key(self) -> str:
-        """Of all that scores come from but the model."""
-        decided = [
-            self.profile.bank.identity, self.counts_V.tolist(), self.profile.convention,
-            plain(self.options), self.bos, self.no_bos, self.untouched, self.device, MEANING,
-            WEIGHTS_FOLDER,
-        ]  # fmt: skip
-        return fingerprint(decided)[:12]
-
-    def scores_path(self, model: Model) -> str:
-        return f"{FOLDER}/scores-{self._key()}/{model.short}.safetensors"
-
-    def responses_path(self, model: Model, layer: int) -> str:
-        decided = [self._key(), self.profile.plan.sums_key, list(self.excluded)]
-        key = fingerprint(decided)[:12]
-        return f"{FOLDER}/responses-{key}/{model.short}/layer-{layer:02d}.safetensors"
+def describe(plan: RolesPlan, options: RolesConfig, tokens: int) -> list[tuple[str, str]]:
+    """The plan as rows of a table on screen; `tokens`: those that responses are read on."""
+    intervened, shards = len(plan.intervened), len(plan.shards)
+    most = 1 + (2 * options.candidates + options.controls) * (len(options.sweep) + 3)
+    return [
+        ("roles", f"of {sum(m.neurons for m in plan.models):,} neurons, from weights and "
+         f"{tokens:,} tokens"),
+        ("interventions", f"on {intervened} model{'s' if intervened != 1 else ''}: up to "
+         f"{most:,} on single neurons, the universal ones ablated beside {options.sets} random "
+         f"sets, {options.paths} paths; {plan.tokens:,} tokens in {shards} shards"),
+    ]  # fmt: skip

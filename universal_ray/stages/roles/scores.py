@@ -24,15 +24,23 @@ from universal_ray.maths.roles.entropy import (
 )
 from universal_ray.maths.roles.frequency import frequency_scores, unigram
 from universal_ray.maths.roles.logits import LogitOptions, logit_roles, token_classes
-from universal_ray.maths.statistics.weights import ModelWeights, Resemblance
+from universal_ray.maths.statistics.weights import ModelWeights
 from universal_ray.models.decoder import load_decoder
 from universal_ray.models.source import ModelSource
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model
-from universal_ray.stages.roles.plan import RolesOrder
+from universal_ray.stages.profile.artifacts import Bank, WeightStatistics
+from universal_ray.stages.roles.artifacts import (
+    AttentionScores,
+    EntropyScores,
+    FrequencyScores,
+    LogitHistograms,
+    LogitScores,
+    Roles,
+    RoleScores,
+)
 from universal_ray.stages.roles.schemas import AT_BOS
-from universal_ray.storage import checked
-from universal_ray.storage.reasons import with_reasons
+from universal_ray.storage import artifacts
 from universal_ray.storage.store import Store
 
 DIRECTIONS = 1000
@@ -45,56 +53,64 @@ EFFECT_BINS = 60
 """Of a neuron's logit effect, between its smallest and its largest."""
 
 
-def score_weights(order: RolesOrder, model: Model, source: ModelSource) -> None:
+def score_weights(roles: Roles, model: Model, source: ModelSource) -> None:
     """Store every score from weights, the neurons to intervene on and the paths to ablate."""
-    store = Store(order.store_url)
-    ids = len(order.counts_V)
-    weights = load_weights(source, order.profile.convention, order.device, ids=ids)
-    stored = checked.get_tensors(store, order.profile.weights_path(model))
-    found = _logits(order, weights, stored)
-    found["null_share"] = null_space_share(weights.w_out_NC, weights.unembed_CV).cpu()
-    found |= _entropy(order, weights.layers, {**stored, "null_share": found["null_share"]})
-    found |= _frequency(order, weights)
-    missing = {}
-    reason = (
-        order.untouched.get(model.identity) or order.no_bos or weights.missing.get("query")
+    store = Store(roles.store_url)
+    bank, stored = roles.profile.read_bank(store), roles.profile.read_weights(store, model)
+    weights = load_weights(source, roles.profile.convention, roles.device, ids=len(bank.counts_V))
+    logits = _logits(roles, weights, stored, bank)
+    null_share_N = null_space_share(weights.w_out_NC, weights.unembed_CV).cpu()
+    entropy = _entropy(roles, weights.layers, stored, null_share_N)
+    frequency = _frequency(roles, weights, bank)
+    reason = roles.no_attention(model) or weights.missing.get("query")
+    found = RoleScores(
+        logits=logits,
+        entropy=entropy,
+        frequency=frequency,
+        histograms=_histograms(weights, logits, entropy, frequency, bank),
+        attention=_attention(roles, weights, source) if reason is None else None,
+        not_measured={} if reason is None else {AT_BOS: reason},
     )
-    if reason is None:
-        found |= _attention(order, weights, source)
-    else:
-        missing[AT_BOS] = reason
-    found |= _histograms(order, weights, found)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
-    checked.put_tensors(store, order.scores_path(model), with_reasons(tensors, missing))
+    artifacts.put(store, roles.scores_file(model), found)
 
 
 def _logits(
-    order: RolesOrder, weights: ModelWeights, stored: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    variance = order.options.partition / weights.w_out_NC.shape[1]
-    options = LogitOptions(order.options.kurtosis, variance)
-    roles = logit_roles(stored, options)
+    roles: Roles, weights: ModelWeights, stored: WeightStatistics, bank: Bank
+) -> LogitScores:
+    variance = roles.options.partition / weights.w_out_NC.shape[1]
+    options = LogitOptions(roles.options.kurtosis, variance)
+    told = logit_roles(
+        {
+            "vocab_var": stored.vocab_var,
+            "vocab_skew": stored.vocab_skew,
+            "vocab_kurt": stored.vocab_kurt,
+        },
+        options,
+    )
     classes = token_classes(
-        weights.w_out_NC, weights.unembed_CV, order.profile.bank.membership_VF, options=options
+        weights.w_out_NC, weights.unembed_CV, bank.membership_VF, options=options
     )
     class_N, reduction_N = classes.best()
     none_N, place_N, neuron_N = class_N < 0, class_N.clamp_min(0), torch.arange(len(class_N))
     difference_N = classes.scores.mean_difference_FN[place_N, neuron_N]
     welch_t_N = classes.welch_t_FR[place_N, neuron_N]
-    return {
-        "prediction": roles.prediction_N,
-        "suppression": roles.suppression_N,
-        "partition": roles.partition_N,
-        "class": class_N,
-        "class_variance_reduction": reduction_N,
-        "class_mean_difference": difference_N.masked_fill(none_N, torch.nan),
-        "class_welch_t": welch_t_N.masked_fill(none_N, torch.nan),
-    }
+    return LogitScores(
+        prediction_N=told.prediction_N,
+        suppression_N=told.suppression_N,
+        partition_N=told.partition_N,
+        class_N=class_N,
+        variance_reduction_N=reduction_N,
+        mean_difference_N=difference_N.masked_fill(none_N, torch.nan),
+        welch_t_N=welch_t_N.masked_fill(none_N, torch.nan),
+    )
 
 
-def _entropy(order: RolesOrder, layers: int, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Neurons to intervene on, from `null_share` and the statistics of the profile."""
-    given = order.options
+def _entropy(
+    roles: Roles, layers: int, stored: WeightStatistics, null_share_N: Tensor
+) -> EntropyScores:
+    """Neurons to intervene on, from the share in the null space and the statistics of the profile.
+    """
+    given = roles.options
     options = EntropyOptions(
         last_layers=min(EntropyOptions.last_layers, layers),
         null_share=given.null_share,
@@ -102,50 +118,54 @@ def _entropy(order: RolesOrder, layers: int, stored: dict[str, Tensor]) -> dict[
         controls=given.controls,
         seed=given.seed,
     )
-    chosen = choose(stored, layers, options)
-    out = Resemblance(
-        max_N=stored["out_sim"],
-        max_index_N=stored["out_sim_index"],
-        min_N=stored["out_sim_min"],
-        min_index_N=stored["out_sim_min_index"],
-    )
+    statistics = {
+        "w_out_norm": stored.w_out_norm,
+        "vocab_var": stored.vocab_var,
+        "vocab_kurt": stored.vocab_kurt,
+        "null_share": null_share_N,
+    }
+    chosen = choose(statistics, layers, options)
+    out = stored.out_sim
     antipode_N = torch.full_like(out.min_index_N, -1)
     for first, second in antipodal_pairs(out).tolist():
         antipode_N[first], antipode_N[second] = second, first
-    return {
-        "candidates": chosen.candidates_R,
-        "controls": chosen.controls_R,
-        "entropy_rank": chosen.entropy_rank_N,
-        "null_share_rank": chosen.null_share_rank_N,
-        "antipode": antipode_N,
-        "antipode_cosine": out.min_N.double().masked_fill(antipode_N < 0, torch.nan),
-    }
+    return EntropyScores(
+        null_share_N=null_share_N,
+        candidates_R=chosen.candidates_R,
+        controls_R=chosen.controls_R,
+        entropy_rank_N=chosen.entropy_rank_N,
+        null_share_rank_N=chosen.null_share_rank_N,
+        antipode_N=antipode_N,
+        antipode_cosine_N=out.min_N.double().masked_fill(antipode_N < 0, torch.nan),
+    )
 
 
-def _frequency(order: RolesOrder, weights: ModelWeights) -> dict[str, Tensor]:
+def _frequency(
+    roles: Roles, weights: ModelWeights, bank: Bank
+) -> FrequencyScores:
     """Along the unigram direction; chosen are those of the last layers that lie most along it."""
-    direction = unigram(torch.from_numpy(order.counts_V).to(weights.unembed_CV.device))
+    direction = unigram(bank.counts_V.to(weights.unembed_CV.device))
     scores = frequency_scores(weights.w_out_NC, weights.unembed_CV, direction)
     cosine_N = scores.cosine_N.cpu()
     late_N = cosine_N.abs().nan_to_num(0).view(weights.layers, -1).clone()
     late_N[: -EntropyOptions.last_layers] = 0
-    value_K, index_K = largest(late_N.view(1, -1), None, order.options.candidates)
-    return {
-        "frequency_component": scores.component_N,
-        "frequency_cosine": cosine_N,
-        "frequent": index_K[0][value_K[0] > order.options.frequency],
-    }
+    value_K, index_K = largest(late_N.view(1, -1), None, roles.options.candidates)
+    return FrequencyScores(
+        component_N=scores.component_N,
+        cosine_N=cosine_N,
+        chosen_R=index_K[0][value_K[0] > roles.options.frequency],
+    )
 
 
 def _attention(
-    order: RolesOrder, weights: ModelWeights, source: ModelSource
-) -> dict[str, Tensor]:
+    roles: Roles, weights: ModelWeights, source: ModelSource
+) -> AttentionScores:
     """Of every neuron its strongest head, of every head all its scores, in short; the paths."""
-    assert weights.query_HCK is not None and order.bos is not None
-    decoder = load_decoder(source, order.device)
-    direction_HC = bos_directions(weights.query_HCK, decoder.lone_keys(order.bos))
+    assert weights.query_HCK is not None and roles.begin.id is not None
+    decoder = load_decoder(source, roles.device)
+    direction_HC = bos_directions(weights.query_HCK, decoder.lone_keys(roles.begin.id))
     score_NH = bos_scores(weights.w_out_NC, direction_HC, weights.layers)
-    null_RH = null_scores(direction_HC, DIRECTIONS, order.options.seed)
+    null_RH = null_scores(direction_HC, DIRECTIONS, roles.options.seed)
     far_NH = standardised(score_NH, null_RH)
     strength_N, head_N = far_NH.abs().nan_to_num(-1).max(1)
     some_N = strength_N >= 0
@@ -153,26 +173,26 @@ def _attention(
     above_HN, below_HN = (sign * far_NH.T.nan_to_num(-sign * torch.inf) for sign in (1, -1))
     top_HK, top_index_HK = largest(above_HN, None, LISTED)
     bottom_HK, bottom_index_HK = largest(below_HN, None, LISTED)
-    pairs = strongest_pairs(score_NH, null_RH, order.options.paths)
+    pair_I2 = strongest_pairs(score_NH, null_RH, roles.options.paths)
     nulls_RH = standardised(null_RH, null_RH)
-    return {
-        "bos_head": head_N.masked_fill(~some_N, -1),
-        "bos_score": score_NH[neuron_N, head_N],
-        "bos_deviations": far_NH[neuron_N, head_N],
-        "bos_limit": furthest(null_RH),
-        "heads_neurons": far_NH.isfinite().sum(0),
-        "heads_null_deviation": null_RH.square().mean(0).sqrt(),
-        "heads_histogram": _counts(far_NH.T),
-        "heads_null_histogram": _counts(nulls_RH.T),
-        "heads_top": top_HK,
-        "heads_top_neuron": top_index_HK,
-        "heads_bottom": -bottom_HK,
-        "heads_bottom_neuron": bottom_index_HK,
-        "heads": torch.tensor(score_NH.shape[1] // weights.layers),
-        "paths": pairs,
-        "paths_score": score_NH[pairs[:, 0], pairs[:, 1]],
-        "paths_deviations": far_NH[pairs[:, 0], pairs[:, 1]],
-    }
+    return AttentionScores(
+        heads=score_NH.shape[1] // weights.layers,
+        head_N=head_N.masked_fill(~some_N, -1),
+        score_N=score_NH[neuron_N, head_N],
+        deviations_N=far_NH[neuron_N, head_N],
+        limit=float(furthest(null_RH)),
+        neurons_H=far_NH.isfinite().sum(0),
+        null_deviation_H=null_RH.square().mean(0).sqrt(),
+        histogram_HB=_counts(far_NH.T),
+        null_histogram_HB=_counts(nulls_RH.T),
+        top_HK=top_HK,
+        top_neuron_HK=top_index_HK,
+        bottom_HK=-bottom_HK,
+        bottom_neuron_HK=bottom_index_HK,
+        path_I2=pair_I2,
+        path_score_I=score_NH[pair_I2[:, 0], pair_I2[:, 1]],
+        path_deviations_I=far_NH[pair_I2[:, 0], pair_I2[:, 1]],
+    )
 
 
 def _counts(value_HN: Tensor) -> Tensor:
@@ -184,19 +204,23 @@ def _counts(value_HN: Tensor) -> Tensor:
 
 
 def _histograms(
-    order: RolesOrder, weights: ModelWeights, found: dict[str, Tensor]
-) -> dict[str, Tensor]:
+    weights: ModelWeights,
+    logits: LogitScores,
+    entropy: EntropyScores,
+    frequency: FrequencyScores,
+    bank: Bank,
+) -> LogitHistograms:
     """Logit effects of neurons with a role or chosen for one, ids of their class apart."""
-    some_N = found["prediction"] | found["suppression"] | found["partition"]
-    for name in ("candidates", "controls", "frequent"):
-        some_N[found[name]] = True
-    index_R = torch.nonzero(some_N).flatten()
-    member_VF = order.profile.bank.membership_VF
+    some_N = logits.some_N.clone()
+    for index_R in (entropy.candidates_R, entropy.controls_R, frequency.chosen_R):
+        some_N[index_R] = True
+    neuron_R = torch.nonzero(some_N).flatten()
+    member_VF = bank.membership_VF
     low, high, inside, outside = [], [], [], []
     unembed_CV = weights.unembed_CV.double()
-    for neuron in index_R.tolist():
+    for neuron in neuron_R.tolist():
         effect_V = (weights.w_out_NC[neuron].double() @ unembed_CV).cpu()
-        place = int(found["class"][neuron])
+        place = int(logits.class_N[neuron])
         member_V = member_VF[:, place] if place >= 0 else torch.zeros_like(member_VF[:, 0])
         low.append(effect_V.min())
         high.append(effect_V.max())
@@ -204,10 +228,10 @@ def _histograms(
         inside.append(effect_V[member_V].histc(EFFECT_BINS, *ends))
         outside.append(effect_V[~member_V].histc(EFFECT_BINS, *ends))
     empty = torch.zeros(0, EFFECT_BINS, dtype=torch.float64)
-    return {
-        "effect_neuron": index_R,
-        "effect_low": torch.stack(low) if low else empty[:, 0],
-        "effect_high": torch.stack(high) if high else empty[:, 0],
-        "effect_inside": torch.stack(inside) if inside else empty,
-        "effect_outside": torch.stack(outside) if outside else empty,
-    }
+    return LogitHistograms(
+        neuron_R=neuron_R,
+        low_R=torch.stack(low) if low else empty[:, 0],
+        high_R=torch.stack(high) if high else empty[:, 0],
+        inside_RB=torch.stack(inside) if inside else empty,
+        outside_RB=torch.stack(outside) if outside else empty,
+    )

@@ -1,6 +1,5 @@
 """From scores, responses and effects to the tables of roles."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,16 +7,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from universal_ray.features.bank import Column
+from universal_ray.features.features import CURRENT
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.roles.attention import path_correlation, path_means
-from universal_ray.maths.roles.detectors import POSITION_KINDS, DetectorOptions
+from universal_ray.maths.roles.detectors import POSITION_KINDS
 from universal_ray.maths.roles.path_sums import QUANTITIES, PathSums
-from universal_ray.maths.statistics.bootstrap import Interval
 from universal_ray.planning.items import Model
-from universal_ray.stages.roles.declare import Declaration
+from universal_ray.stages.profile.artifacts import Bank
+from universal_ray.stages.roles.artifacts import AttentionScores, LayerResponses
+from universal_ray.stages.roles.reduce import Known, Measured, Mediated
 from universal_ray.stages.roles.schemas import (
-    AT_BOS,
     ATTENTION,
     CORRELATED,
     ENDS,
@@ -25,44 +24,9 @@ from universal_ray.stages.roles.schemas import (
     INTERVENTIONS,
     NEURON_ROLES,
     ROLES,
-    SCORES,
 )
 from universal_ray.storage.columns import list_of
-from universal_ray.storage.reasons import assembled, not_measured
-
-Tensors = dict[str, Tensor]
-
-
-def has_role(
-    scores: Tensors, responses: Tensors, largest_N: Tensor
-) -> dict[str, Tensor | None]:
-    """Bool [N] by role, None where it was not measured; `largest_N`: the largest activation of each
-    neuron, of gated ones, where it is of either sign, in absolute value."""
-    count = len(scores["class"])
-
-    def listed(index_R: Tensor) -> Tensor:
-        found_N = torch.zeros(count, dtype=torch.bool)
-        found_N[index_R] = True
-        return found_N
-
-    off_N = on_N = None
-    if AT_BOS not in not_measured(scores):
-        off_N = scores["bos_deviations"] > scores["bos_limit"]
-        on_N = -scores["bos_deviations"] > scores["bos_limit"]
-    length_N = responses["detector_length"]
-    return {
-        "prediction": scores["prediction"].bool(),
-        "suppression": scores["suppression"].bool(),
-        "partition": scores["partition"].bool(),
-        "entropy": listed(scores["candidates"]),
-        "token frequency": listed(scores["frequent"]),
-        "attention deactivation": off_N,
-        "attention activation": on_N,
-        "dead": largest_N <= DetectorOptions.dead,
-        "token detector": length_N == 1,
-        "n-gram detector": length_N > 1,
-        "position": responses["position_kind"] > 0,
-    }
+from universal_ray.storage.reasons import assembled
 
 
 def _spread(value_R: Tensor, index_R: Tensor, count: int) -> Tensor:
@@ -92,45 +56,29 @@ def _some_lists(rows_RB: Tensor, index_R: Tensor, count: int, kind: pa.DataType)
 
 
 def roles_table(
-    model: Model,
-    scores: Tensors,
-    responses: Tensors,
-    statistics: Tensors,
-    has: dict[str, Tensor | None],
-    universal: pa.Array,
-    mediated: dict[str, tuple[Tensor, Interval]],
+    known: Known,
+    bank: Bank,
+    universality: pa.Array,
+    mediated: Mediated | None,
     missing: dict[str, str],
-    columns: Sequence[Column],
-    vocabulary: Vocabulary,
 ) -> pa.Table:
-    """One row per neuron. `mediated`: by name, the neurons intervened on and their intervals;
-    `missing`: what the model lacks, and why."""
-    count = model.neurons
+    """One row per neuron. `universality`: whether each is universal; `missing`: what the model
+    lacks, and why."""
+    model, scores, answers = known.model, known.scores, known.responses
+    count, columns = model.neurons, bank.id_columns(CURRENT)
     index_N = torch.arange(count)
-    every = {**statistics, **scores}
-    every |= {
-        name: _spread(responses[name], responses["role"], count)
-        for name in ("next_inside", "next_outside", "next_correlation")
-    }
-    every |= {
-        name: _spread(scores[name], scores["effect_neuron"], count)
-        for name in ("effect_low", "effect_high")
-    }
-    every |= {
-        name: responses[name] for name in ("detector_share", "detector_position_information")
-    }
     found: dict[str, Any] = {
         "model": pa.array([model.name] * count),
         "layer": pa.array((index_N // model.width).numpy()).cast(pa.int16()),
         "neuron": pa.array((index_N % model.width).numpy()).cast(pa.int32()),
-        "is_universal": universal,
+        "is_universal": universality,
     }
-    told = [(name, has_N) for name in ROLES if (has_N := has[name]) is not None]
+    told = [(name, has_N) for name in ROLES if (has_N := known.has[name]) is not None]
     found["roles"] = pa.array(
         [[name for name, has_N in told if has_N[neuron]] for neuron in range(count)],
         list_of(pa.string()),
     )
-    class_N = scores["class"].tolist()
+    class_N = scores.logits.class_N.tolist()
     found["logit_class"] = pa.array(
         [columns[place].name if place >= 0 else None for place in class_N], pa.string()
     )
@@ -141,41 +89,74 @@ def roles_table(
         [
             None if place < 0 else "promotes" if difference > 0 else "suppresses"
             for place, difference in zip(
-                class_N, scores["class_mean_difference"].tolist(), strict=True
+                class_N, scores.logits.mean_difference_N.tolist(), strict=True
             )
         ],
         pa.string(),
     )
-    found |= {name: _numbers(every[name]) for name in SCORES if name in every}
-    for name in ("entropy_rank", "null_share_rank"):
-        found[name] = _indices(scores[name], pa.int32())
-    antipode_N = scores["antipode"]
+    found |= {name: _numbers(value_N) for name, value_N in _scores(known).items()}
+    found["entropy_rank"] = _indices(scores.entropy.entropy_rank_N, pa.int32())
+    found["null_share_rank"] = _indices(scores.entropy.null_share_rank_N, pa.int32())
+    antipode_N = scores.entropy.antipode_N
     found["antipode_layer"] = _indices(antipode_N // model.width, pa.int16())
     inside_N = torch.where(antipode_N < 0, antipode_N, antipode_N % model.width)
     found["antipode_neuron"] = _indices(inside_N, pa.int32())
-    if AT_BOS not in missing:
-        head_N, heads = scores["bos_head"], int(scores["heads"])
+    if scores.attention is not None:
+        head_N, heads = scores.attention.head_N, scores.attention.heads
         found["bos_layer"] = _indices(head_N // heads, pa.int16())
         found["bos_head"] = _indices(torch.where(head_N < 0, head_N, head_N % heads), pa.int16())
-    found |= _detectors(responses, vocabulary)
-    for name, (index_R, interval) in mediated.items():
+    found |= _detectors(answers, bank.vocabulary)
+    for name, interval in ({} if mediated is None else mediated.intervals).items():
         parts = (interval.value_I, interval.low_I, interval.high_I)
         for end, part in zip(ENDS, parts, strict=True):
-            found[f"{name}{end}"] = _numbers(_spread(part, index_R, count))
-    for name in ("effect_inside", "effect_outside"):
-        rows_RB, index_R = scores[name].long(), scores["effect_neuron"]
+            found[f"{name}{end}"] = _numbers(_spread(part, mediated.neuron_R, count))
+    effects, next_tokens = scores.histograms, answers.found
+    for name, rows_RB, index_R in (
+        ("effect_inside", effects.inside_RB.long(), effects.neuron_R),
+        ("effect_outside", effects.outside_RB.long(), effects.neuron_R),
+        ("next_outside_histogram", next_tokens.next_histogram_R2H[:, 0], next_tokens.role_R),
+        ("next_inside_histogram", next_tokens.next_histogram_R2H[:, 1], next_tokens.role_R),
+    ):
         found[name] = _some_lists(rows_RB, index_R, count, pa.int32())
-    for side, name in enumerate(("next_outside_histogram", "next_inside_histogram")):
-        rows_RB = responses["next_histogram"][:, side]
-        found[name] = _some_lists(rows_RB, responses["role"], count, pa.int32())
     return assembled(NEURON_ROLES, found, missing, count)
 
 
-def _detectors(responses: Tensors, vocabulary: Vocabulary) -> dict[str, Any]:
-    length_N = responses["detector_length"]
+def _scores(known: Known) -> dict[str, torch.Tensor]:
+    """[N] by the names of `schemas.SCORES`, NaN for null."""
+    scores, weights, count = known.scores, known.weights, known.model.neurons
+    responses, histograms = known.responses.found, scores.histograms
+    found = {
+        "w_out_norm": weights.w_out_norm,
+        "vocab_var": weights.vocab_var,
+        "vocab_skew": weights.vocab_skew,
+        "vocab_kurt": weights.vocab_kurt,
+        "class_variance_reduction": scores.logits.variance_reduction_N,
+        "class_mean_difference": scores.logits.mean_difference_N,
+        "class_welch_t": scores.logits.welch_t_N,
+        "null_share": scores.entropy.null_share_N,
+        "antipode_cosine": scores.entropy.antipode_cosine_N,
+        "frequency_component": scores.frequency.component_N,
+        "frequency_cosine": scores.frequency.cosine_N,
+        "next_inside": _spread(responses.next_inside_R, responses.role_R, count),
+        "next_outside": _spread(responses.next_outside_R, responses.role_R, count),
+        "next_correlation": _spread(responses.next_correlation_R, responses.role_R, count),
+        "detector_share": responses.detector_share_D,
+        "detector_position_information": responses.detector_position_information_D,
+        "effect_low": _spread(histograms.low_R, histograms.neuron_R, count),
+        "effect_high": _spread(histograms.high_R, histograms.neuron_R, count),
+    }
+    if scores.attention is not None:
+        found["bos_score"] = scores.attention.score_N
+        found["bos_deviations"] = scores.attention.deviations_N
+    return found
+
+
+def _detectors(responses: LayerResponses, vocabulary: Vocabulary) -> dict[str, Any]:
+    found = responses.found
+    length_N, kind_N = found.detector_length_D, found.position_kind_D
     none = (length_N == 0).numpy()
-    kinds = [POSITION_KINDS[kind] for kind in responses["position_kind"].tolist()]
-    plain = responses["position_kind"] == 0
+    kinds = [POSITION_KINDS[kind] for kind in kind_N.tolist()]
+    plain = kind_N == 0
     return {
         "detector_length": pa.array(length_N.numpy(), mask=none).cast(pa.int16()),
         "detector_ngrams": pa.array(
@@ -184,17 +165,17 @@ def _detectors(responses: Tensors, vocabulary: Vocabulary) -> dict[str, Any]:
                 if length
                 else None
                 for length, ngrams in zip(
-                    length_N.tolist(), responses["detector_ngram"].tolist(), strict=True
+                    length_N.tolist(), found.detector_ngram_DG.tolist(), strict=True
                 )
             ],
             list_of(pa.string()),
         ),
         "detector_suppresses": pa.array(
-            responses["detector_suppresses"].bool().numpy(), pa.bool_(), mask=none
+            responses.detector_suppresses_D.numpy(), pa.bool_(), mask=none
         ),
         "position_kind": pa.array(kinds, pa.string(), mask=plain.numpy()),
         "position_strong": pa.array(
-            responses["position_strong"].bool().numpy(), pa.bool_(), mask=plain.numpy()
+            found.position_strong_D.numpy(), pa.bool_(), mask=plain.numpy()
         ),
     }
 
@@ -205,15 +186,9 @@ def _text(ngram: int, length: int, vocabulary: Vocabulary) -> str:
     return b"".join(vocabulary.pieces[index] for index in ids).decode("utf-8", "replace")
 
 
-def interventions_table(
-    model: Model,
-    declared: Declaration,
-    measured: dict[str, Interval],
-    changed: dict[str, Interval],
-    tokens: int,
-) -> pa.Table:
+def interventions_table(model: Model, measured: Measured) -> pa.Table:
     """One row per intervention, in the order declared."""
-    rows = declared.interventions
+    rows = measured.declared.interventions
     one = np.array([each.neuron for each in rows])
     layer = np.array(
         [each.neuron // model.width if each.neuron >= 0 else each.layer for each in rows]
@@ -231,20 +206,21 @@ def interventions_table(
         "at": pa.array([each.at or None for each in rows], pa.string()),
         "value": pa.array(value, mask=np.isnan(value)),
         "frozen": pa.array([each.intervention.frozen for each in rows], pa.string()),
-        "tokens": pa.array([tokens] * len(rows), pa.int64()),
+        "tokens": pa.array([measured.tokens] * len(rows), pa.int64()),
     }
-    for name, interval in [
-        *measured.items(), *((f"{name}_change", interval) for name, interval in changed.items()),
-    ]:
+    changes = {f"{name}_change": interval for name, interval in measured.changes.items()}
+    for name, interval in {**measured.means, **changes}.items():
         parts = (interval.value_I, interval.low_I, interval.high_I)
         found |= {f"{name}{end}": _numbers(part) for end, part in zip(ENDS, parts, strict=True)}
     found["null_reason"] = pa.nulls(len(rows), pa.string())
     return assembled(INTERVENTIONS, found, {}, len(rows))
 
 
-def attention_table(model: Model, scores: Tensors, sums: PathSums, most: int = 2000) -> pa.Table:
+def attention_table(
+    model: Model, scores: AttentionScores, sums: PathSums, most: int = 2000
+) -> pa.Table:
     """One row per ablated path; at most so many points of each."""
-    heads = int(scores["heads"])
+    heads = scores.heads
     neuron_I = torch.tensor([path.neuron for path in sums.paths])
     head_I = torch.tensor([path.layer * heads + path.head for path in sums.paths])
     found: dict[str, Any] = {
@@ -253,8 +229,8 @@ def attention_table(model: Model, scores: Tensors, sums: PathSums, most: int = 2
         "neuron": pa.array((neuron_I % model.width).numpy()).cast(pa.int32()),
         "head_layer": pa.array((head_I // heads).numpy()).cast(pa.int16()),
         "head": pa.array((head_I % heads).numpy()).cast(pa.int16()),
-        "score": _numbers(scores["paths_score"]),
-        "deviations": _numbers(scores["paths_deviations"]),
+        "score": _numbers(scores.path_score_I),
+        "deviations": _numbers(scores.path_deviations_I),
         "positions": pa.array([int(sums.count)] * len(sums.paths), pa.int64()),
     }
     found |= {f"mean_{name}": _numbers(mean_I) for name, mean_I in path_means(sums).items()}
@@ -269,21 +245,23 @@ def attention_table(model: Model, scores: Tensors, sums: PathSums, most: int = 2
     return assembled(ATTENTION, found, {}, len(every))
 
 
-def heads_table(model: Model, scores: Tensors) -> pa.Table:
+def heads_table(model: Model, scores: AttentionScores) -> pa.Table:
     """One row per head."""
-    count, heads = len(scores["heads_neurons"]), int(scores["heads"])
+    count, heads = len(scores.neurons_H), scores.heads
     every = torch.arange(count)
     found: dict[str, Any] = {
         "model": pa.array([model.name] * count),
         "layer": pa.array((every // heads).numpy()).cast(pa.int16()),
         "head": pa.array((every % heads).numpy()).cast(pa.int16()),
-        "neurons": pa.array(scores["heads_neurons"].numpy()).cast(pa.int32()),
-        "null_deviation": _numbers(scores["heads_null_deviation"]),
+        "neurons": pa.array(scores.neurons_H.numpy()).cast(pa.int32()),
+        "null_deviation": _numbers(scores.null_deviation_H),
+        "histogram": _some_lists(scores.histogram_HB, every, count, pa.int32()),
+        "null_histogram": _some_lists(scores.null_histogram_HB, every, count, pa.int32()),
     }
-    for name in ("histogram", "null_histogram"):
-        found[name] = _some_lists(scores[f"heads_{name}"], every, count, pa.int32())
-    for end in ("top", "bottom"):
-        value_HK, index_HK = scores[f"heads_{end}"], scores[f"heads_{end}_neuron"]
+    for end, value_HK, index_HK in (
+        ("top", scores.top_HK, scores.top_neuron_HK),
+        ("bottom", scores.bottom_HK, scores.bottom_neuron_HK),
+    ):
         some_H = value_HK.isfinite().all(1)
         index_S = every[some_H]
         for name, rows_HK, kind in (

@@ -3,38 +3,47 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 
 from universal_ray.corpus.rows import kept_mask
+from universal_ray.maths.roles import responses
 from universal_ray.maths.roles.detectors import NO_NGRAM, most_active, ngrams, suppresses_its_token
-from universal_ray.maths.roles.path_sums import PathSums, merge_paths
-from universal_ray.maths.roles.responses import LENGTHS, NO_NEXT, LayerResponses, Where
+from universal_ray.maths.roles.path_sums import Path, PathSums, merge_paths
+from universal_ray.maths.roles.readout import MEASURES
+from universal_ray.maths.roles.responses import LENGTHS, NO_NEXT, Where
 from universal_ray.models.decoder import Decoder, load_decoder
-from universal_ray.models.interventions import Effects, Intervener, merge_effects
+from universal_ray.models.interventions import Effects, Intervener, Intervention, merge_effects
 from universal_ray.models.paths import ablate_paths
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Layers, Shard
 from universal_ray.runtime.measure import Clock, peak_bytes
 from universal_ray.runtime.worker import Assignment, Worker
-from universal_ray.stages.roles.declare import Declaration
-from universal_ray.stages.roles.plan import RolesOrder
-from universal_ray.storage import checked
+from universal_ray.stages.profile.artifacts import Bank
+from universal_ray.stages.roles.artifacts import (
+    LayerResponses,
+    Roles,
+    RoleScores,
+    ShardEffects,
+    ShardPaths,
+    classes_key,
+    shard_folder,
+    sums_file,
+)
+from universal_ray.storage import artifacts, checked
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of one untouched pass: all their logits are held."""
-SUMS = "sums.safetensors"
-EFFECT, PATH = "effect.", "path."
-"""What the names of the two kinds of sums begin with in a file."""
 
 
 @dataclass(frozen=True)
 class RolesAssignment(Assignment):
     """And what roles are told from."""
 
-    order: RolesOrder
+    roles: Roles
 
 
 @dataclass(frozen=True)
@@ -59,16 +68,20 @@ class RolesWorker(Worker):
         self._every: dict[int, _Grams] = {}
         self._decoders: dict[str, Decoder] = {}
 
+    @cached_property
+    def _bank(self) -> Bank:
+        return self.told.roles.profile.read_bank(self.store)
+
     # Responses
 
     def _rows(self) -> int:
-        return self.told.order.profile.plan.shards[-1].stop
+        return self.told.roles.profile.rows
 
     def _grams(self, length: int) -> _Grams:
         """The same for every model and layer: made once."""
         if length not in self._every:
             tokens_BP = torch.from_numpy(self.told.corpus.read(0, self._rows()))
-            gram_T = ngrams(tokens_BP, length, len(self.told.order.counts_V))
+            gram_T = ngrams(tokens_BP, length, len(self._bank.counts_V))
             gram_T[~kept_mask(tokens_BP, self.told.excluded)] = NO_NGRAM
             count_U = gram_T[gram_T != NO_NGRAM].unique(return_counts=True)[1]
             self._every[length] = _Grams(gram_T, int(count_U.sum()), most_active(count_U))
@@ -93,8 +106,8 @@ class RolesWorker(Worker):
 
     def respond(self, model: Model, layers: Layers) -> None:
         """Store what the neurons of some layers respond to."""
-        order, width = self.told.order, model.width
-        scores = checked.get_tensors(self.store, order.scores_path(model))
+        roles, width = self.told.roles, model.width
+        scores = roles.read_scores(self.store, model)
         with self.computing():
             self.keep((model.identity,))
             made = {
@@ -103,44 +116,46 @@ class RolesWorker(Worker):
             }
             for tokens_BP, place_T, where in self._batches():
                 self.read_layers(model, tokens_BP, partial(_add, made, place_T, where))
-            found = {layer: responses.found() for layer, responses in made.items()}
-            vocabulary = len(order.counts_V)
+            found = {layer: sums.found() for layer, sums in made.items()}
+            vocabulary = len(self._bank.counts_V)
             weights = load_weights(
-                self.told.sources[model.identity], order.profile.convention, ids=vocabulary
+                self.told.sources[model.identity], roles.profile.convention, ids=vocabulary
             )
-            for layer, tensors in found.items():
-                last_D = tensors["detector_ngram"][:, 0].clamp_min(0) % vocabulary
+            stored = {}
+            for layer, each in found.items():
+                last_D = each.detector_ngram_DG[:, 0].clamp_min(0) % vocabulary
                 w_out_DC = weights.w_out_NC[layer * width : (layer + 1) * width]
                 against_D = suppresses_its_token(last_D, w_out_DC, weights.unembed_CV)
-                tensors["detector_suppresses"] = against_D & (tensors["detector_length"] > 0)
-        for layer, tensors in found.items():
-            checked.put_tensors(self.store, order.responses_path(model, layer), tensors)
+                suppresses_D = against_D & (each.detector_length_D > 0)
+                stored[layer] = LayerResponses(found=each, detector_suppresses_D=suppresses_D)
+        classes = classes_key(scores, self._bank.membership_VF)
+        for layer, responses_of in stored.items():
+            path = roles.responses_file(model, classes, layer)
+            artifacts.put(self.store, path, responses_of)
 
-    def _layer(
-        self, model: Model, layer: int, scores: dict[str, torch.Tensor]
-    ) -> LayerResponses:
-        order, device = self.told.order, self.told.device
+    def _layer(self, model: Model, layer: int, scores: RoleScores) -> responses.LayerResponses:
+        """Nothing yet of the tokens, and which neurons are looked at for what."""
+        profile, device = self.told.roles.profile, self.told.device
+        stored = profile.read_layer(self.store, model, layer)
         columns = slice(layer * model.width, (layer + 1) * model.width)
-        stored = checked.get_tensors(self.store, order.profile.layer_path(model, layer))
-        counted = float(stored["support"][-1])
-        fired_D = stored["sparsity"] * counted
+        counted = float(stored.support[-1])
+        fired_D = stored.sparsity * counted
         candidates = {}
         for length in LENGTHS:
             grams = self._grams(length)
             # At least so many of the tokens on which a neuron is active end an n-gram.
             least_D = fired_D - (counted - grams.counted)
             candidates[length] = torch.nonzero(least_D <= grams.most).flatten().to(device)
-        some_D = scores["prediction"] | scores["suppression"] | scores["partition"]
-        class_D = scores["class"][columns]
-        role_R = torch.nonzero(some_D[columns] & (class_D >= 0)).flatten()
-        member_VR = order.profile.bank.membership_VF[:, class_D[role_R]]
-        return LayerResponses(
-            context=order.profile.plan.context,
+        class_D = scores.logits.class_N[columns]
+        role_R = torch.nonzero(scores.logits.some_N[columns] & (class_D >= 0)).flatten()
+        member_VR = self._bank.membership_VF[:, class_D[role_R]]
+        return responses.LayerResponses(
+            context=profile.context,
             width=model.width,
             candidates=candidates,
             role_R=role_R.to(device),
             member_VR=member_VR.to(device),
-        )  # fmt: skip
+        )
 
     # Interventions
 
@@ -149,50 +164,72 @@ class RolesWorker(Worker):
             self._decoders.clear()
             source = self.told.sources[model.identity]
             self._decoders[model.identity] = load_decoder(
-                source, self.told.device, ids=len(self.told.order.counts_V)
+                source, self.told.device, ids=len(self._bank.counts_V)
             )
         return self._decoders[model.identity]
 
-    def intervene(self, model: Model, shard: Shard, declared: Declaration, folder: str) -> dict:
-        """Store the effects of all interventions on a shard's rows, and sums of the paths."""
-        told, context = self.told, self.told.corpus.context
-        step = max(1, BATCH_TOKENS[told.device] // context)
+    def _shard(self, shard: Shard) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Tokens of each batch of a shard, and which of them count, both [B, P]."""
+        step = max(1, BATCH_TOKENS[self.told.device] // self.told.corpus.context)
+        for start in range(shard.start, shard.stop, step):
+            tokens_BP, kept_T = self.tokens(start, min(start + step, shard.stop))
+            yield tokens_BP, kept_T.view(tokens_BP.shape).to(tokens_BP.device)
+
+    def intervene(
+        self, model: Model, shard: Shard, done: tuple[Intervention, ...], folder: str
+    ) -> dict[str, Any]:
+        """Store the effects of interventions on a shard's rows."""
         effects: list[Effects] = []
-        paths: list[PathSums] = []
         with self.computing():
-            clock = Clock(told.device)
-            decoder = self._decoder(model)
-            counts_V = torch.from_numpy(told.order.counts_V)
-            intervener = Intervener(decoder, declared.chosen(), counts_V)
+            clock = Clock(self.told.device)
+            intervener = Intervener(self._decoder(model), done, self._bank.counts_V)
             clock.lap("load")
-            for start in range(shard.start, shard.stop, step):
-                tokens_BP, kept_T = self.tokens(start, min(start + step, shard.stop))
-                keep_BP = kept_T.view(tokens_BP.shape).to(tokens_BP.device)
+            for tokens_BP, keep_BP in self._shard(shard):
                 effects.append(intervener(tokens_BP, keep_BP))
                 clock.lap("interventions")
-                if declared.paths:
-                    keep_BP[:, : context // 2] = False  # the paper takes the later half of a row
-                    paths.append(ablate_paths(decoder, declared.paths, tokens_BP, keep_BP))
-                    clock.lap("paths")
             merged = merge_effects(effects)
-            tensors = {EFFECT + name: tensor for name, tensor in merged.sums.items()}
-            tensors[EFFECT + "count"] = merged.count_R
-            if paths:
-                ablated = merge_paths(paths)
-                tensors[PATH + "count"] = torch.tensor(ablated.count, dtype=torch.float64)
-                tensors[PATH + "totals"] = ablated.totals_IQ
-                tensors[PATH + "products"] = ablated.products_IQQ
-                tensors[PATH + "points"] = ablated.points_IXQ
+            sums_MIT = torch.stack([merged.sums[name] for name in MEASURES])
             spent = clock.seconds()
-        receipt = self.store.put_tensors(f"{folder}/{SUMS}", tensors)
-        of = told.order.profile.plan.of(model)
-        checked.finish(self.store, marker(folder), [receipt], hardware=self.hardware, of=of)
+        stored = ShardEffects(count_T=merged.count_R, sums_MIT=sums_MIT)
+        return self._finish(model, shard, folder, stored, spent)
+
+    def ablate(
+        self, model: Model, shard: Shard, paths: tuple[Path, ...], folder: str
+    ) -> dict[str, Any]:
+        """Store the sums of ablated paths over a shard's rows."""
+        sums: list[PathSums] = []
+        with self.computing():
+            clock = Clock(self.told.device)
+            decoder = self._decoder(model)
+            clock.lap("load")
+            for tokens_BP, keep_BP in self._shard(shard):
+                keep_BP[:, : self.told.corpus.context // 2] = False  # the paper's later half
+                sums.append(ablate_paths(decoder, paths, tokens_BP, keep_BP))
+                clock.lap("paths")
+            merged = merge_paths(sums)
+            spent = clock.seconds()
+        stored = ShardPaths(
+            count=merged.count,
+            totals_IQ=merged.totals_IQ,
+            products_IQQ=merged.products_IQQ,
+            points_IXQ=merged.points_IXQ,
+        )
+        return self._finish(model, shard, folder, stored, spent)
+
+    def _finish(
+        self, model: Model, shard: Shard, folder: str, stored: Any, spent: dict[str, float]
+    ) -> dict[str, Any]:
+        """Store sums over a shard, and tell what they took."""
+        path, done = sums_file(folder, shard), marker(shard_folder(folder, shard))
+        receipt = self.store.put_tensors(path, artifacts.tensors(stored))
+        of = self.told.roles.of(model, shard)
+        checked.finish(self.store, done, [receipt], hardware=self.hardware, of=of)
         return {
             "model": model.name,
             "shard": shard.index,
-            "tokens": (shard.stop - shard.start) * context,
+            "tokens": (shard.stop - shard.start) * self.told.corpus.context,
             "bytes": receipt.bytes,
-            "peak_bytes": peak_bytes(told.device),
+            "peak_bytes": peak_bytes(self.told.device),
             "hardware": self.hardware,
             "finished": time.time(),
             "seconds": {name: round(value, 4) for name, value in spent.items()},
@@ -200,7 +237,7 @@ class RolesWorker(Worker):
 
 
 def _add(
-    made: dict[int, LayerResponses], place_T: torch.Tensor, where: Where,
+    made: dict[int, responses.LayerResponses], place_T: torch.Tensor, where: Where,
     layer: int, pre_TD: torch.Tensor, post_TD: torch.Tensor,
 ) -> None:
     """A batch of one layer, when the model has made it, if it is asked for."""
