@@ -152,7 +152,7 @@ class RolesStage:
                 if declared.paths:
                     cut = (model, shard, declared.paths, self._stands(paths))
                     wanted[shard_folder(paths, shard)] = ("ablate", cut)
-        tasks = []
+        tasks: list[Task] = []
         for folder, (method, arguments) in wanted.items():
             model, shard, *_ = arguments
             if checked.told(self.store, marker(folder)).get("of") == roles.of(model, shard):

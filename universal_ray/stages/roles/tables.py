@@ -12,6 +12,7 @@ from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.roles.attention import path_correlation, path_means
 from universal_ray.maths.roles.detectors import POSITION_KINDS
 from universal_ray.maths.roles.path_sums import QUANTITIES, PathSums
+from universal_ray.maths.statistics.bootstrap import Interval
 from universal_ray.planning.items import Model
 from universal_ray.stages.profile.artifacts import Bank
 from universal_ray.stages.roles.artifacts import AttentionScores, LayerResponses
@@ -38,6 +39,17 @@ def _spread(value_R: Tensor, index_R: Tensor, count: int) -> Tensor:
 
 def _numbers(value_N: Tensor) -> pa.Array:
     return pa.array(value_N.double().numpy(), pa.float64(), mask=value_N.isnan().numpy())
+
+
+def _ends(intervals: dict[str, Interval]) -> dict[str, torch.Tensor]:
+    """Estimates and the ends of their intervals, by the names of columns."""
+    return {
+        f"{name}{end}": value_I
+        for name, interval in intervals.items()
+        for end, value_I in zip(
+            ENDS, (interval.value_I, interval.low_I, interval.high_I), strict=True
+        )
+    }
 
 
 def _indices(value_N: Tensor, kind: pa.DataType) -> pa.Array:
@@ -106,10 +118,11 @@ def roles_table(
         found["bos_layer"] = _indices(head_N // heads, pa.int16())
         found["bos_head"] = _indices(torch.where(head_N < 0, head_N, head_N % heads), pa.int16())
     found |= _detectors(answers, bank.vocabulary)
-    for name, interval in ({} if mediated is None else mediated.intervals).items():
-        parts = (interval.value_I, interval.low_I, interval.high_I)
-        for end, part in zip(ENDS, parts, strict=True):
-            found[f"{name}{end}"] = _numbers(_spread(part, mediated.neuron_R, count))
+    if mediated is not None:
+        found |= {
+            name: _numbers(_spread(value_R, mediated.neuron_R, count))
+            for name, value_R in _ends(mediated.intervals).items()
+        }
     effects, next_tokens = scores.histograms, answers.found
     for name, rows_RB, index_R in (
         ("effect_inside", effects.inside_RB.long(), effects.neuron_R),
@@ -209,9 +222,8 @@ def interventions_table(model: Model, measured: Measured) -> pa.Table:
         "tokens": pa.array([measured.tokens] * len(rows), pa.int64()),
     }
     changes = {f"{name}_change": interval for name, interval in measured.changes.items()}
-    for name, interval in {**measured.means, **changes}.items():
-        parts = (interval.value_I, interval.low_I, interval.high_I)
-        found |= {f"{name}{end}": _numbers(part) for end, part in zip(ENDS, parts, strict=True)}
+    every = _ends({**measured.means, **changes})
+    found |= {name: _numbers(value_I) for name, value_I in every.items()}
     found["null_reason"] = pa.nulls(len(rows), pa.string())
     return assembled(INTERVENTIONS, found, {}, len(rows))
 
