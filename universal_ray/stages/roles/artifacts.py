@@ -5,7 +5,7 @@ of a list, I interventions or paths, M measures, Q quantities of a path, X posit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from universal_ray.stages.profile import artifacts as profile
 from universal_ray.stages.profile.artifacts import Profile
 from universal_ray.stages.roles.plan import RolesPlan, make_plan
 from universal_ray.stages.roles.schemas import AT_BOS
+from universal_ray.stages.sums import SUMS
 from universal_ray.storage import artifacts, finished
 from universal_ray.storage.artifacts import Artifact, lacking
 from universal_ray.storage.store import Store
@@ -51,9 +52,10 @@ SCORES = Artifact(
 RESPONSES = Artifact(
     name="responses to tokens",
     version=1,
-    # How often neurons fire, which the scores of features tell too, only spares it work.
-    depends_on=(profile.STATISTICS_SUMS, "taxonomy.convention"),
+    # Statistics of the profile only spare it work: no neuron is left out that has a response.
+    depends_on=(SUMS, "taxonomy.exclude", "taxonomy.convention"),
     chosen_by=(SCORES,),
+    grows_with=("taxonomy.tokens",),
 )
 DECLARED = Artifact(
     name="choice of interventions",
@@ -173,7 +175,7 @@ class RoleScores:
     entropy: EntropyScores
     frequency: FrequencyScores
     histograms: LogitHistograms
-    attention: AttentionScores | None = lacking(AT_BOS)
+    attention: AttentionScores | None = field(metadata=lacking(AT_BOS))
     not_measured: dict[str, str]
 
 
@@ -253,7 +255,7 @@ class Roles:
 
     def responses_file(self, model: Model, classes: str, layer: int) -> str:
         """`classes`: of the neurons that have one, see `classes_key`."""
-        of = [self.profile.sums_key, list(self.excluded), classes]
+        of = [self.profile.rows, self.profile.units, list(self.excluded), classes]
         key = RESPONSES.fingerprint(self.settled, *of)
         return layer_file(f"{FOLDER}/responses-{key[:12]}/{model.short}", layer)
 
