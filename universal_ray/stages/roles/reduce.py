@@ -48,24 +48,24 @@ class Known:
     """bool [N] by role, None where it was not measured"""
 
 
-def read_known(store: Store, roles: Roles, bank: Bank, model: Model) -> Known:
+def read_known(store: Store, recipe: Roles, bank: Bank, model: Model) -> Known:
     """Raises DamagedError where something is not as it was written."""
-    scores = roles.read_scores(store, model)
-    responses = _responses(store, roles, model, classes_key(scores, bank.membership_VF))
-    reach_N = roles.read_activations(store, model).reach_N
+    scores = recipe.read_scores(store, model)
+    responses = _responses(store, recipe, model, classes_key(scores, bank.membership_VF))
+    reach_N = recipe.read_activations(store, model).reach_N
     return Known(
         model=model,
         scores=scores,
         responses=responses,
-        weights=roles.profile.read_weights(store, model),
+        weights=recipe.profile.read_weights(store, model),
         has=has_role(scores, responses, reach_N),
     )
 
 
-def _responses(store: Store, roles: Roles, model: Model, classes: str) -> LayerResponses:
+def _responses(store: Store, recipe: Roles, model: Model, classes: str) -> LayerResponses:
     layers = []
     for layer in range(model.layers):
-        path = roles.responses_file(model, classes, layer)
+        path = recipe.responses_file(model, classes, layer)
         stored = artifacts.get(store, path, LayerResponses)
         role_R = stored.found.role_R + layer * model.width
         through = replace(stored, found=replace(stored.found, role_R=role_R))
@@ -136,10 +136,10 @@ class Measured:
 
 
 def read_measured(
-    store: Store, roles: Roles, bank: Bank, model: Model, declared: Declaration
+    store: Store, recipe: Roles, bank: Bank, model: Model, declared: Declaration
 ) -> Measured:
     """Of all shards in their order. Raises DamagedError where one is not as it was written."""
-    effects = _effects(store, roles, bank, model, declared)
+    effects = _effects(store, recipe, bank, model, declared)
     bootstrap = Bootstrap(len(effects.count_R))
     return Measured(
         declared=declared,
@@ -154,24 +154,24 @@ def read_measured(
             for name in CHANGED
         },
         mediated=_mediated(declared, effects, bootstrap),
-        paths=_paths(store, roles, model, declared) if declared.paths else None,
+        paths=_paths(store, recipe, model, declared) if declared.paths else None,
     )
 
 
 def _effects(
-    store: Store, roles: Roles, bank: Bank, model: Model, declared: Declaration
+    store: Store, recipe: Roles, bank: Bank, model: Model, declared: Declaration
 ) -> Effects:
-    parts, folder = [], roles.effects_folder(model, declared.done, bank.counts_V)
-    for shard in roles.plan.shards:
+    parts, folder = [], recipe.effects_folder(model, declared.done, bank.counts_V)
+    for shard in recipe.plan.shards:
         stored = _shard(store, folder, shard, ShardEffects)
         sums = dict(zip(MEASURES, stored.sums_MIT, strict=True))
         parts.append(Effects(declared.done, stored.count_T, sums))
     return merge_effects(parts)
 
 
-def _paths(store: Store, roles: Roles, model: Model, declared: Declaration) -> PathSums:
-    parts, folder = [], roles.paths_folder(model, declared.paths)
-    for shard in roles.plan.shards:
+def _paths(store: Store, recipe: Roles, model: Model, declared: Declaration) -> PathSums:
+    parts, folder = [], recipe.paths_folder(model, declared.paths)
+    for shard in recipe.plan.shards:
         stored = _shard(store, folder, shard, ShardPaths)
         parts.append(
             PathSums(

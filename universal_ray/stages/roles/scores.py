@@ -53,32 +53,32 @@ EFFECT_BINS = 60
 """Of a neuron's logit effect, between its smallest and its largest."""
 
 
-def score_weights(roles: Roles, model: Model, source: ModelSource) -> None:
+def score_weights(recipe: Roles, model: Model, source: ModelSource) -> None:
     """Store every score from weights, the neurons to intervene on and the paths to ablate."""
-    store = Store(roles.store_url)
-    bank, stored = roles.profile.read_bank(store), roles.profile.read_weights(store, model)
-    weights = load_weights(source, roles.profile.convention, roles.device, ids=len(bank.counts_V))
-    logits = _logits(roles, weights, stored, bank)
+    store = Store(recipe.store_url)
+    bank, stored = recipe.profile.read_bank(store), recipe.profile.read_weights(store, model)
+    weights = load_weights(source, recipe.profile.convention, recipe.device, ids=len(bank.counts_V))
+    logits = _logits(recipe, weights, stored, bank)
     null_share_N = null_space_share(weights.w_out_NC, weights.unembed_CV).cpu()
-    entropy = _entropy(roles, weights.layers, stored, null_share_N)
-    frequency = _frequency(roles, weights, bank)
-    reason = roles.no_attention(model) or weights.missing.get("query")
+    entropy = _entropy(recipe, weights.layers, stored, null_share_N)
+    frequency = _frequency(recipe, weights, bank)
+    reason = recipe.no_attention(model) or weights.missing.get("query")
     found = RoleScores(
         logits=logits,
         entropy=entropy,
         frequency=frequency,
         histograms=_histograms(weights, logits, entropy, frequency, bank),
-        attention=_attention(roles, weights, source) if reason is None else None,
+        attention=_attention(recipe, weights, source) if reason is None else None,
         not_measured={} if reason is None else {AT_BOS: reason},
     )
-    artifacts.put(store, roles.scores_file(model), found)
+    artifacts.put(store, recipe.scores_file(model), found)
 
 
 def _logits(
-    roles: Roles, weights: ModelWeights, stored: WeightStatistics, bank: Bank
+    recipe: Roles, weights: ModelWeights, stored: WeightStatistics, bank: Bank
 ) -> LogitScores:
-    variance = roles.options.partition / weights.w_out_NC.shape[1]
-    options = LogitOptions(roles.options.kurtosis, variance)
+    variance = recipe.options.partition / weights.w_out_NC.shape[1]
+    options = LogitOptions(recipe.options.kurtosis, variance)
     told = logit_roles(
         {
             "vocab_var": stored.vocab_var,
@@ -106,11 +106,11 @@ def _logits(
 
 
 def _entropy(
-    roles: Roles, layers: int, stored: WeightStatistics, null_share_N: Tensor
+    recipe: Roles, layers: int, stored: WeightStatistics, null_share_N: Tensor
 ) -> EntropyScores:
     """Neurons to intervene on, from the share in the null space and the statistics of the profile.
     """
-    given = roles.options
+    given = recipe.options
     options = EntropyOptions(
         last_layers=min(EntropyOptions.last_layers, layers),
         null_share=given.null_share,
@@ -141,7 +141,7 @@ def _entropy(
 
 
 def _frequency(
-    roles: Roles, weights: ModelWeights, bank: Bank
+    recipe: Roles, weights: ModelWeights, bank: Bank
 ) -> FrequencyScores:
     """Along the unigram direction; chosen are those of the last layers that lie most along it."""
     direction = unigram(bank.counts_V.to(weights.unembed_CV.device))
@@ -149,23 +149,23 @@ def _frequency(
     cosine_N = scores.cosine_N.cpu()
     late_N = cosine_N.abs().nan_to_num(0).view(weights.layers, -1).clone()
     late_N[: -EntropyOptions.last_layers] = 0
-    value_K, index_K = largest(late_N.view(1, -1), None, roles.options.candidates)
+    value_K, index_K = largest(late_N.view(1, -1), None, recipe.options.candidates)
     return FrequencyScores(
         component_N=scores.component_N,
         cosine_N=cosine_N,
-        chosen_R=index_K[0][value_K[0] > roles.options.frequency],
+        chosen_R=index_K[0][value_K[0] > recipe.options.frequency],
     )
 
 
 def _attention(
-    roles: Roles, weights: ModelWeights, source: ModelSource
+    recipe: Roles, weights: ModelWeights, source: ModelSource
 ) -> AttentionScores:
     """Of every neuron its strongest head, of every head all its scores, in short; the paths."""
-    assert weights.query_HCK is not None and roles.begin.id is not None
-    decoder = load_decoder(source, roles.device)
-    direction_HC = bos_directions(weights.query_HCK, decoder.lone_keys(roles.begin.id))
+    assert weights.query_HCK is not None and recipe.begin.id is not None
+    decoder = load_decoder(source, recipe.device)
+    direction_HC = bos_directions(weights.query_HCK, decoder.lone_keys(recipe.begin.id))
     score_NH = bos_scores(weights.w_out_NC, direction_HC, weights.layers)
-    null_RH = null_scores(direction_HC, DIRECTIONS, roles.options.seed)
+    null_RH = null_scores(direction_HC, DIRECTIONS, recipe.options.seed)
     far_NH = standardised(score_NH, null_RH)
     strength_N, head_N = far_NH.abs().nan_to_num(-1).max(1)
     some_N = strength_N >= 0
@@ -173,7 +173,7 @@ def _attention(
     above_HN, below_HN = (sign * far_NH.T.nan_to_num(-sign * torch.inf) for sign in (1, -1))
     top_HK, top_index_HK = largest(above_HN, None, LISTED)
     bottom_HK, bottom_index_HK = largest(below_HN, None, LISTED)
-    pair_I2 = strongest_pairs(score_NH, null_RH, roles.options.paths)
+    pair_I2 = strongest_pairs(score_NH, null_RH, recipe.options.paths)
     nulls_RH = standardised(null_RH, null_RH)
     return AttentionScores(
         heads=score_NH.shape[1] // weights.layers,

@@ -41,7 +41,7 @@ class RolesStage:
 
     def __init__(self, inputs: Inputs, store: Store):
         self.inputs, self.store = inputs, store
-        self.roles = prepare(inputs, store)
+        self.recipe = prepare(inputs, store)
         self.fingerprint = tables_fingerprint(inputs, store)
         self._folders: set[str] = set()
 
@@ -53,7 +53,7 @@ class RolesStage:
 
     @cached_property
     def _bank(self) -> Bank:
-        return self.roles.profile.read_bank(self.store)
+        return self.recipe.profile.read_bank(self.store)
 
     def begin(self) -> RolesAssignment | None:
         """Raises MissingError where the profile is not there, ConfigurationError where its tokens
@@ -73,30 +73,30 @@ class RolesStage:
             nonce=store.write_nonce(),
             corpus=inputs.corpus,
             sources=inputs.sources,
-            excluded=self.roles.excluded,
+            excluded=self.recipe.excluded,
             sites=inputs.site.pair(),
             dtype=study.models.dtype.value,
             batch_rows=inputs.batch_rows,
             threads=study.cluster.threads,
             device=study.cluster.device.value,
-            roles=self.roles,
+            recipe=self.recipe,
         )
 
     def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
-        roles, plan = self.roles, self.roles.plan
+        recipe, plan = self.recipe, self.recipe.plan
         models = list(dict.fromkeys(plan.models))
         stored = self._stored()
         scores = [
-            call(score_weights, f"scores-{model.short}", roles, model, source)
+            call(score_weights, f"scores-{model.short}", recipe, model, source)
             for model in models
-            if checked.marker_of(self._stands(roles.scores_file(model))) not in stored
+            if checked.marker_of(self._stands(recipe.scores_file(model))) not in stored
             for source in [self.inputs.sources[model.identity]]
         ]
         yield Batch("role scores", scores, len(models) - len(scores))
         yield Batch("responses", self._responses(memory, models))
         declarations = {model.name: self._declared(model) for model in plan.intervened}
         yield self._interventions(declarations)
-        told = (roles, declarations, self.fingerprint)
+        told = (recipe, declarations, self.fingerprint)
         yield Batch("tables", [call(assemble, "tables-of-roles", *told)])
 
     def _stored(self) -> set[str]:
@@ -109,16 +109,16 @@ class RolesStage:
 
     def _responses(self, memory: list[tuple[str, float]], models: Sequence[Model]) -> list[Task]:
         """As many layers to a task as fit, and no more than leave work for all workers."""
-        roles, stored = self.roles, self._stored()
+        recipe, stored = self.recipe, self._stored()
         bytes_each = worker_memory(memory, self.inputs.study.cluster)
-        vocabulary, footprint = roles.profile.vocabulary, self.inputs.footprint
+        vocabulary, footprint = recipe.profile.vocabulary, self.inputs.footprint
         tasks = []
         for model in models:
-            scores = roles.read_scores(self.store, model)
+            scores = recipe.read_scores(self.store, model)
             classes = classes_key(scores, self._bank.membership_VF)
             for layers in layer_groups(model, vocabulary, memory=bytes_each, footprint=footprint):
                 paths = [
-                    self._stands(roles.responses_file(model, classes, layer))
+                    self._stands(recipe.responses_file(model, classes, layer))
                     for layer in range(layers.start, layers.stop)
                 ]
                 if not stored.issuperset(map(checked.marker_of, paths)):
@@ -129,23 +129,23 @@ class RolesStage:
 
     def _declared(self, model: Model) -> Declaration:
         """What is done to a model. Small: scores of it, and a few of its statistics."""
-        roles, store = self.roles, self.store
+        recipe, store = self.recipe, self.store
         return declare(
-            roles.read_scores(store, model),
-            roles.read_activations(store, model).mean_N,
+            recipe.read_scores(store, model),
+            recipe.read_activations(store, model).mean_N,
             universal(universality(store, model)),
             model.width,
-            roles.options,
+            recipe.options,
         )
 
     def _interventions(self, declarations: dict[str, Declaration]) -> Batch:
         """By folder, since the same may be declared of a model at two revisions."""
-        roles, plan = self.roles, self.roles.plan
+        recipe, plan = self.recipe, self.recipe.plan
         wanted: dict[str, tuple[str, tuple[Any, ...]]] = {}
         for model in plan.intervened:
             declared = declarations[model.name]
-            effects = roles.effects_folder(model, declared.done, self._bank.counts_V)
-            paths = roles.paths_folder(model, declared.paths)
+            effects = recipe.effects_folder(model, declared.done, self._bank.counts_V)
+            paths = recipe.paths_folder(model, declared.paths)
             for shard in plan.shards:
                 done = (model, shard, declared.done, self._stands(effects))
                 wanted[shard_folder(effects, shard)] = ("intervene", done)
@@ -155,7 +155,7 @@ class RolesStage:
         tasks: list[Task] = []
         for folder, (method, arguments) in wanted.items():
             model, shard, *_ = arguments
-            if checked.told(self.store, marker(folder)).get("of") == roles.of(model, shard):
+            if checked.told(self.store, marker(folder)).get("of") == recipe.of(model, shard):
                 continue
             name = f"{method}-{len(tasks)}-{model.short}"
             label = f"{LABELS[method]} {model.name}, shard {shard.index}"

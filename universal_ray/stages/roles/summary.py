@@ -78,17 +78,17 @@ class _Told:
     """and what else of a reference model"""
 
 
-def assemble(roles: Roles, declarations: dict[str, Declaration], fingerprint: str) -> None:
+def assemble(recipe: Roles, declarations: dict[str, Declaration], fingerprint: str) -> None:
     """Write the draft of the tables of roles, and of `summary.json` with what they add to it.
 
     `declarations`: by name of a model that was intervened on, what was done; `fingerprint`: of what
     the tables are made from.
     """
-    store, plan = Store(roles.store_url), roles.plan
-    bank = roles.profile.read_bank(store)
+    store, plan = Store(recipe.store_url), recipe.plan
+    bank = recipe.profile.read_bank(store)
     draft = Draft(store, finished.ROLES, fingerprint)
     summary = finished.get_json(store, SUMMARY_PATH)
-    told = [_told(store, roles, bank, m, declarations.get(m.name)) for m in plan.models]
+    told = [_told(store, recipe, bank, m, declarations.get(m.name)) for m in plan.models]
     shapes = {(model.layers, model.width) for model in plan.models}
     seeds = None
     if len(shapes) == 1:
@@ -111,19 +111,19 @@ def assemble(roles: Roles, declarations: dict[str, Declaration], fingerprint: st
 
 
 def _told(
-    store: Store, roles: Roles, bank: Bank, model: Model, declared: Declaration | None
+    store: Store, recipe: Roles, bank: Bank, model: Model, declared: Declaration | None
 ) -> _Told:
-    known = read_known(store, roles, bank, model)
+    known = read_known(store, recipe, bank, model)
     scores, missing = known.scores, dict(known.scores.not_measured)
     measured = None
     if declared is not None:
-        measured = read_measured(store, roles, bank, model, declared)
+        measured = read_measured(store, recipe, bank, model, declared)
     else:
-        missing[INTERVENED] = roles.plan.untouched.get(
+        missing[INTERVENED] = recipe.plan.untouched.get(
             model.identity, "reference models alone are intervened on"
         )
     is_universal, tables, reference = pa.nulls(model.neurons, pa.bool_()), {}, None
-    if model in roles.plan.references:
+    if model in recipe.plan.references:
         is_universal = universality(store, model)
         tables = _intervened(known, measured, missing)
         reference = {

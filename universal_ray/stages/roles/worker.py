@@ -43,7 +43,7 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 class RolesAssignment(Assignment):
     """And what roles are told from."""
 
-    roles: Roles
+    recipe: Roles
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class RolesWorker(Worker):
 
     @cached_property
     def _bank(self) -> Bank:
-        return self.told.roles.profile.read_bank(self.store)
+        return self.told.recipe.profile.read_bank(self.store)
 
     # Responses
 
     def _rows(self) -> int:
-        return self.told.roles.profile.rows
+        return self.told.recipe.profile.rows
 
     def _grams(self, length: int) -> _Grams:
         """The same for every model and layer: made once."""
@@ -106,8 +106,8 @@ class RolesWorker(Worker):
 
     def respond(self, model: Model, layers: Layers) -> None:
         """Store what the neurons of some layers respond to."""
-        roles, width = self.told.roles, model.width
-        scores = roles.read_scores(self.store, model)
+        recipe, width = self.told.recipe, model.width
+        scores = recipe.read_scores(self.store, model)
         with self.computing():
             self.keep((model.identity,))
             made = {
@@ -119,7 +119,7 @@ class RolesWorker(Worker):
             found = {layer: sums.found() for layer, sums in made.items()}
             vocabulary = len(self._bank.counts_V)
             weights = load_weights(
-                self.told.sources[model.identity], roles.profile.convention, ids=vocabulary
+                self.told.sources[model.identity], recipe.profile.convention, ids=vocabulary
             )
             stored = {}
             for layer, each in found.items():
@@ -130,12 +130,12 @@ class RolesWorker(Worker):
                 stored[layer] = LayerResponses(found=each, detector_suppresses_D=suppresses_D)
         classes = classes_key(scores, self._bank.membership_VF)
         for layer, responses_of in stored.items():
-            path = roles.responses_file(model, classes, layer)
+            path = recipe.responses_file(model, classes, layer)
             artifacts.put(self.store, path, responses_of)
 
     def _layer(self, model: Model, layer: int, scores: RoleScores) -> responses.LayerResponses:
         """Nothing yet of the tokens, and which neurons are looked at for what."""
-        profile, device = self.told.roles.profile, self.told.device
+        profile, device = self.told.recipe.profile, self.told.device
         stored = profile.read_layer(self.store, model, layer)
         columns = slice(layer * model.width, (layer + 1) * model.width)
         counted = float(stored.support[-1])
@@ -222,7 +222,7 @@ class RolesWorker(Worker):
         """Store sums over a shard, and tell what they took."""
         path, done = sums_file(folder, shard), marker(shard_folder(folder, shard))
         receipt = self.store.put_tensors(path, artifacts.tensors(stored))
-        of = self.told.roles.of(model, shard)
+        of = self.told.recipe.of(model, shard)
         checked.finish(self.store, done, [receipt], hardware=self.hardware, of=of)
         return {
             "model": model.name,
