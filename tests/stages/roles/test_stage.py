@@ -1,5 +1,8 @@
-"""The whole of the roles on planted models, as a study runs it: what was planted is found."""
+"""The whole of the roles on planted models, as a study runs it: what was planted is found, and what
+changes makes anew what depends on it.
+"""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,20 +24,28 @@ from helpers_planted import (
     plant,
 )
 from helpers_roles import hooked_logits, load
-from helpers_study import make, stages
+from helpers_study import make, table_bytes
 from helpers_study import run as run_on_ray
 from helpers_whole import changed, copied, whole_study
 from transformers import AutoTokenizer
 
 from universal_ray.config.study import RolesConfig, Study
-from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.errors import ConfigurationError, DamagedError, MissingError
 from universal_ray.planning.items import marker
-from universal_ray.stages.roles import plan as roles_plan
-from universal_ray.stages.roles import stage as roles_stage
-from universal_ray.stages.roles.assemble import PATHS, shard_folder
+from universal_ray.stages.roles.artifacts import (
+    ARTIFACTS,
+    DECLARED,
+    EFFECTS,
+    PATHS,
+    RESPONSES,
+    SCORES,
+    TABLES,
+)
 from universal_ray.stages.roles.schemas import ROLES
 from universal_ray.stages.roles.stage import RolesStage
-from universal_ray.storage import checked
+from universal_ray.stages.roles.summary import TABLE_PATHS
+from universal_ray.storage import checked, finished
+from universal_ray.storage.artifacts import Artifact
 from universal_ray.storage.finished import CORRELATIONS, PROFILE
 from universal_ray.storage.finished import ROLES as ROLES_STAGE
 from universal_ray.storage.names import ours
@@ -207,28 +218,6 @@ def test_roles_and_universality_are_columns_of_one_table_and_their_overlap_is_to
     assert whole["loss_difference"]["mean"] == pytest.approx(difference, abs=1e-9)
 
 
-def test_what_was_stored_with_another_meaning_is_not_taken_for_this(run, monkeypatch):
-    study, store = run
-
-    def places() -> list[str]:
-        (stage,) = stages(study, ROLES_STAGE)
-        model, stage._folders = stage.order.models[0], set()
-        scores = stage.order.scores_path(model)
-        if not store.exists(scores):
-            checked.put_tensors(store, scores, tensors)
-        sums = shard_folder(stage._declared(model)[1], 0)
-        return [scores, stage.order.responses_path(model, 0), marker(sums)]
-
-    now = places()
-    assert all(map(store.exists, now))
-    tensors = store.get_tensors(now[0])
-    for module in (roles_plan, roles_stage):
-        monkeypatch.setattr(module, "MEANING", roles_plan.MEANING + 1)
-    other = places()
-    store.delete(other[0])
-    assert not any(map(store.exists, other))
-
-
 def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeypatch):
     study, store = run
     nodes.add(2)
@@ -250,10 +239,10 @@ def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             make(again, ROLES_STAGE)
     resumed = run_on_ray(again, ROLES_STAGE)
-    for path in PATHS:
+    for path in TABLE_PATHS:
         assert resumed.get_table(path) == store.get_table(path), path
     kept = {path: resumed.get(path) for path in resumed.list("roles")}
-    assert make(again, ROLES_STAGE).get_table(PATHS[0]) == store.get_table(PATHS[0])
+    assert make(again, ROLES_STAGE).get_table(TABLE_PATHS[0]) == store.get_table(TABLE_PATHS[0])
     assert {path: resumed.get(path) for path in resumed.list("roles")} == kept
 
 
@@ -264,3 +253,113 @@ def test_what_is_missing_or_too_short_is_refused_before_any_model_runs(inputs, t
     study.roles.tokens = CONTEXT
     with pytest.raises(ConfigurationError, match=r"roles\.tokens"):
         make(study, ROLES_STAGE)
+
+
+KINDS = {"scores": SCORES, "responses": RESPONSES, "effects": EFFECTS, "paths": PATHS}
+"""By what the folders of each begin with."""
+CHANGES = {
+    "roles.tokens": (INTERVENED * CONTEXT + 3 * CONTEXT, {"effects", "paths"}),
+    "roles.sweep": ([0.0, 6.0], {"effects"}),
+    "roles.sets": (1, {"effects"}),
+    "roles.seed": (1, {"scores", "effects"}),
+    "roles.candidates": (1, {"scores"}),
+    "roles.controls": (1, {"scores", "effects"}),
+    "roles.paths": (1, {"scores", "paths"}),
+    "roles.kurtosis": (3.0, {"scores", "responses"}),
+    "roles.partition": (0.5, {"scores", "responses"}),
+    "roles.null_share": (1.0, {"scores", "effects"}),
+    "roles.frequency": (0.0, {"scores", "effects"}),
+}
+"""Another value of every key, and what it makes anew in this study, the tables aside."""
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Study:
+    """The finished study in a directory of its own."""
+    folder = copied(Path(run[0].run.dir), tmp_path / "run")
+    return changed(run[0], run__dir=str(folder))
+
+
+def run_roles(study: Study) -> set[str]:
+    """Kinds of which it wrote a file; one that is written again is another file."""
+    before = _written(study)
+    make(study, ROLES_STAGE)
+    return {path.split("/")[1].split("-")[0] for path, _ in _written(study) - before}
+
+
+def _written(study: Study) -> set[tuple[str, int]]:
+    folder = Path(study.run.dir)
+    paths = [path for path in (folder / "roles").rglob("*") if path.is_file()]
+    return {(str(path.relative_to(folder)), path.stat().st_ino) for path in paths}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_changed_key_makes_anew_what_depends_on_it_and_no_more(run, copy, key):
+    value, expected = CHANGES[key]
+    setattr(copy.roles, key.removeprefix("roles."), value)
+    assert run_roles(copy) == expected
+    for kind, artifact in KINDS.items():
+        assert artifact.touched_by(key) or kind not in expected
+        assert key not in artifact.keys or kind in expected
+    assert table_bytes(Store(copy.run.dir)) != table_bytes(run[1])
+
+
+def test_every_key_of_the_roles_is_changed():
+    assert {f"roles.{name}" for name in vars(RolesConfig())} == set(CHANGES)
+    assert all(TABLES.touched_by(key) for key in CHANGES)
+    assert set(ARTIFACTS) == {*KINDS.values(), TABLES}
+
+
+def test_more_tokens_leave_the_shards_that_are_there(run, copy):
+    copy.roles.tokens += 4 * CONTEXT
+    before = _written(copy)
+    assert run_roles(copy) == {"effects", "paths"}
+    assert before < _written(copy)
+
+
+@pytest.fixture
+def lift() -> Iterator[Callable[[Artifact], None]]:
+    """Raises the version of an artifact while a test lasts."""
+    were: list[tuple[Artifact, int | str]] = []
+
+    def lift(artifact: Artifact) -> None:
+        were.append((artifact, artifact.version))
+        object.__setattr__(artifact, "version", f"{artifact.version} raised")
+
+    yield lift
+    for artifact, version in were:
+        object.__setattr__(artifact, "version", version)
+
+
+@pytest.mark.parametrize("name", [*KINDS, "declared", "tables"])
+def test_a_raised_version_makes_that_anew_and_the_tables(run, copy, lift, name):
+    before = finished.stages(run[1])
+    lift({**KINDS, "declared": DECLARED, "tables": TABLES}[name])
+    assert run_roles(copy) == {name} & KINDS.keys()
+    store = Store(copy.run.dir)
+    after = finished.stages(store)
+    assert {stage for stage in after if after[stage] != before[stage]} == {finished.ROLES}
+    assert table_bytes(store) == table_bytes(run[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor"),
+    [("scores", "attention.head_N"), ("responses", "found.detector_share_D"),
+     ("effects", "sums_MIT"), ("paths", "count")],
+)  # fmt: skip
+def test_a_missing_tensor_is_told_by_its_name_and_made_anew(run, copy, lift, kind, tensor):
+    store = Store(copy.run.dir)
+    paths = [path for path in store.list("roles") if path.endswith(".safetensors")]
+    path = next(path for path in paths if path.startswith(f"roles/{kind}-"))
+    shard, _, file = path.rpartition("/")
+    told = marker(shard) if file == "sums.safetensors" else checked.marker_of(path)
+    tensors = checked.get_tensors(store, path, told)
+    del tensors[tensor]
+    said = {name: each for name, each in checked.told(store, told).items() if name != "files"}
+    checked.finish(store, told, [store.put_tensors(path, tensors)], **said)
+    lift(TABLES)
+    with pytest.raises(DamagedError, match=f"{path} lacks {tensor}: "):
+        run_roles(copy)
+    assert not store.exists(told)
+    assert run_roles(copy) == {kind}
+    assert table_bytes(store) == table_bytes(run[1])

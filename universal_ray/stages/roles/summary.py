@@ -62,7 +62,7 @@ from universal_ray.storage.finished import (
 from universal_ray.storage.reasons import absent
 from universal_ray.storage.store import Store
 
-PATHS = (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH)
+TABLE_PATHS = (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH)
 PERCENTILES = (5.0, 10.0, 50.0, 90.0, 95.0)
 
 
@@ -103,7 +103,7 @@ def assemble(recipe: Roles, declarations: dict[str, Declaration], fingerprint: s
         }
     )
     width = max(model.width for model in plan.models)
-    for path in PATHS:
+    for path in TABLE_PATHS:
         parts = [each.tables[path] for each in told if path in each.tables]
         draft.put_table(path, pa.concat_tables(parts), width)
     draft.put_json(SUMMARY_PATH, summary)
