@@ -18,9 +18,9 @@ from universal_ray.maths.roles.logits import (
     percentiles_by_layer,
     spread_over_seeds,
 )
+from universal_ray.maths.statistics.comparison import beside_peers
 from universal_ray.planning.items import Model
 from universal_ray.stages.profile.artifacts import Bank
-from universal_ray.stages.profile.summary import beside_peers, plain_numbers
 from universal_ray.stages.roles.artifacts import Roles
 from universal_ray.stages.roles.declare import (
     CANDIDATE,
@@ -51,6 +51,7 @@ from universal_ray.stages.roles.tables import (
     roles_table,
 )
 from universal_ray.storage import finished
+from universal_ray.storage.columns import plain_numbers
 from universal_ray.storage.finished import (
     ATTENTION_PATH,
     HEADS_PATH,
