@@ -264,13 +264,14 @@ CHANGES = {
     "roles.seed": (1, {"scores", "effects"}),
     "roles.candidates": (1, {"scores"}),
     "roles.controls": (1, {"scores", "effects"}),
-    "roles.paths": (1, {"scores", "paths"}),
+    "roles.paths": (1, {"scores"}),
     "roles.kurtosis": (3.0, {"scores", "responses"}),
     "roles.partition": (0.5, {"scores", "responses"}),
-    "roles.null_share": (1.0, {"scores", "effects"}),
+    "roles.null_share": (0.0, {"scores", "effects"}),
     "roles.frequency": (0.0, {"scores", "effects"}),
 }
-"""Another value of every key, and what it makes anew in this study, the tables aside."""
+"""Another value of every key, and what it makes anew here, the tables aside: where it leads
+to the same choice, nothing is intervened on again."""
 
 
 @pytest.fixture
@@ -301,7 +302,8 @@ def test_a_changed_key_makes_anew_what_depends_on_it_and_no_more(run, copy, key)
     for kind, artifact in KINDS.items():
         assert artifact.touched_by(key) or kind not in expected
         assert key not in artifact.keys or kind in expected
-    assert table_bytes(Store(copy.run.dir)) != table_bytes(run[1])
+    stages = (finished.stages(store)[ROLES_STAGE] for store in (run[1], Store(copy.run.dir)))
+    assert len({*stages}) == 2  # the tables
 
 
 def test_every_key_of_the_roles_is_changed():
