@@ -155,7 +155,7 @@ def of(kind: type[_Stored], found: Mapping[str, Tensor], where: str) -> _Stored:
     left = dict(found)
     missing = list(_missing(kind, left))
     if not missing:
-        made = _build(kind, left, "")
+        made: _Stored = _build(kind, left, "")
         missing = list(_unexplained(made))
         if not (missing or left):
             return made
