@@ -90,23 +90,6 @@ def test_users_add_features_in_a_few_lines(tmp_path):
     assert not any(column.family == "part of speech" for column in bank.row_columns())
 
 
-def test_a_bank_is_known_by_all_that_it_says():
-    def identity(name="long", family="own", told="two letters", test=1):
-        members = by_word(lambda word: len(word) > test)
-        return bank_of(more=(IdFeature(name, family, told, members),)).identity
-
-    def of_rows(family="own", looks=(CURRENT,)):
-        odd = RowFeature("odd", family, "", lambda rows: rows.tokens_BP.ravel() > 1, looks)
-        return bank_of(more=(odd,)).identity
-
-    others = [
-        identity(name="far"), identity(family="alphabet"), identity(told="three letters"),
-        identity(test=2), of_rows(), of_rows("alphabet"), of_rows(looks=(CURRENT, PREVIOUS)),
-    ]  # fmt: skip
-    assert len({identity(), *others}) == 1 + len(others)
-    assert identity() == identity()
-
-
 def test_two_features_of_one_name_are_refused():
     twice = IdFeature("article", "own", "again", by_word(str.isalpha))
     with pytest.raises(ConfigurationError, match="two features have the name article"):

@@ -115,7 +115,7 @@ def test_a_stage_that_asks_what_a_site_lacks_says_so_before_any_model_runs(tmp_p
     study = make_study(tmp_path / "run", names, make_tokens(tmp_path / "tokens"))
     store = Store(study.run.dir)
     prepared = prepare(study, store)
-    assert {(m.width, m.d_model, m.d_mlp) for m in prepared.plan.models} == {(32, 32, 128)}
+    assert {(m.width, m.d_model, m.d_mlp) for m in prepared.everyone} == {(32, 32, 128)}
     with pytest.raises(ModelError, match="The dimensions of site residual have no pre-activation"):
         ProfileStage(prepared, store)
 
@@ -169,7 +169,7 @@ def test_what_a_model_takes_is_planned_by_its_own_sizes(tmp_path):
     save_model(llama, tmp_path / "llama")
     names = [str(tmp_path / name) for name in ("gpt2", "neox", "llama")]
     study = make_study(tmp_path / "run", names, make_tokens(tmp_path / "tokens"))
-    planned = prepare(study, Store(study.run.dir)).plan.models
+    planned = prepare(study, Store(study.run.dir)).everyone
     blocks = (GPT2LMHeadModel.from_pretrained(names[0]).transformer.h, neox.gpt_neox.layers,
               llama.model.layers)  # fmt: skip
     for model, made in zip(planned, blocks, strict=True):
