@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from universal_ray.config.choice import choose
 from universal_ray.config.study import Study, check
 from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.stages import registry
+from universal_ray.stages.registry import STAGES
 from universal_ray.storage import finished
-from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES, TABLES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from universal_ray.runtime.task import Stage
     from universal_ray.storage.store import Store
 
-STAGES = tuple(TABLES)
-"""In their order: each builds on the one before."""
 RAY, LOCAL = "ray", "local"
 """Who does the tasks: workers of a cluster, or one in this process."""
 
@@ -68,13 +67,13 @@ def make(
     store = Store(study.run.dir)
     _check_earlier(store, wanted)
     if dry:
-        _stages(study, store, wanted, out)
+        _stages(study, store, wanted, out, dry=True)
         return
     from universal_ray.runtime import driver
 
     with Watcher(out) as watch:
         by = _executor(executor, study)
-        driver.run(lambda: _stages(study, store, wanted, out), store, by, watch)
+        driver.run(lambda: _stages(study, store, wanted, out, dry=False), store, by, watch)
 
 
 def _executor(name: str, study: Study) -> "Executor":
@@ -155,32 +154,29 @@ def _check_earlier(store: "Store", wanted: Sequence[str]) -> None:
             )
 
 
-def _stages(study: Study, store: "Store", wanted: tuple[str, ...], out: Any) -> list["Stage"]:
-    """The stages, prepared, and their plan shown."""
+def _stages(
+    study: Study, store: "Store", wanted: tuple[str, ...], out: "Console", *, dry: bool
+) -> list["Stage"]:
+    """The plan of some stages shown; then, unless it is a dry run, the stages."""
     from universal_ray.report.screen import show_plan
-    from universal_ray.stages import inputs as all_inputs
-    from universal_ray.stages.correlations.stage import CorrelationStage
+    from universal_ray.stages.inputs import Outline, find_models, outline, read
 
-    models = all_inputs.find_models(study, store)
-    found = all_inputs.outline(models, store)
-    inputs = all_inputs.read(models, store)
-    stages: list[Stage] = []
-    rows = []
-    if CORRELATIONS in wanted:
-        assert found
-        rows += CorrelationStage.describe(found, store)
-        stages.append(CorrelationStage(inputs, store))
-    if PROFILE in wanted:
-        from universal_ray.stages.profile.stage import ProfileStage
+    kinds = [registry.stage(name) for name in wanted]
 
-        assert found
-        rows += ProfileStage.describe(found, store)
-        stages.append(ProfileStage(inputs, store))
-    if ROLES in wanted:
-        from universal_ray.stages.roles.stage import RolesStage
+    def show(found: Outline) -> None:
+        rows = [row for kind in kinds for row in kind.describe(found, store)]
+        show_plan(out, rows, f"plan of {store.url}")
 
-        assert found
-        rows += RolesStage.describe(found, store)
-        stages.append(RolesStage(inputs, store))
-    show_plan(out, rows, f"plan of {store.url}")
-    return stages
+    models = find_models(study, store)
+    found = outline(models, store)
+    if found is not None:
+        show(found)
+    else:
+        unknown = "as many as the text has: known once it is tokenised, or set corpus.tokens"
+        show_plan(out, [("tokens", unknown)], f"plan of {store.url}")
+    if dry:
+        return []
+    inputs = read(models, store)
+    if found is None:
+        show(inputs)
+    return [kind(inputs, store) for kind in kinds]

@@ -7,16 +7,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from universal_ray.stages.correlations import schemas as correlations
-from universal_ray.stages.profile import schemas as profile
-from universal_ray.stages.roles import schemas as roles
-from universal_ray.storage import finished
+from universal_ray.stages import registry
 from universal_ray.storage.columns import Table
 
-TABLES = {
-    finished.CORRELATIONS: correlations.TABLES,
-    finished.PROFILE: profile.TABLES,
-    finished.ROLES: roles.TABLES,
+TABLES: dict[str, tuple[Table, ...]] = {
+    stage: registry.room(stage, "schemas").TABLES for stage in registry.STAGES
 }
 """Of every stage, in their order: the tables as it leaves them."""
 

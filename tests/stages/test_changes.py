@@ -1,0 +1,192 @@
+"""What a change makes anew: as the artifacts declare, so the directory of a run shows."""
+
+import json
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_study import CONTEXT
+from helpers_whole import copied, make_inputs, run_stages, whole_study
+
+from universal_ray.config.study import Convention, Exclusion, Rotation, Study, keys
+from universal_ray.errors import ConfigurationError
+from universal_ray.stages import registry
+from universal_ray.stages.changes import BY_CONTENT, PLACES, REFUSED, effect, table
+from universal_ray.stages.sums import SUMS, bits
+
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = registry.artifacts()
+BY_NAME = {each.name: each for each in ARTIFACTS}
+FILES = {
+    "sums over tokens": "calibration/|moments/",
+    "moments of neurons": "reduce/model-",
+    "correlations": "reduce/pair-",
+    "topics": "profile/topics-",
+    "feature bank": "profile/bank-",
+    "labels of tokens": "profile/labels-",
+    "shifts of neurons": "profile/shifts-",
+    "sums of statistics": "profile/sums-",
+    "statistics of weights": "profile/weights-",
+    "scores of features": "profile/scores-",
+    "scores of roles": "roles/scores-",
+    "responses to tokens": "roles/responses-",
+    "effects of interventions": "roles/effects-",
+}
+"""By artifact, how the paths of its files begin; tables are known by their marker."""
+OTHERWISE: dict[str, Any] = {
+    "baseline.rotations": 3,
+    "baseline.kind": Rotation.orthogonal,
+    "baseline.seed": 1,
+    "universal.threshold": 0.01,
+    "taxonomy.tokens": 6 * CONTEXT,
+    "taxonomy.exclude": Exclusion.special,
+    "taxonomy.convention": Convention.raw,
+    "taxonomy.syntax": "rules",
+    "taxonomy.topics": 3,
+    "taxonomy.unigram_ids": 1,
+    "taxonomy.unigram_occurrences": 2,
+    "taxonomy.minimum_support": 4,
+    "taxonomy.examples": 3,
+    "taxonomy.features": 2,
+    "roles.tokens": 5 * CONTEXT,
+    "roles.sweep": [0.0, 1.0],
+    "roles.candidates": 2,
+    "roles.controls": 2,
+    "roles.sets": 2,
+    "roles.paths": 2,
+    "roles.kurtosis": 0.5,
+    "roles.partition": 0.5,
+    "roles.null_share": 0.1,
+    "roles.frequency": 0.1,
+    "roles.seed": 1,
+}
+"""Another value of every key that a finished run may be given, but for those that add to it."""
+QUICK = {"roles.sweep", "taxonomy.features"}
+
+
+def tiers(names) -> list:
+    return [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in names]
+
+
+# Declared
+
+
+def test_every_key_is_declared_once():
+    declared = {key for each in ARTIFACTS for key in (*each.keys, *each.grows_with)}
+    assert declared | set(BY_CONTENT) | set(PLACES) == set(keys())
+    assert not declared & {*BY_CONTENT, *PLACES} and not set(BY_CONTENT) & set(PLACES)
+
+
+def test_names_tell_artifacts_apart_and_each_follows_what_it_is_made_of():
+    assert len(BY_NAME) == len(ARTIFACTS)
+    for place, each in enumerate(ARTIFACTS):
+        assert {*each.made_of, *each.chosen_by} <= set(ARTIFACTS[:place])
+
+
+@pytest.mark.parametrize("key", SUMS.keys)
+def test_bits_change_exactly_with_refused_keys(key):
+    settled = dict.fromkeys(keys(), 0)
+    before, after = bits(settled), bits({**settled, key: 1})
+    assert [name for name in before if before[name] != after[name]] == [key]
+    assert effect(key, ARTIFACTS) == REFUSED
+
+
+def test_the_readme_says_what_the_artifacts_declare():
+    assert table(ARTIFACTS) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+# Shown
+
+
+def pieces(folder: Path) -> dict[str, Any]:
+    """Markers of all that is stored, by path and which file it is; tables by what they are of."""
+    found: dict[str, Any] = {
+        str(path.relative_to(folder)): path.stat().st_ino
+        for path in folder.rglob("*.json")
+        if "tables" not in path.parts
+    }
+    stages = json.loads((folder / "tables" / "done.json").read_text())["stages"]
+    return found | {f"tables of the {stage}": of for stage, of in stages.items()}
+
+
+def made_anew(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Names of artifacts."""
+    new = [path for path, content in after.items() if before.get(path) != content]
+    found = {path for path in new if path.startswith("tables of the")}
+    return found | {
+        name for path in new for name, begins in FILES.items() if re.match(begins, path)
+    }
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> tuple[Path, Study]:
+    folder = tmp_path_factory.mktemp("changes")
+    study = whole_study(folder / "run", *make_inputs(folder))
+    run_stages(study)
+    return folder / "run", study
+
+
+@pytest.fixture
+def again(finished_run, tmp_path):
+    """The finished run in a place of its own, to be run again."""
+    source, study = finished_run
+    study = deepcopy(study)
+    study.run.dir = str(copied(source, tmp_path / "run"))
+    return study, pieces(tmp_path / "run")
+
+
+def test_every_key_that_may_change_has_another_value_here():
+    assert set(OTHERWISE) == {
+        key
+        for each in ARTIFACTS
+        for key in each.keys
+        if key not in (*SUMS.keys, *SUMS.grows_with, "taxonomy.words")
+    }
+
+
+@pytest.mark.parametrize("key", tiers(OTHERWISE))
+def test_a_change_makes_anew_what_depends_on_it_and_nothing_else(again, key):
+    study, before = again
+    section, name = key.split(".")
+    assert getattr(getattr(study, section), name) != OTHERWISE[key]
+    setattr(getattr(study, section), name, OTHERWISE[key])
+    run_stages(study)
+    made = made_anew(before, pieces(Path(study.run.dir)))
+    assert made <= {each.name for each in ARTIFACTS if each.touched_by(key)}
+    settled = dict.fromkeys([*keys(), "taxonomy.words"])
+    decided = {
+        each.name for each in ARTIFACTS
+        if each.recipe(settled) != each.recipe({**settled, key: "another"})
+    }  # fmt: skip
+    assert decided <= made
+
+
+def test_nothing_is_made_anew_without_a_change(again):
+    study, before = again
+    study.cluster.memory = 1.0
+    run_stages(study)
+    assert pieces(Path(study.run.dir)) == before
+
+
+@pytest.mark.parametrize("name", tiers(BY_NAME))
+def test_a_raised_version_makes_anew_what_is_made_of_it_and_nothing_else(again, name, monkeypatch):
+    study, before = again
+    raised = BY_NAME[name]
+    settled = dict.fromkeys(keys())
+    recipes = {each.name: each.recipe(settled) for each in ARTIFACTS}
+    version = raised.version
+    object.__setattr__(raised, "version", "raised")
+    try:
+        if raised is SUMS:
+            with pytest.raises(ConfigurationError, match="another version of universal_ray"):
+                run_stages(study)
+            return
+        run_stages(study)
+        decided = {e.name for e in ARTIFACTS if e.recipe(settled) != recipes[e.name]}
+        may = {each.name for each in ARTIFACTS if each.follows(raised)}
+    finally:
+        object.__setattr__(raised, "version", version)
+    made = made_anew(before, pieces(Path(study.run.dir)))
+    assert decided <= made <= may
