@@ -25,7 +25,6 @@ from universal_ray.runtime import driver
 from universal_ray.runtime.executor import Executor
 from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.stages.correlations.plan import Plan
-from universal_ray.stages.correlations.stage import CorrelationStage
 from universal_ray.stages.inputs import Inputs, prepare
 from universal_ray.stages.profile.artifacts import Profile, profile
 from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
@@ -121,20 +120,7 @@ def profile_of(study: Study, found: Inputs | None = None) -> Profile:
 def stages(study: Study, *wanted: str) -> list[Any]:
     """Prepared: those of the names given, or of the correlations alone."""
     store, found = Store(study.run.dir), inputs_of(study)
-    return [_kind(name)(found, store) for name in wanted or (CORRELATIONS,)]
-
-
-def _kind(name: str) -> Any:
-    """The class of a stage; one that nobody asks for is not imported."""
-    if name == PROFILE:
-        from universal_ray.stages.profile.stage import ProfileStage
-
-        return ProfileStage
-    if name == ROLES:
-        from universal_ray.stages.roles.stage import RolesStage
-
-        return RolesStage
-    return CorrelationStage
+    return [registry.stage(name)(found, store) for name in wanted or (CORRELATIONS,)]
 
 
 def make(study: Study, *wanted: str, executor: Executor | None = None) -> Store:

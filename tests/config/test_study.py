@@ -1,23 +1,10 @@
-"""The configuration: its checks, its table of changes, and what decides the bits of the sums."""
+"""The configuration: its checks and its plain values."""
 
-import copy
 import json
 from dataclasses import fields, is_dataclass
-from enum import Enum
 
 import pytest
 
-from universal_ray.config.changes import (
-    ADDED,
-    CHANGES,
-    FREE,
-    PROFILED,
-    REDUCED,
-    REFUSED,
-    REPLAYED,
-    RETOLD,
-    bits,
-)
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import (
     Join,
@@ -26,6 +13,7 @@ from universal_ray.config.study import (
     Study,
     TextConfig,
     check,
+    keys,
     plain,
     value_of,
 )
@@ -33,9 +21,6 @@ from universal_ray.corpus.documents import JOINS
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.rotation import KINDS
-
-BY_CONTENT = {"corpus.seed", "corpus.text"}
-"""Refused too, but found by the token rows they change, not by their own value."""
 
 
 def valid() -> Study:
@@ -63,25 +48,6 @@ def leaves(value, prefix=""):
             yield from leaves(entry, f"{prefix}{field.name}.")
         else:
             yield f"{prefix}{field.name}"
-
-
-def another(study: Study, key: str):
-    """Another valid value of an option."""
-    value: object = study
-    for name in key.split("."):
-        value = getattr(value, name)
-    if isinstance(value, Enum):
-        return next(other for other in type(value) if other is not value)
-    if isinstance(value, list):
-        return [*value, "d"]
-    if isinstance(value, str):
-        return f"{value}-other"
-    if value is None:
-        return {
-            "corpus.context": 64, "corpus.tokens": 10**6, "corpus.text": TextConfig(source="t"),
-        }.get(key, "other")
-    assert isinstance(value, int | float)
-    return value * 2 + 1 if isinstance(value, int) else value / 2
 
 
 # Checks
@@ -135,40 +101,11 @@ def test_the_edges_of_what_is_allowed():
         check(put(study, "universal.threshold", float(threshold)))
 
 
-# What a change means
-
-
-def test_changes_covers_every_key():
-    assert set(CHANGES) == set(leaves(Study())) - {"run.dir"}
-    assert set(CHANGES.values()) == {REFUSED, REDUCED, ADDED, FREE, PROFILED, RETOLD, REPLAYED}
-
-
-@pytest.mark.parametrize("key", CHANGES)
-def test_bits_change_exactly_with_refused_keys(key):
-    study = valid()
-    altered = put(copy.deepcopy(study), key, another(study, key))
-    assert value_of(altered, key) != value_of(study, key)
-    # The context is the rows' and the exclusion the ids', whatever rule or default led to them.
-    contexts = (64, 32) if key == "corpus.context" else (64, 64)
-    excluded = ((0, 2), (0,)) if key == "corpus.exclude" else ((0, 2), (0, 2))
-    before, after = (
-        bits(one, context, ids)
-        for one, context, ids in zip((study, altered), contexts, excluded, strict=True)
-    )
-    assert (fingerprint(before) != fingerprint(after)) == (
-        CHANGES[key] == REFUSED and key not in BY_CONTENT
-    )
-    if before != after:
-        assert [name for name in before if before[name] != after[name]] == [key]
-
-
-def test_bits_can_be_written_and_read_back():
-    content = bits(valid(), 64, (0, 2))
-    assert json.loads(json.dumps(content)) == content
-    assert set(content) == {k for k, v in CHANGES.items() if v == REFUSED} - BY_CONTENT | {"sums"}
-
-
 # Plain values
+
+
+def test_keys_are_all_that_is_configured_but_the_place():
+    assert set(keys()) == set(leaves(Study())) - {"run.dir"}
 
 
 def test_plain_values():

@@ -7,7 +7,7 @@ import torch
 from helpers_stages import sent_by_value
 from helpers_study import make, make_models, make_study, make_tokens, run, table_bytes
 
-from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.stages.correlations.worker import MomentsWorker
 
 SHORT = "UNIVERSAL_RAY_TEST_SHORT_OF_MEMORY"
@@ -29,7 +29,7 @@ def by_value(request):
 
 
 def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path, monkeypatch):
-    monkeypatch.setattr(CorrelationStage, "worker", Greedy)
+    monkeypatch.setattr(CorrelationsStage, "worker", Greedy)
     nodes.add(1)
     nodes.add(1, **{SHORT: "1"})
     inputs = make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens")

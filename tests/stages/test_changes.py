@@ -7,18 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers_study import CONTEXT
-from helpers_whole import copied, make_inputs, run_stages, whole_study
+from helpers_study import CONTEXT, make
+from helpers_whole import copied, make_inputs, whole_study
 
 from universal_ray.config.study import Convention, Exclusion, Rotation, Study, keys
 from universal_ray.errors import ConfigurationError
 from universal_ray.stages import registry
 from universal_ray.stages.changes import BY_CONTENT, PLACES, REFUSED, effect, table
 from universal_ray.stages.sums import SUMS, bits
+from universal_ray.storage.artifacts import Artifact
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = registry.artifacts()
 BY_NAME = {each.name: each for each in ARTIFACTS}
+
+
+def all_of(artifacts) -> set[Artifact]:
+    """And what they are made from, stored or not."""
+    below = {each for artifact in artifacts for each in (*artifact.made_of, *artifact.chosen_by)}
+    return {*artifacts, *(all_of(below) if below else ())}
+
+
+EVERY = all_of(ARTIFACTS)
 FILES = {
     "sums over tokens": "calibration/|moments/",
     "moments of neurons": "reduce/model-",
@@ -33,6 +43,7 @@ FILES = {
     "scores of roles": "roles/scores-",
     "responses to tokens": "roles/responses-",
     "effects of interventions": "roles/effects-",
+    "ablated paths": "roles/paths-",
 }
 """By artifact, how the paths of its files begin; tables are known by their marker."""
 OTHERWISE: dict[str, Any] = {
@@ -63,7 +74,7 @@ OTHERWISE: dict[str, Any] = {
     "roles.seed": 1,
 }
 """Another value of every key that a finished run may be given, but for those that add to it."""
-QUICK = {"roles.sweep", "taxonomy.features"}
+QUICK = {"roles.sweep", "universal.threshold"}
 
 
 def tiers(names) -> list:
@@ -74,7 +85,7 @@ def tiers(names) -> list:
 
 
 def test_every_key_is_declared_once():
-    declared = {key for each in ARTIFACTS for key in (*each.keys, *each.grows_with)}
+    declared = {key for each in EVERY for key in (*each.keys, *each.grows_with)}
     assert declared | set(BY_CONTENT) | set(PLACES) == set(keys())
     assert not declared & {*BY_CONTENT, *PLACES} and not set(BY_CONTENT) & set(PLACES)
 
@@ -82,7 +93,7 @@ def test_every_key_is_declared_once():
 def test_names_tell_artifacts_apart_and_each_follows_what_it_is_made_of():
     assert len(BY_NAME) == len(ARTIFACTS)
     for place, each in enumerate(ARTIFACTS):
-        assert {*each.made_of, *each.chosen_by} <= set(ARTIFACTS[:place])
+        assert all_of([each]) & set(ARTIFACTS) <= set(ARTIFACTS[: place + 1])
 
 
 @pytest.mark.parametrize("key", SUMS.keys)
@@ -124,7 +135,7 @@ def made_anew(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 def finished_run(tmp_path_factory) -> tuple[Path, Study]:
     folder = tmp_path_factory.mktemp("changes")
     study = whole_study(folder / "run", *make_inputs(folder))
-    run_stages(study)
+    make(study, *registry.STAGES)
     return folder / "run", study
 
 
@@ -140,7 +151,7 @@ def again(finished_run, tmp_path):
 def test_every_key_that_may_change_has_another_value_here():
     assert set(OTHERWISE) == {
         key
-        for each in ARTIFACTS
+        for each in EVERY
         for key in each.keys
         if key not in (*SUMS.keys, *SUMS.grows_with, "taxonomy.words")
     }
@@ -152,21 +163,17 @@ def test_a_change_makes_anew_what_depends_on_it_and_nothing_else(again, key):
     section, name = key.split(".")
     assert getattr(getattr(study, section), name) != OTHERWISE[key]
     setattr(getattr(study, section), name, OTHERWISE[key])
-    run_stages(study)
+    make(study, *registry.STAGES)
     made = made_anew(before, pieces(Path(study.run.dir)))
     assert made <= {each.name for each in ARTIFACTS if each.touched_by(key)}
-    settled = dict.fromkeys([*keys(), "taxonomy.words"])
-    decided = {
-        each.name for each in ARTIFACTS
-        if each.recipe(settled) != each.recipe({**settled, key: "another"})
-    }  # fmt: skip
+    decided = {each.name for each in ARTIFACTS if each.decided_by(key)}
     assert decided <= made
 
 
 def test_nothing_is_made_anew_without_a_change(again):
     study, before = again
     study.cluster.memory = 1.0
-    run_stages(study)
+    make(study, *registry.STAGES)
     assert pieces(Path(study.run.dir)) == before
 
 
@@ -181,9 +188,9 @@ def test_a_raised_version_makes_anew_what_is_made_of_it_and_nothing_else(again, 
     try:
         if raised is SUMS:
             with pytest.raises(ConfigurationError, match="another version of universal_ray"):
-                run_stages(study)
+                make(study, *registry.STAGES)
             return
-        run_stages(study)
+        make(study, *registry.STAGES)
         decided = {e.name for e in ARTIFACTS if e.recipe(settled) != recipes[e.name]}
         may = {each.name for each in ARTIFACTS if each.follows(raised)}
     finally:

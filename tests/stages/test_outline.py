@@ -10,7 +10,7 @@ from universal_ray.corpus.rows import TokenCorpus, glance, open_corpus
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.models.capture import Capture
 from universal_ray.stages.correlations.prepare import claimed, find_done
-from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.stages.inputs import Inputs, find_models, outline, prepare, read
 from universal_ray.storage.store import Store
 
@@ -41,7 +41,7 @@ def test_an_outline_reads_no_tokens_and_runs_no_model(study, monkeypatch):
     store = Store(study.run.dir)
     found = outline(find_models(study, store), store)
     assert (found.rows, found.context) == (ROWS, CONTEXT)
-    rows = dict(CorrelationStage.describe(found, store))
+    rows = dict(CorrelationsStage.describe(found, store))
     assert rows["units"] == "13 (6 blocks of 2, 1 after them), 0 already done"
 
 
@@ -61,7 +61,7 @@ def test_a_plan_of_a_run_tells_what_is_there_without_reading_it(study, monkeypat
     unreadable(monkeypatch)
     found = outline(find_models(study, store), store)
     assert claimed(found, store) == done and len(done) == 13 * len(found.items)
-    assert dict(CorrelationStage.describe(found, store))["units"].endswith("13 already done")
+    assert dict(CorrelationsStage.describe(found, store))["units"].endswith("13 already done")
 
 
 def test_text_that_is_not_tokenised_has_as_many_tokens_as_are_asked_for(study, tmp_path):

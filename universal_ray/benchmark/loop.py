@@ -32,7 +32,7 @@ from universal_ray.runtime import driver
 from universal_ray.runtime.executor import Executor
 from universal_ray.runtime.measure import reset_peak
 from universal_ray.runtime.task import Batch, Task
-from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.stages.inputs import prepare
 from universal_ray.storage.store import Store
 from universal_ray.testbed.training import Settings
@@ -151,8 +151,8 @@ def measure(
     study: Study,
     executor: Executor,
     last: str | None = None,
-    pauses: Sequence[Callable[[CorrelationStage], None]] = (),
-) -> tuple[Timing, CorrelationStage]:
+    pauses: Sequence[Callable[[CorrelationsStage], None]] = (),
+) -> tuple[Timing, CorrelationsStage]:
     """Make the correlations of a study by an executor, up to a batch of theirs or all of them.
 
     Each of the `pauses` is called after as large a share of the units as the others, with nothing
@@ -160,7 +160,7 @@ def measure(
     """
     reset_peak(study.cluster.device.value)
     store = Store(study.run.dir)
-    measured = Measured(CorrelationStage(prepare(study, store), store), last, pauses)
+    measured = Measured(CorrelationsStage(prepare(study, store), store), last, pauses)
     driver.run(lambda: [measured], store, executor)
     return measured.timing, measured.stage
 
@@ -170,9 +170,9 @@ class Measured:
 
     def __init__(
         self,
-        stage: CorrelationStage,
+        stage: CorrelationsStage,
         last: str | None,
-        pauses: Sequence[Callable[[CorrelationStage], None]],
+        pauses: Sequence[Callable[[CorrelationsStage], None]],
     ):
         self.stage, self.name, self.worker = stage, stage.name, stage.worker
         self._last, self._pauses, self._paused = last, pauses, False
@@ -228,7 +228,7 @@ class Measured:
             self.stage.end()
 
 
-def batches(stage: CorrelationStage, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(stage: CorrelationsStage, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The first tokens of a study in the naive scheme's batches: [B, P], and which count [T]."""
     inputs = stage.inputs
     rows = min(tokens // inputs.context, inputs.rows)

@@ -27,7 +27,7 @@ from universal_ray.runtime.executor import Executor
 from universal_ray.runtime.local import LocalExecutor
 from universal_ray.runtime.measure import machine_bytes, matmul_rate
 from universal_ray.runtime.scheduler import Scheduler
-from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.correlations.stage import CorrelationsStage
 
 Row = dict[str, Any]
 COPIES = 4
@@ -51,7 +51,9 @@ def loop(shape: Shape, means: Means) -> Row:
         return _row(shape, means, timing, stage, before)
 
 
-def _row(shape: Shape, means: Means, timing: Timing, stage: CorrelationStage, before: float) -> Row:
+def _row(
+    shape: Shape, means: Means, timing: Timing, stage: CorrelationsStage, before: float
+) -> Row:
     """Shares are of the mean of the plain product's rates before and after."""
     rate = (before + product_rate(shape, means)) / 2
     return {
@@ -112,7 +114,7 @@ class _Naive:
             for _ in range(shape.layers)
         ]
 
-    def take(self, stage: CorrelationStage) -> None:
+    def take(self, stage: CorrelationsStage) -> None:
         """The turn of half of all pairs; models are loaded before their time starts."""
         models = stage.plan.models
         torch.set_num_threads(self.threads)

@@ -19,11 +19,6 @@ SAME = "nothing while it leads to the same tokens and tokenizer, else refused"
 NOTHING = "nothing"
 
 
-def made_anew(key: str, artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """What a change of a key makes anew, or may."""
-    return [each for each in artifacts if each.touched_by(key)]
-
-
 def effect(key: str, artifacts: Sequence[Artifact]) -> str:
     """What a change of a key does to a run that exists, in words."""
     if key in SUMS.keys:
@@ -32,10 +27,19 @@ def effect(key: str, artifacts: Sequence[Artifact]) -> str:
         return SAME
     if key in PLACES:
         return NOTHING
-    names = [each.name for each in made_anew(key, artifacts)]
     if key in SUMS.grows_with:
-        return f"{names[0]} of what is new, and all that is made of them"
-    return ", ".join(names)
+        return f"{SUMS.name} of what is new, and all that is made of them"
+    touched = [each for each in artifacts if each.touched_by(key)]
+    decided = [each.name for each in touched if _made_of(each, key)]
+    chosen = [each.name for each in touched if each.name not in decided]
+    perhaps = f"; where it leads to other choices, {', '.join(chosen)}" if chosen else ""
+    return ", ".join(decided) + perhaps
+
+
+def _made_of(artifact: Artifact, key: str) -> bool:
+    """Whether a key decides an artifact, or what there is to make it of."""
+    own = key in (*artifact.keys, *artifact.grows_with)
+    return own or any(_made_of(each, key) for each in artifact.made_of)
 
 
 def table(artifacts: Sequence[Artifact]) -> str:

@@ -72,6 +72,10 @@ class Artifact:
         """Of its recipe, and of what it is made of: models, tokens, checksums; JSON-able."""
         return fingerprint([self.recipe(settled), of])
 
+    def decided_by(self, key: str) -> bool:
+        """Whether a change of a key makes it anew: its own, or one of what it is made of."""
+        return key in self.keys or any(each.decided_by(key) for each in self.made_of)
+
     def touched_by(self, key: str) -> bool:
         """Whether a change of a key may make it anew, directly or by what it is made from."""
         return key in (*self.keys, *self.grows_with) or any(

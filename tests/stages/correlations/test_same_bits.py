@@ -35,7 +35,7 @@ from universal_ray.config.study import CorpusConfig, Pairs, Rotation, TextConfig
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
 from universal_ray.planning.items import layer_file, marker
 from universal_ray.stages.correlations import folding
-from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.storage.lock import RunLock, read_lock
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
@@ -186,7 +186,7 @@ def test_flipped_bit_that_a_worker_of_a_cluster_finds_is_mended_in_the_same_call
 def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     study = make_study(tmp_path, *inputs)
     with monkeypatch.context() as patch:
-        patch.setattr(CorrelationStage, "_folds", lambda self: [])
+        patch.setattr(CorrelationsStage, "_folds", lambda self: [])
         store = make(study)
     assert not [path for path in store.list("moments") if "block-" in path]
     assert table_bytes(store) == expected

@@ -18,7 +18,7 @@ from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.runtime import driver
 from universal_ray.stages import inputs as inputs_of
-from universal_ray.stages.correlations.stage import CorrelationStage
+from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.stages.inputs import Outline, prepare
 from universal_ray.stages.profile import artifacts as kinds
 from universal_ray.stages.profile.artifacts import profile
@@ -57,7 +57,7 @@ MORE = "family: more\nmatch: exact\nfeatures:\n  more_one: {description: a word,
 
 def stages(study: Study, store: Store) -> list:
     inputs = prepare(study, store)
-    return [CorrelationStage(inputs, store), ProfileStage(inputs, store)]
+    return [CorrelationsStage(inputs, store), ProfileStage(inputs, store)]
 
 
 def run(study: Study) -> Store:

@@ -25,7 +25,7 @@ from universal_ray.storage.store import Store
 log = logging.getLogger(__name__)
 
 
-class CorrelationStage:
+class CorrelationsStage:
     """Calibrations first, then units; each block folds when the last of its units is there."""
 
     name = finished.CORRELATIONS
