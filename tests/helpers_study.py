@@ -24,6 +24,7 @@ from universal_ray.config.study import (
 from universal_ray.runtime import driver
 from universal_ray.runtime.executor import Executor
 from universal_ray.runtime.scheduler import Scheduler
+from universal_ray.stages import registry
 from universal_ray.stages.correlations.plan import Plan
 from universal_ray.stages.inputs import Inputs, prepare
 from universal_ray.stages.profile.artifacts import Profile, profile

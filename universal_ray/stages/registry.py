@@ -5,7 +5,7 @@ name the kinds of files that it stores.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from universal_ray.storage.finished import TABLES
 
@@ -19,6 +19,7 @@ STAGES = tuple(TABLES)
 """In their order: each builds on the one before. The name of each is that of its folder."""
 
 
+@runtime_checkable
 class Kind(Protocol):
     """What a stage's class is."""
 

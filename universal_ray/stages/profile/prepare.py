@@ -55,8 +55,11 @@ def prepare(inputs: Inputs, store: Store) -> Profile:
         rows = TokenRows(corpus.read(0, recipe.topic_rows), vocabulary)
         check_topics(rows, options.topics)
         # All that does not take minutes, for names that are there twice.
-        counts_V = sum(id_counts(corpus, recipe.rows, len(vocabulary)))
+        first_V, others_V = id_counts(corpus, recipe.rows, len(vocabulary))
         feature_bank(
-            vocabulary, counts_V, bank_options(options, syntax=False), subsets=recipe.subsets
+            vocabulary,
+            first_V + others_V,
+            bank_options(options, syntax=False),
+            subsets=recipe.subsets,
         )
     return recipe

@@ -125,13 +125,14 @@ def reduce_weights(recipe: Profile, model: Model, source: ModelSource) -> None:
     written = vocabulary(weights.w_out_NC, weights.unembed_CV, LISTED)
     alike = resemblance(weights.w_in_NC, weights.w_out_NC, weights.up_NC)
     vectors: dict[str, Any] = vector_statistics(weights)
+    moments: dict[str, Any] = written.moments
     heads: dict[str, Any] = {}
     for name, map_HCK in head_maps(weights).items():
         heads[f"{name}_composition"] = _strongest(weights, model, name, map_HCK)
         heads["heads"] = len(map_HCK) // weights.layers
     stored = WeightStatistics(
         **vectors,
-        **written.moments,
+        **moments,
         vocab_top=written.top_RT,
         vocab_top_id=written.top_id_RT,
         vocab_bottom=written.bottom_RT,
