@@ -1,14 +1,16 @@
 """What holds for all tests: one thread each, the session's cluster, and what is made once.
 
-Tests that use `nodes` run in one process, the rest of each file in one, so that a fixture of a
-module is made once however many processes share the work.
+Tests that use `nodes`, as their first fixture, run in one process, the rest of each file in one, so
+that a fixture of a module is made once however many processes share the work.
 """
 
 import fcntl
 import gc
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,32 @@ import pytest
 # save; whoever starts torch or a process after this has one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files go to processes as they are, but for tests on the cluster, which all go to one.
+
+    By name and place: this process collects no tests. (`--dist=loadgroup` marks the tests in a way
+    that pytest 9.2 does not see.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            name = re.escape(test.partition("[")[0])
+            on_the_cluster = re.search(rf"^def {name}\(\s*nodes\b", _text(file), re.MULTILINE)
+            return "nodes" if on_the_cluster else file
+
+    return ByFile(config, log)
+
+
+@cache
+def _text(file: str) -> str:
+    return (Path(__file__).parents[1] / file).read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups of tests that one process runs, those on the cluster first: they wait the longest."""
-    for item in items:
-        group = "nodes" if _on_the_cluster(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Those on the cluster first: they wait the longest."""
     items.sort(key=lambda item: not _on_the_cluster(item))
 
 

@@ -17,7 +17,7 @@ from universal_ray.runtime.task import Batch
 
 LEFT_ALONE = "lock/", ".nonce/", "study.yaml", "hardware.json"
 """Signs of drivers; and what says of which study a run directory is, and made on what."""
-BATCHES = 13
+BATCHES = 14
 """Of all stages, with work in them."""
 
 

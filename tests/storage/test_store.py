@@ -98,7 +98,7 @@ def test_new_folders_are_on_the_disk_with_the_file_in_them(store, monkeypatch):
 def test_importing_the_store_is_quick():
     heavy = "torch|pyarrow|safetensors|ray|transformers|datasets|numpy"
     code = (
-        "import sys, universal_ray.lock;"
+        "import sys, universal_ray.storage.lock;"
         f"print([name for name in '{heavy}'.split('|') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
