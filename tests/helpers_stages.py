@@ -11,6 +11,14 @@ from ray import cloudpickle
 from universal_ray.runtime.journal import Journal
 from universal_ray.runtime.local import LocalExecutor
 from universal_ray.runtime.task import Batch, Stage, Task
+from universal_ray.storage.artifacts import Artifact
+
+
+def follows(artifact: Artifact, other: Artifact) -> bool:
+    """Whether an artifact is made anew, or may be, where `other` is."""
+    return artifact == other or any(
+        follows(each, other) for each in (*artifact.made_of, *artifact.chosen_by)
+    )
 
 
 def sent(something: Any) -> Any:

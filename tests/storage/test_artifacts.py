@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from helpers_stages import follows
 from torch import Tensor
 
 from universal_ray.errors import DamagedError
@@ -49,7 +50,7 @@ def test_a_raised_version_outdates_what_is_made_of_it_and_not_what_it_chooses():
 def test_keys_touch_what_follows_them():
     assert SUMS.touched_by("corpus.tokens") and EFFECTS.touched_by("corpus.tokens")
     assert EFFECTS.touched_by("roles.seed") and not SUMS.touched_by("roles.seed")
-    assert EFFECTS.follows(SUMS) and not SUMS.follows(EFFECTS)
+    assert follows(EFFECTS, SUMS) and not follows(SUMS, EFFECTS)
 
 
 def test_a_key_that_is_not_settled_is_no_default():

@@ -30,16 +30,10 @@ def effect(key: str, artifacts: Sequence[Artifact]) -> str:
     if key in SUMS.grows_with:
         return f"{SUMS.name} of what is new, and all that is made of them"
     touched = [each for each in artifacts if each.touched_by(key)]
-    decided = [each.name for each in touched if _made_of(each, key)]
+    decided = [each.name for each in touched if each.decided_by(key)]
     chosen = [each.name for each in touched if each.name not in decided]
     perhaps = f"; where it leads to other choices, {', '.join(chosen)}" if chosen else ""
     return ", ".join(decided) + perhaps
-
-
-def _made_of(artifact: Artifact, key: str) -> bool:
-    """Whether a key decides an artifact, or what there is to make it of."""
-    own = key in (*artifact.keys, *artifact.grows_with)
-    return own or any(_made_of(each, key) for each in artifact.made_of)
 
 
 def table(artifacts: Sequence[Artifact]) -> str:

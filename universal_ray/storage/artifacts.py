@@ -73,19 +73,15 @@ class Artifact:
         return fingerprint([self.recipe(settled), of])
 
     def decided_by(self, key: str) -> bool:
-        """Whether a change of a key makes it anew: its own, or one of what it is made of."""
-        return key in self.keys or any(each.decided_by(key) for each in self.made_of)
+        """Whether a change of a key makes it anew, or more of it: its own, or of what makes it."""
+        return key in (*self.keys, *self.grows_with) or any(
+            each.decided_by(key) for each in self.made_of
+        )
 
     def touched_by(self, key: str) -> bool:
         """Whether a change of a key may make it anew, directly or by what it is made from."""
         return key in (*self.keys, *self.grows_with) or any(
             each.touched_by(key) for each in (*self.made_of, *self.chosen_by)
-        )
-
-    def follows(self, other: "Artifact") -> bool:
-        """Whether it is made anew, or may be, where `other` is."""
-        return self == other or any(
-            each.follows(other) for each in (*self.made_of, *self.chosen_by)
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers_models import make_gpt2
-from helpers_stages import Sending
+from helpers_stages import Sending, follows
 from helpers_study import CONTEXT, VOCABULARY, make_study, make_tokens, table_bytes
 
 from universal_ray.config.study import Exclusion, Study, TaxonomyConfig
@@ -133,7 +133,7 @@ def test_a_raised_version_makes_anew_what_is_made_of_it(study, kind):
     was = artifact.version
     object.__setattr__(artifact, "version", f"{was} and more")
     try:
-        expected = {name for name, other in KINDS.items() if other.follows(artifact)}
+        expected = {name for name, other in KINDS.items() if follows(other, artifact)}
         assert asked(study) == expected
     finally:
         object.__setattr__(artifact, "version", was)

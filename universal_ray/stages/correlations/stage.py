@@ -11,6 +11,7 @@ from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Item, calibration_file, marker, same_weights
 from universal_ray.runtime.measure import known_speed
 from universal_ray.runtime.task import Batch, Task, call
+from universal_ray.stages.assignment import assign
 from universal_ray.stages.correlations import folding, reduce
 from universal_ray.stages.correlations.artifacts import reduction, tables_fingerprint
 from universal_ray.stages.correlations.plan import Work, describe
@@ -49,25 +50,20 @@ class CorrelationsStage:
         return describe(plan, settings.workers, known_speed(settings, store))
 
     def begin(self) -> MomentsAssignment | None:
-        inputs, store, study = self.inputs, self.store, self.inputs.study
+        inputs, store = self.inputs, self.store
         store.put(STUDY_FILE, yaml.safe_dump(inputs.record, sort_keys=False).encode())
         store.sweep()
         finished.clear(store)
         self._drop(self._damaged)
         if not self.plan.work and finished.stand(store, self.name, self.fingerprint):
             return None
-        return MomentsAssignment(
-            store_url=store.url,
-            nonce=store.write_nonce(),
-            corpus=inputs.corpus,
-            sources=inputs.sources,
+        return assign(
+            MomentsAssignment,
+            inputs,
+            store,
+            sites=[inputs.site],
             excluded=inputs.excluded,
-            sites=(inputs.site,),
-            dtype=study.models.dtype.value,
             policy=self.plan.footprint.policy.value,
-            batch_rows=inputs.batch_rows,
-            threads=study.cluster.threads,
-            device=study.cluster.device.value,
         )
 
     def _drop(self, damaged: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Shard, layer_groups
 from universal_ray.runtime.task import Batch, Task, call
+from universal_ray.stages.assignment import assign
 from universal_ray.stages.correlations import artifacts as correlations
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile.artifacts import stand, tables_fingerprint
@@ -45,7 +46,7 @@ class ProfileStage:
 
     def begin(self) -> ProfileAssignment | None:
         """Raises MissingError where the correlations are not there."""
-        store, inputs, study = self.store, self.inputs, self.inputs.study
+        store, inputs = self.store, self.inputs
         if not correlations.stand(inputs, store):
             raise MissingError(
                 f"{store.url} holds no tables of correlations that are whole and of these "
@@ -53,20 +54,15 @@ class ProfileStage:
             )
         if stand(inputs, store):
             return None
-        self._assignment = ProfileAssignment(
-            store_url=store.url,
-            nonce=store.write_nonce(),
-            corpus=inputs.corpus,
-            sources=inputs.sources,
-            excluded=self.recipe.excluded,
+        self._assignment = assign(
+            ProfileAssignment,
+            inputs,
+            store,
             sites=inputs.site.pair(),
-            dtype=study.models.dtype.value,
-            batch_rows=inputs.batch_rows,
-            threads=study.cluster.threads,
-            device=study.cluster.device.value,
+            excluded=self.recipe.excluded,
             recipe=self.recipe,
             vocabulary=read_vocabulary(inputs.tokenizer, inputs.vocabulary),
-            chosen=choose(bank_options(study.taxonomy)),
+            chosen=choose(bank_options(inputs.study.taxonomy)),
         )
         return self._assignment
 

@@ -10,6 +10,7 @@ from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import layer_groups
 from universal_ray.runtime.task import Batch, Task, call
+from universal_ray.stages.assignment import assign
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile import artifacts as profile
 from universal_ray.stages.profile.artifacts import Bank
@@ -59,7 +60,7 @@ class RolesStage:
         """Raises MissingError where the profile is not there, ConfigurationError where its tokens
         have no frequency that differs.
         """
-        store, inputs, study = self.store, self.inputs, self.inputs.study
+        store, inputs = self.store, self.inputs
         if not profile.stand(inputs, store):
             raise MissingError(
                 f"{store.url} holds no profile of its neurons that is whole and of these options: "
@@ -68,17 +69,12 @@ class RolesStage:
         if stand(inputs, store):
             return None
         unigram(self._bank.counts_V)
-        return RolesAssignment(
-            store_url=store.url,
-            nonce=store.write_nonce(),
-            corpus=inputs.corpus,
-            sources=inputs.sources,
-            excluded=self.recipe.excluded,
+        return assign(
+            RolesAssignment,
+            inputs,
+            store,
             sites=inputs.site.pair(),
-            dtype=study.models.dtype.value,
-            batch_rows=inputs.batch_rows,
-            threads=study.cluster.threads,
-            device=study.cluster.device.value,
+            excluded=self.recipe.excluded,
             recipe=self.recipe,
         )
 
