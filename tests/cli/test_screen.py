@@ -22,6 +22,8 @@ from universal_ray.storage.store import Store
 
 RECORD = b"{configuration: {}, bits: {}, models: [], corpus: {rows: 1, context: 1, units: []}}"
 """The least that a `study.yaml` says."""
+NAMES = ["m [v2]", "[bold]b"]
+"""Of models."""
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +46,17 @@ def test_results_name_partners_and_files(finished, capsys):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A study of all three stages, and the same asked with other thresholds."""
-    folder = tmp_path_factory.mktemp("whole")
-    study = whole_study(
-        folder / "run", make_models(folder, "ab"), make_tokens(folder / "tokens", rows=24)
-    )
+    """A study of all three stages, and the same asked with other thresholds.
+
+    Its directory and models have names that a terminal's library would read as markup.
+    """
+    folder = tmp_path_factory.mktemp("whole") / "[bold]" / "run["
+    folder.mkdir(parents=True)
+    models = [
+        str(Path(path).rename(folder / name))
+        for path, name in zip(make_models(folder, "ab"), NAMES, strict=True)
+    ]
+    study = whole_study(folder / "x]", models, make_tokens(folder / "tokens", rows=24))
 
     def at(threshold: float) -> Store:
         return make(changed(study, universal__threshold=threshold), *ALL)
@@ -68,6 +76,8 @@ def test_all_or_none_or_one_universal_neuron_can_be_shown(whole, capsys):
         show_results(console(), store)
         shown = capsys.readouterr().out
         assert f" of {universal} " in shown
+        assert f"\n{store.url}/tables/neurons.parquet\n" in shown
+        assert all(name in shown for name in NAMES)
         assert "nan" not in shown and "None" not in shown
 
 

@@ -23,9 +23,14 @@ STRONGEST = 10
 
 
 def console(stderr: bool = False) -> Console:
-    """The terminal, or 110 columns of plain text."""
-    found = Console(stderr=stderr)
-    return found if found.is_terminal else Console(width=110, stderr=stderr)
+    """The terminal, or 110 columns of plain text.
+
+    Names of models, paths and texts are shown as they are: nothing in brackets or between colons
+    is read as markup, in lines, titles, heads or cells.
+    """
+    plain: dict[str, Any] = {"stderr": stderr, "markup": False, "emoji": False}
+    found = Console(**plain)
+    return found if found.is_terminal else Console(**plain, width=110)
 
 
 def short(name: str) -> str:
@@ -61,9 +66,9 @@ class Watcher:
     def __init__(self, out: Console):
         self._out = out
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[note]}"),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[note]}", markup=False),
             console=out,
         )
         self._tasks: dict[str, TaskID] = {}
