@@ -58,3 +58,16 @@ class UnitError(UniversalRayError, RuntimeError):
 
 class MemoryShortError(UniversalRayError, MemoryError):
     """A worker could not hold what it was to compute."""
+
+
+class HubError(UniversalRayError, ConnectionError):
+    """The hub did not give what was asked for, and may do so later, or to another machine."""
+
+
+def words(error: BaseException) -> str:
+    """What an error says, its first line and what that leads to, as part of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first, *others = lines or [type(error).__name__]
+    if first.endswith(":") and others:
+        first = f"{first} {others[0]}"
+    return first.rstrip(".:").replace(". ", "; ")[:200]

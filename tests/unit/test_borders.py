@@ -24,8 +24,8 @@ NARROW = {
     "features": ["errors", "maths"],
     "planning": ["errors", "config"],
     "storage": ["errors", "config"],
-    "corpus": ["errors", "config.wellformed", "storage.disk"],
-    "models": ["errors", "config.wellformed", "maths"],
+    "corpus": ["errors", "config.wellformed", "storage.disk", "storage.hub"],
+    "models": ["errors", "config.wellformed", "maths", "storage.hub"],
     "report": ["errors", "config", "maths", "storage", "runtime", "stages"],
 }
 """Folders that may import even less of the project than their floor allows: folders or modules."""

@@ -13,14 +13,15 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from universal_ray.errors import ModelError
-from universal_ray.models.configuration import CONFIGURATION, check_regular, read_json, words
+from universal_ray.errors import ModelError, UniversalRayError, words
+from universal_ray.models.configuration import CONFIGURATION, POINTER, check_regular, read_json
+from universal_ray.storage.hub import sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 # Names that transformers knows weights by, in its order: one file, or the index of many.
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEXES = tuple(f"{name}.index.json" for name in WHOLE)
-PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 LARGEST_HEADER = 100_000_000  # the format's own limit
 
 DTYPES = {
@@ -46,12 +46,6 @@ BUFFERS = re.compile(
 State = dict[str, torch.Tensor]
 
 
-def digest_of(path: Path) -> str:
-    """The sha256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def identity_of(configuration: str, weights: Mapping[str, str]) -> str:
     """A model's identity, 64 hex digits, from the sha256 of its configuration and, by name, of its
     weight files: the same content has the same one, wherever it lies.
@@ -62,19 +56,17 @@ def identity_of(configuration: str, weights: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def choose(
-    name: str, directory: Path, names: Iterable[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The weight files that transformers would load, of all `names` in a directory; and those that
-    the directory is known by, which are all of their format.
+def choose(name: str, directory: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """The weight files that transformers would load, of all `names` in a directory: the single one,
+    or those that the index names; what lies beside them, as of adapters and optimizers, is no part
+    of the model.
 
     Raises ModelError where there are none, or an index names one that is absent.
     """
-    every = sorted(names)
-    for whole, index, pattern in zip(WHOLE, INDEXES, PATTERNS, strict=True):
-        matching = tuple(each for each in every if Path(each).match(pattern))
+    every = set(names)
+    for whole, index in zip(WHOLE, INDEXES, strict=True):
         if whole in every:
-            return (whole,), matching
+            return (whole,)
         if index in every:
             loaded = _indexed(name, directory / index)
             absent = [each for each in loaded if each not in every]
@@ -83,7 +75,7 @@ def choose(
                     f"Model {name!r} lacks {absent[0]}, which its {index} names: complete "
                     f"{directory}."
                 )
-            return loaded, tuple(sorted({*matching, *loaded}))
+            return loaded
     raise ModelError(
         f"Model {name!r} holds no weights in {directory}: it needs model.safetensors or "
         "pytorch_model.bin, or the index of their parts, beside its config.json."
@@ -109,19 +101,12 @@ def read_weights(name: str, path: Path, expected: str | None = None) -> State:
     """
     check_regular(name, path)
     with path.open("rb") as file:
-        if file.read(7) == b"version":
-            raise ModelError(
-                f"Model {name!r} has {path}, a pointer to weights and not the weights: fetch them "
-                "by git lfs pull."
-            )
-        file.seek(0)
-        read = _safetensors if path.suffix == ".safetensors" else _pickled
         try:
-            state, found = read(file, expected is not None)
+            state, found = _read(file, path.suffix, expected is not None)
         except Exception as why:
             if short_of_memory(why):
                 raise
-            if expected is not None and (other := digest_of(path)) != expected:
+            if expected is not None and (other := sha256_of(path)) != expected:
                 raise ModelError(changed(name, path, other, expected)) from why
             raise ModelError(
                 f"Model {name!r} has weights that cannot be read in {path.resolve()} "
@@ -130,6 +115,35 @@ def read_weights(name: str, path: Path, expected: str | None = None) -> State:
     if expected is not None and found != expected:
         raise ModelError(changed(name, path, found, expected))
     return state
+
+
+def read_shapes(name: str, file: BufferedIOBase, called: str) -> State | None:
+    """Names, shapes and dtypes of the tensors of a weight file of the hub, on the device `meta`, of
+    which little is read; None of a pickle from before these had a place of their own.
+
+    Raises ModelError for a file that cannot be read, and what reading raises.
+    """
+    if file.read(2) != b"PK" and not called.endswith(".safetensors"):
+        return None
+    try:
+        return _read(file, Path(called).suffix, False)[0]
+    except UniversalRayError:
+        raise
+    except Exception as why:
+        raise ModelError(
+            f"Model {name!r} has weights that cannot be read in {called} on the hub "
+            f"({words(why)}): choose another revision."
+        ) from why
+
+
+def _read(file: BufferedIOBase, suffix: str, values: bool) -> tuple[State, str]:
+    """Tensors of a file by its format, and its sha256 where their values are read."""
+    file.seek(0)
+    if file.read(len(POINTER)) == POINTER:
+        raise ValueError("it is a pointer to weights and not the weights: fetch them by git lfs "
+                         "pull")  # fmt: skip
+    file.seek(0)
+    return (_safetensors if suffix == ".safetensors" else _pickled)(file, values)
 
 
 def changed(name: str, path: Path, found: str, expected: str) -> str:
@@ -143,7 +157,7 @@ def changed(name: str, path: Path, found: str, expected: str) -> str:
     )
 
 
-def _safetensors(file: BinaryIO, values: bool) -> tuple[State, str]:
+def _safetensors(file: BufferedIOBase, values: bool) -> tuple[State, str]:
     """Tensors in the order of their bytes, which the format wants without a gap."""
     size = file.seek(0, 2)
     file.seek(0)
@@ -181,7 +195,7 @@ def _safetensors(file: BinaryIO, values: bool) -> tuple[State, str]:
     return state, total.hexdigest()
 
 
-def _pickled(file: BinaryIO, values: bool) -> tuple[State, str]:
+def _pickled(file: BufferedIOBase, values: bool) -> tuple[State, str]:
     """By torch, which runs no code that is in the file."""
     digest = ""
     if values:
@@ -194,20 +208,6 @@ def _pickled(file: BinaryIO, values: bool) -> tuple[State, str]:
     ):
         raise ValueError("it holds something else than named tensors")
     return state, digest
-
-
-def on_meta(name: str, path: Path, told: Mapping[str, tuple[str, list[int]]]) -> State:
-    """Tensors without values, from the dtypes and shapes that a header tells. Raises ModelError."""
-    try:
-        return {
-            key: torch.empty(shape, dtype=DTYPES[dtype], device="meta")
-            for key, (dtype, shape) in told.items()
-        }
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise ModelError(
-            f"Model {name!r} has weights that cannot be read in {path} ({words(error)}): choose "
-            "another revision."
-        ) from error
 
 
 def _join(name: str, parts: Sequence[tuple[Path, State]]) -> State:

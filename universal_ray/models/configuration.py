@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from universal_ray.config.wellformed import mistake
-from universal_ray.errors import ModelError
+from universal_ray.errors import ModelError, words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 CONFIGURATION = "config.json"
 LARGEST_JSON = 2**26
+POINTER = b"version https://git-lfs"
 SIZES = {
     "num_hidden_layers": 10_000,
     "hidden_size": 2**20,
@@ -68,10 +69,21 @@ def check_regular(name: str, path: Path, largest: int | None = None) -> None:
         )
 
 
+def is_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves in the place of one that was not fetched."""
+    with path.open("rb") as file:
+        return file.read(len(POINTER)) == POINTER
+
+
 def read_json(name: str, path: Path) -> tuple[dict[str, Any], str]:
     """The object in a JSON file, and the sha256 of what was read. Raises ModelError."""
     check_regular(name, path, LARGEST_JSON)
     content = path.read_bytes()
+    if content.startswith(POINTER):
+        raise ModelError(
+            f"Model {name!r} has a {path.name} that is a pointer of git lfs and not the file: "
+            f"fetch {path} by git lfs pull."
+        )
     try:
         found = json.loads(
             content, parse_constant=_refuse, parse_float=_finite, parse_int=_of_64_bits
@@ -97,12 +109,6 @@ def _of_64_bits(text: str) -> int:
     if not -(2**63) <= int(text) < 2**63:
         raise ValueError(f"{text[:50]} is beyond 64 bits")
     return int(text)
-
-
-def words(error: BaseException) -> str:
-    """The first line of an error, as part of a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".:").replace(". ", "; ")[:200]
 
 
 def configure(name: str, raw: Mapping[str, Any]) -> PreTrainedConfig:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from universal_ray.errors import MissingError, ModelError
+from universal_ray.errors import MissingError, ModelError, words
 from universal_ray.models.checkpoint import (
     INDEXES,
     State,
     build,
     changed,
     choose,
-    digest_of,
     identity_of,
-    on_meta,
+    read_shapes,
     read_weights,
 )
 from universal_ray.models.configuration import CONFIGURATION, check_regular, configure, read_json
-from universal_ray.models.hub import TOKENIZER, digests, directory_of, header, locate
+from universal_ray.models.hub import directory_of, locate
+from universal_ray.storage import hub
+from universal_ray.storage.hub import sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -52,7 +54,8 @@ def resolve(name: str) -> ModelSource:
     their hashes.
 
     Raises MissingError where there is no such directory or hub model, ModelError where it has no
-    configuration, no weights that fit it, or an architecture that is not supported.
+    configuration, no weights that fit it, or an architecture that is not supported; and what
+    `storage.hub.ask` does.
     """
     location, revision = locate(name, "model")
     directory = directory_of(name, location, revision, [CONFIGURATION, *INDEXES])
@@ -65,50 +68,65 @@ def resolve(name: str) -> ModelSource:
     config = configure(name, raw)
     architecture = _supported(name, config)
     shapes = _shapes(name, directory, config, architecture)
-    commit: str | None = None
-    if revision is None:
-        known: dict[str, str | None] = {path.name: None for path in directory.iterdir()}
-        loaded, hashed = choose(name, directory, known)
-    else:
-        commit = directory.name  # the hub's cache names a snapshot by its commit
-        known = digests(location, commit, directory)
-        loaded, _ = choose(name, directory, known)
-        hashed = loaded
-        unknown = [each for each in hashed if known[each] is None]
-        if unknown:  # small ones, which the hub keeps by another hash
-            directory_of(name, location, commit, unknown)
-    parts = _headers(name, location, commit, [directory / each for each in loaded])
-    if parts:
-        _check_parts(name, config, architecture, parts)
-    for each in hashed:
-        if known[each] is None:
-            check_regular(name, directory / each)
-            known[each] = digest_of(directory / each)
-    found = {each: str(known[each]) for each in hashed}
-    files = ((CONFIGURATION, configuration), *((each, found[each]) for each in loaded))
-    identity, kind = identity_of(configuration, found), str(raw["model_type"])
+    commit = None if revision is None else directory.name  # the hub's cache names it so
+    files = _files(name, location, commit, directory)
+    loaded = _chosen(name, commit, directory, files)
+    parts = [
+        (directory / each, _tensors(name, location, commit, directory / each, files[each]))
+        for each in loaded
+    ]
+    read = [(path, state) for path, state in parts if state is not None]
+    if len(read) == len(parts):
+        _check_parts(name, config, architecture, read)
+    digests = {each: files[each] or sha256_of(directory / each) for each in loaded}
+    identity, kind = identity_of(configuration, digests), str(raw["model_type"])
+    files_of = ((CONFIGURATION, configuration), *digests.items())
     return ModelSource(
         name=name, location=location, commit=commit, identity=identity, kind=kind,
-        architecture=architecture, **shapes, files=files,
+        architecture=architecture, **shapes, files=files_of,
     )  # fmt: skip
 
 
-def _headers(
-    name: str, location: str, commit: str | None, paths: Sequence[Path]
-) -> list[tuple[Path, State]]:
-    """Names, shapes and dtypes of the weights, as the files tell them or else the hub; none where
-    only a download would tell.
+def _files(
+    name: str, location: str, commit: str | None, directory: Path
+) -> dict[str, str | None]:
+    """Files of a model, with the sha256 of those that the hub keeps by it."""
+    if commit is None:
+        return {each.name: None for each in directory.iterdir()}
+    files = hub.told(hub.Repository(hub.MODEL, location), commit)
+    return {each: file.sha256 for each, file in files.items()}
+
+
+def _chosen(
+    name: str, commit: str | None, directory: Path, files: Collection[str]
+) -> tuple[str, ...]:
+    """As `choose`. Raises MissingError where it may be the cache of the hub alone that lacks them.
     """
-    read = []
-    for path in paths:
-        if path.exists() or commit is None:
-            read.append((path, read_weights(name, path)))
-            continue
-        told = header(location, commit, path.name)
-        if told is None:
-            return []
-        read.append((path, on_meta(name, path, told)))
-    return read
+    try:
+        return choose(name, directory, files)
+    except ModelError as error:
+        if commit is None or not hub.offline():
+            raise
+        raise MissingError(
+            f"Model {name!r} has no weights in the hub's cache ({words(error)}), and the hub is "
+            "not asked because HF_HUB_OFFLINE is set: download it (deploy/prefetch.py) while the "
+            "network is there."
+        ) from error
+
+
+def _tensors(
+    name: str, location: str, commit: str | None, path: Path, sha256: str | None
+) -> State | None:
+    """Names, shapes and dtypes of a file of weights, which stays on the hub where that tells what
+    it holds; None where only a download would tell.
+    """
+    if commit is not None and not path.exists():
+        place = hub.Repository(hub.MODEL, location), commit
+        if sha256 is not None:
+            with suppress(hub.PartsError), hub.opened(*place, path.name) as file:
+                return read_shapes(name, file, path.name)
+        hub.fetch(*place, [path.name])
+    return read_weights(name, path)
 
 
 def _check_parts(
@@ -131,18 +149,12 @@ def _check_parts(
 def prefetch(source: ModelSource) -> str:
     """Local directory of the model on this machine, downloaded where it is a hub model.
 
-    Raises MissingError where the hub or, offline, its cache does not hold the weights.
+    Raises as `storage.hub.ask`.
     """
     if source.commit is None:
         return source.location
-    names = [name for name, _ in source.files]
-    directory = directory_of(source.name, source.location, source.commit, TOKENIZER + names)
-    if not all((directory / name).is_file() for name in names):
-        raise MissingError(
-            f"Model {source.name!r} has no weights in {directory}: download it while the network "
-            "is there, or choose a revision that holds safetensors or pytorch_model.bin."
-        )
-    return str(directory)
+    repository = hub.Repository(hub.MODEL, source.location)
+    return str(hub.fetch(repository, source.commit, [name for name, _ in source.files]))
 
 
 def check_files(source: ModelSource) -> str:
@@ -154,7 +166,7 @@ def check_files(source: ModelSource) -> str:
     for name, expected in source.files:
         path = Path(directory) / name
         check_regular(source.name, path)
-        found = digest_of(path)
+        found = sha256_of(path)
         if found != expected:
             raise ModelError(changed(source.name, path, found, expected))
     return directory

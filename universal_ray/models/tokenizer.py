@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from universal_ray.errors import ModelError
+from universal_ray.errors import ModelError, words
 from universal_ray.models.checkpoint import quietly
-from universal_ray.models.configuration import CONFIGURATION, check_regular, read_json
+from universal_ray.models.configuration import CONFIGURATION, check_regular, is_pointer, read_json
 from universal_ray.models.hub import TOKENIZER, directory_of, locate
 from universal_ray.models.source import ModelSource
 
@@ -32,28 +32,34 @@ def tokenizer(name: str | ModelSource) -> PreTrainedTokenizerBase:
     else:
         shown, (location, revision) = name, locate(name, "tokenizer")
     directory = directory_of(shown, location, revision, TOKENIZER)
-    for path in sorted({path for pattern in TOKENIZER for path in directory.glob(pattern)}):
+    files = sorted({path for pattern in TOKENIZER for path in directory.glob(pattern)})
+    for path in files:
         check_regular(shown, path, LARGEST)
     from transformers import AutoTokenizer
 
-    sentence = (
-        f"{shown!r} has no usable tokenizer: put its tokenizer files beside the model, or name the "
-        "tokenizer with models.tokenizer."
-    )
     try:
         with quietly():
             found = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+        ids = found.encode("neuron", add_special_tokens=False)
     except Exception as error:  # every class fails in its own way
         if any(_asks_for_code(shown, directory / name) for name in (SETTINGS, CONFIGURATION)):
-            sentence = (
+            raise ModelError(
                 f"The tokenizer of {shown!r} asks for code of its own repository, which is never "
                 "run: name one that transformers knows by itself with models.tokenizer."
-            )
-        raise ModelError(sentence) from error
-    ids = found.encode("neuron", add_special_tokens=False)
+            ) from error
+        pointers = [path.name for path in files if is_pointer(path)]
+        why = f"{pointers[0]} is a pointer of git lfs" if pointers else words(error)
+        raise _unusable(shown, f" ({why})") from error
     if len(found) <= 1 or set(ids) <= {found.unk_token_id}:
-        raise ModelError(sentence)
+        raise _unusable(shown)
     return found
+
+
+def _unusable(name: str, why: str = "") -> ModelError:
+    return ModelError(
+        f"{name!r} has no usable tokenizer{why}: put its tokenizer files beside the model, or name "
+        "the tokenizer with models.tokenizer."
+    )
 
 
 def _asks_for_code(name: str, path: Path) -> bool:
