@@ -109,8 +109,8 @@ def read_weights(name: str, path: Path, expected: str | None = None) -> State:
             if expected is not None and (other := sha256_of(path)) != expected:
                 raise ModelError(changed(name, path, other, expected)) from why
             raise ModelError(
-                f"Model {name!r} has weights that cannot be read in {path.resolve()} "
-                f"({words(why)}): save them again, or delete that file where the hub has it."
+                f"Model {name!r} has weights that cannot be read in {path} ({words(why)}): save "
+                f"them again, or delete {path.resolve()} where the hub has it."
             ) from why
     if expected is not None and found != expected:
         raise ModelError(changed(name, path, found, expected))

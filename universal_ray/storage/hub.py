@@ -107,10 +107,12 @@ def offline() -> bool:
     return constants.is_offline_mode()
 
 
-def ask(wanted: str, call: Callable[[], Answer], patience: float | None = None) -> Answer:
-    """What `call` gives, which asks the hub for what is `wanted`: asked again after as long as the
-    hub says, else after ever longer, where what came instead may pass; for as many seconds as
-    `patience` says, by default PATIENCE, or SHORT_PATIENCE of a hub that does not answer.
+def ask(
+    wanted: str, call: Callable[[], Answer], cached: Callable[[], Answer | None] = lambda: None
+) -> Answer:
+    """What `call` gives, which asks the hub for what is `wanted`. Where what comes in its place may
+    pass, what is `cached` does as well; else the hub is asked again after as long as it says, or
+    after ever longer, for up to PATIENCE seconds, or SHORT_PATIENCE of one that does not answer.
 
     Raises MissingError for what the hub does not have, does not show or is not asked for, HubError
     for what it did not give meanwhile, StorageError where its cache cannot be written.
@@ -124,9 +126,9 @@ def ask(wanted: str, call: Callable[[], Answer], patience: float | None = None) 
             raise
         except Exception as error:
             failure = _failure(error)
-            limit = patience
-            if limit is None:
-                limit = SHORT_PATIENCE if failure.status is None else PATIENCE
+            if failure.passing and not waited and (found := cached()) is not None:
+                return found
+            limit = SHORT_PATIENCE if failure.status is None else PATIENCE
             wait = pause if failure.after is None else failure.after
             if offline() or not failure.passing or waited + wait > limit:
                 raise _told(wanted, failure, waited) from error
@@ -232,15 +234,25 @@ def snapshot(
     """The folder of a revision, named by its commit, with the files that match `patterns` and none
     of those `ignored`, which are downloaded where they are not in the cache. Raises as `ask`.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     wanted = f"{repository} at revision {revision!r}"
     if SHORT_COMMIT.fullmatch(revision):
         revision = _whole_commit(repository, revision)
-    return Path(ask(wanted, lambda: snapshot_download(
-        repository.name, repo_type=repository.kind, revision=revision,
-        allow_patterns=list(patterns), ignore_patterns=list(ignored),
-    )))  # fmt: skip
+
+    def download(*, local: bool = False) -> Path:
+        return Path(snapshot_download(
+            repository.name, repo_type=repository.kind, revision=revision, local_files_only=local,
+            allow_patterns=list(patterns), ignore_patterns=list(ignored),
+        ))  # fmt: skip
+
+    def cached() -> Path | None:
+        try:
+            return download(local=True)
+        except errors.LocalEntryNotFoundError:
+            return None
+
+    return ask(wanted, download, cached)
 
 
 def fetch(repository: Repository, commit: str, names: Sequence[str]) -> Path:
@@ -281,7 +293,7 @@ def _whole_commit(repository: Repository, short: str) -> str:
 
 def told(repository: Repository, commit: str) -> dict[str, File]:
     """Files of a commit by their paths, as the hub tells them; as its cache does where the hub is
-    not asked, or does not answer and the cache has more than the configuration. Raises as `ask`.
+    not asked, or has none for now and the cache has some of the large ones. Raises as `ask`.
     """
     from huggingface_hub import HfApi
 
@@ -293,22 +305,18 @@ def told(repository: Repository, commit: str) -> dict[str, File]:
     if offline():
         return cached
     large = any(file.sha256 for file in cached.values())
-    try:
-        listed = ask(
-            f"{repository} at revision {commit!r}",
-            lambda: HfApi().repo_info(
-                repository.name, repo_type=repository.kind, revision=commit, files_metadata=True
-            ).siblings,
-            patience=0.0 if large else None,
-        )  # fmt: skip
-    except HubError:
-        if not large:
-            raise
-        return cached
-    return {
-        each.rfilename: File(each.size or 0, each.lfs.sha256 if each.lfs else None)
-        for each in listed or ()
-    }
+
+    def listed() -> dict[str, File]:
+        found = HfApi().repo_info(
+            repository.name, repo_type=repository.kind, revision=commit, files_metadata=True
+        )
+        return {
+            each.rfilename: File(each.size or 0, each.lfs.sha256 if each.lfs else None)
+            for each in found.siblings or ()
+        }
+
+    wanted = f"{repository} at revision {commit!r}"
+    return ask(wanted, listed, lambda: cached if large else None)
 
 
 def _linked(path: Path) -> str | None:
