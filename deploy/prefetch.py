@@ -1,4 +1,4 @@
-"""Fill a machine's hub cache with the models of a study; the options are those of jobs/run.py."""
+"""Fill a machine's hub cache with all that a study needs; the options are those of jobs/run.py."""
 
 from universal_ray.cli.options import entry
 from universal_ray.cli.study import StudyCommand
@@ -6,14 +6,22 @@ from universal_ray.cli.study import StudyCommand
 
 @entry("config", StudyCommand)
 def main(job: StudyCommand) -> None:
-    from universal_ray.config.study import check, model_groups
+    from universal_ray.config.study import check
+    from universal_ray.models.source import check_files
+    from universal_ray.stages.inputs import find_models, text_of
+    from universal_ray.storage.store import Store
 
-    study = job.study
-    check(study)
-    from universal_ray.models.source import check_files, resolve
+    check(job.study)
+    store = Store(job.run.dir)
+    # What the run itself finds first: configurations, headers, tokenizers.
+    for source in find_models(job.study, store).sources:
+        print(f"{source.name}: {check_files(source)}")
+    text = text_of(job.study, store)
+    if text is not None and not text.begun:
+        from universal_ray.corpus.documents import documents
 
-    for name in (name for group in model_groups(study.models) for name in group):
-        print(f"{name}: {check_files(resolve(name))}")
+        read = sum(1 for _ in documents(text.settings)[0])
+        print(f"{text.settings.source}: {read:,} documents")
 
 
 if __name__ == "__main__":

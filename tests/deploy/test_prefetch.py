@@ -32,7 +32,7 @@ def test_a_model_that_is_not_at_hand_is_one_sentence_of_a_process(tmp_path, monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     ended = start(PREFETCH, "experiment=gpt2_small", folder=tmp_path)
-    check_refused(ended, "error: 'stanford-crfm/alias-gpt2-small-x21@checkpoint-400000'")
+    check_refused(ended, f"error: The hub's cache {tmp_path}/hub does not hold model 'stanford-crf")
 
 
 def check_refused(ended: Ended, sentence: str) -> None:

@@ -10,14 +10,16 @@ from helpers_stages import sent_by_value
 from ray.cluster_utils import Cluster
 
 from universal_ray.config.study import ClusterConfig, ModelsConfig, RunConfig, Study
-from universal_ray.errors import MemoryShortError, UnitError
+from universal_ray.errors import HubError, MemoryShortError, UnitError
 from universal_ray.runtime import driver, scheduler
 from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.runtime.task import Batch, Task
 from universal_ray.storage.store import Store
 
-BROKEN, SHORT, GREEDY = 0.125, 0.1875, 0.25
-"""Seconds of work that fails on a broken node, finds no memory, or takes more than there is."""
+BROKEN, SHORT, GREEDY, LACKING = 0.125, 0.1875, 0.25, 0.375
+"""Seconds of work that fails on a broken node, finds no memory, takes more than there is, or does
+not get a model on a broken node.
+"""
 GREED = 3 * 2**30
 
 
@@ -40,6 +42,8 @@ class Puppet:
             del held
         if seconds == BROKEN and "UNIVERSAL_RAY_TEST_BROKEN" in os.environ:
             raise RuntimeError("an illegal memory access was encountered")
+        if seconds == LACKING and "UNIVERSAL_RAY_TEST_BROKEN" in os.environ:
+            raise HubError("The hub did not give model 'a/b'.")
         context = ray.get_runtime_context()
         names = context.get_actor_name(), context.get_task_name()
         return self.stage, context.get_node_id(), *names
@@ -131,6 +135,23 @@ def test_work_that_fails_without_a_reason_of_its_own_goes_to_another_node(nodes,
     assert len({node for _, _, node, *_ in stage.told}) == 1
     failures = Store(str(tmp_path)).get_json("progress.json")["failures"]
     assert failures and all("illegal memory access" in each["reason"] for each in failures)
+
+
+def test_a_node_without_a_way_to_the_hub_leaves_the_work_to_the_others(nodes, tmp_path):
+    nodes.add(1)
+    nodes.add(1, UNIVERSAL_RAY_TEST_BROKEN="1")
+    stage = Puppets("first", tasks(9, LACKING))
+    play(nodes, 2, tmp_path, stage)
+    assert sorted(name for name, *_ in stage.told) == [f"task-{index}" for index in range(9)]
+    assert len({node for _, _, node, *_ in stage.told}) == 1
+    failures = Store(str(tmp_path)).get_json("progress.json")["failures"]
+    assert 1 <= len(failures) <= scheduler.CALLS  # then that node is given nothing more
+
+
+def test_where_no_node_gets_a_model_the_run_stops_with_what_the_hub_said(nodes, tmp_path):
+    nodes.add(2, UNIVERSAL_RAY_TEST_BROKEN="1")
+    with pytest.raises(HubError, match=r"^The hub did not give model 'a/b'\.$"):
+        play(nodes, 2, tmp_path, Puppets("first", tasks(5, LACKING)))
 
 
 def test_no_worker_has_memory(nodes, tmp_path):

@@ -18,7 +18,15 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from universal_ray.config.study import ClusterConfig, Device
-from universal_ray.errors import MemoryShortError, ResourceError, StorageError, UniversalRayError
+from universal_ray.errors import (
+    HubError,
+    MemoryShortError,
+    MissingError,
+    ModelError,
+    ResourceError,
+    StorageError,
+    UniversalRayError,
+)
 from universal_ray.runtime.cluster import cluster, results
 from universal_ray.runtime.journal import ATTEMPTS, LESS_MEMORY, MEND, Journal, reason
 from universal_ray.runtime.task import Batch, Stage, Task
@@ -33,6 +41,11 @@ POLL = 5.0
 """Seconds without news after which the lock is looked at all the same."""
 NODE_DIED = "node has died", "node died", "node is dead", "node was terminated"
 """What Ray says of a worker that was lost with its node, in one of its messages."""
+
+
+OF_A_NODE = HubError, MissingError, ModelError
+"""What the driver found whole and a worker did not: its node has no way to the hub, or other files
+in its cache. Another node may have them."""
 
 
 class Host:
@@ -69,6 +82,8 @@ class Scheduler:
         self.waiting: deque[Task] = deque()
         self.beside: deque[Task] = deque()
         self.avoided: dict[str, set[str]] = {}
+        self.barred: set[str] = set()
+        """nodes that lack a model"""
         self.started = self.failed_starts = 0
         self.settled = False
         """whether a stage has begun: until then what a worker finds wrong is wrong with the run"""
@@ -91,6 +106,7 @@ class Scheduler:
         """As `Executor.run`; raises ResourceError without workers."""
         self.stage, self.journal = stage, journal
         self.avoided.clear()
+        self.barred.clear()
         self.heard = time.monotonic()
         # Once in the cluster's memory, whatever a stage tells its workers.
         self.assignment = ray.put(assignment)
@@ -201,7 +217,7 @@ class Scheduler:
     # Tasks
 
     def _assign(self) -> None:
-        for worker in self.workers:
+        for worker in self._equipped():
             if self.beside and not worker.beside:
                 self._give(worker, self.beside.popleft())
         if len(self.beside) > self.batch.behind:
@@ -217,12 +233,17 @@ class Scheduler:
         (worker.beside if task.beside else worker.tasks).add(reference)
         self.running[reference] = (worker, task)
 
-    def _free_worker(self, task: Task) -> _Worker | None:
-        """The one with fewest tasks, of a node where this one has not run out of memory if there
-        is any; a second task only while there is enough left for all.
+    def _equipped(self) -> list[_Worker]:
+        """Workers on nodes that have not lacked a model; else all, of which one may say so again.
         """
-        avoided = self.avoided.get(task.name, set())
-        allowed = [worker for worker in self.workers if worker.node not in avoided] or self.workers
+        return [each for each in self.workers if each.node not in self.barred] or self.workers
+
+    def _free_worker(self, task: Task) -> _Worker | None:
+        """The one with fewest tasks, of a node that has the models and where this one has not run
+        out of memory if there is any; a second task only while there is enough left for all.
+        """
+        equipped, avoided = self._equipped(), self.avoided.get(task.name, set())
+        allowed = [worker for worker in equipped if worker.node not in avoided] or equipped
         if not allowed:
             return None
         worker = min(allowed, key=lambda each: len(each.tasks))
@@ -244,6 +265,9 @@ class Scheduler:
             except (RayError, StorageError, MemoryShortError) as error:
                 self._failed(worker, task, error)
                 continue
+            except OF_A_NODE as error:
+                self._lacking(worker, task, error)
+                continue
             self.journal.finished(task, result)
             self._add(self.stage.finished(task, result))
         if self.workers:
@@ -254,6 +278,16 @@ class Scheduler:
                 f"finished is kept; the cluster has {ray.available_resources()} free, add nodes "
                 "and run the same command again"
             )
+
+    def _lacking(self, worker: _Worker, task: Task, error: UniversalRayError) -> None:
+        """Put a task back whose worker did not get a model. Raises the error where no worker is on
+        another node.
+        """
+        self.barred.add(worker.node)
+        if not [each for each in self.workers if each.node not in self.barred]:
+            raise error
+        self.journal.failed(task, error, innocent=True)
+        (self.beside if task.beside else self.waiting).appendleft(task)
 
     def _failed(self, worker: _Worker, task: Task, error: Exception) -> None:
         """Put a task back, and replace its worker unless it was the store that failed: a GPU whose

@@ -161,7 +161,7 @@ def outline(models: Models, store: Store) -> Outline | None:
     None where nobody can say yet how many tokens there are: text that is not tokenised, of which
     `corpus.tokens` asks for all. Raises what is wrong with the files of the corpus.
     """
-    study, text = models.study, _text(models.study, store)
+    study, text = models.study, text_of(models.study, store)
     path = text.destination if text else str(study.corpus.path)
     if text is not None and not text.begun:
         if study.corpus.tokens is None:
@@ -178,7 +178,7 @@ def read(models: Models, store: Store) -> Inputs:
     Raises CorpusError where no token counts or a model does not know all of them, and
     ConfigurationError where the run directory was made of others.
     """
-    study, text = models.study, _text(models.study, store)
+    study, text = models.study, text_of(models.study, store)
     if text is None:
         corpus = open_corpus(str(study.corpus.path))
     else:
@@ -268,7 +268,7 @@ def _planned(found: source.ModelSource, site: Site, calibrated: str) -> Model:
 
 
 @dataclass(frozen=True)
-class _Text:
+class Text:
     """Text that is tokenised, and where to."""
 
     settings: TextSettings
@@ -285,7 +285,8 @@ class _Text:
         return target.is_dir() and any(target.iterdir())
 
 
-def _text(study: Study, store: Store) -> _Text | None:
+def text_of(study: Study, store: Store) -> Text | None:
+    """The text that a study is to be made of, where its tokens are not given."""
     text = study.corpus.text
     if text is None:
         return None
@@ -309,7 +310,7 @@ def _text(study: Study, store: Store) -> _Text | None:
         tokens=study.corpus.tokens,
         seed=study.corpus.seed,
     )
-    return _Text(settings, destination)
+    return Text(settings, destination)
 
 
 def _check_rows(study: Study, path: str, context: int) -> None:
