@@ -43,18 +43,18 @@ class Hub:
     whose files are served as they are when they are asked for.
 
     `asked` lists the requests, `sent` the bytes of each file that went out, `url` is its address.
+    Commits are made up, but for those `named`.
     """
 
-    def __init__(self, repositories: dict[str, Path]) -> None:
-        self.repositories = repositories
+    def __init__(self, repositories: dict[str, Path], named: dict[str, str]) -> None:
+        self.repositories, self.named = repositories, named
         self.asked: list[str] = []
         self.sent: dict[str, int] = {}
         self.faults: list[Fault] = []
         self.url = ""
 
-    @staticmethod
-    def commit(key: str) -> str:
-        return hashlib.sha1(key.encode()).hexdigest()
+    def commit(self, key: str) -> str:
+        return self.named.get(key) or hashlib.sha1(key.encode()).hexdigest()
 
     def find(self, name: str, revision: str) -> tuple[str, Path] | None:
         """Commit and directory of a revision, which may be the commit itself."""
@@ -195,9 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def served(repositories: dict[str, Path]) -> Iterator[Hub]:
-    """A hub that has these repositories."""
-    hub = Hub(repositories)
+def served(repositories: dict[str, Path], **named: str) -> Iterator[Hub]:
+    """A hub that has these repositories, some at commits that are `named`."""
+    hub = Hub(repositories, named)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

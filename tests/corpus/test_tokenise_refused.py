@@ -1,12 +1,10 @@
-"""Text that cannot be used, each with its sentence; the hub, as far as it can be without it."""
+"""Text that cannot be used, each with its sentence."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 from helpers_tokenise import documents, jsonl, refused
-from hydra import compose, initialize_config_dir
 from transformers import PreTrainedTokenizerFast
 
 from universal_ray.corpus.documents import TextSettings
@@ -80,71 +78,6 @@ def test_a_tokenizer_without_eos_and_one_without_bos(tmp_path, tokenizer):
         TextSettings(source=source, context=16), bare, "identity", str(tmp_path / "c")
     )
     assert (corpus.read(0, corpus.rows)[:, 0] == bare.eos_token_id).all()
-
-
-# The hub, as far as it can be tested without it.
-
-
-def test_a_hub_dataset_is_held_to_its_commit(tmp_path, tokenizer, monkeypatch):
-    asked = {}
-
-    class Info:
-        sha = "c0ffee"
-
-    def info(self, name, revision=None):
-        asked["info"] = (name, revision)
-        return Info
-
-    def load(**arguments):
-        asked["load"] = arguments
-        return documents(20)
-
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", info)
-    monkeypatch.setattr("datasets.load_dataset", load)
-    settings = TextSettings(source="a/b@v1", name="en", split="test", context=16)
-    tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
-    assert asked["info"] == ("a/b", "v1")
-    assert asked["load"] == {
-        "path": "a/b", "name": "en", "revision": "c0ffee", "split": "test", "streaming": True
-    }  # fmt: skip
-    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
-    assert manifest["source"]["commit"] == "c0ffee"
-
-
-def test_no_way_to_the_hub(tmp_path, tokenizer, monkeypatch):
-    def info(self, name, revision=None):
-        raise ConnectionError("no route to host\nand much more")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", info)
-    match = r"a/b@v1 cannot be read \(no route to host\): check corpus\.text and the way to the hub"
-    refused(tmp_path, tokenizer, CorpusError, match, source="a/b@v1")
-
-
-@pytest.mark.parametrize("name", ["pile", "pile_uncopyrighted", "openwebtext"])
-def test_ready_sources_are_pinned_files_on_the_hub(name, tmp_path, tokenizer, monkeypatch):
-    """What `conf/corpus` names reaches `load_dataset` as it should; the hub itself is not asked."""
-    asked = {}
-
-    def load(**arguments):
-        asked.update(arguments)
-        if arguments["path"] == "text":  # the lines of JSON
-            return iter([{"text": json.dumps(record)} for record in documents(20)])
-        return documents(20)
-
-    monkeypatch.setattr("datasets.load_dataset", load)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    conf = Path(__file__).parents[2] / "conf"
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        corpus = compose(overrides=[f"+corpus={name}"]).corpus
-    settings = TextSettings(**{**corpus.text, "context": 16})
-    settings.subset = settings.subset and "meta.set"
-    tokenise(settings, tokenizer, "identity", str(tmp_path / "c"))
-    assert asked["path"] == ("parquet" if name == "openwebtext" else "text")
-    (address,) = asked["data_files"].values()
-    assert address.startswith("hf://datasets/") and len(address.split("@")[1].split("/")[0]) == 40
-    assert (corpus.context, corpus.tokens, corpus.exclude) == (512, 100_000_000, "paper")
-    # The paper's rows have no EOS between documents.
-    assert corpus.text.get("join", "eos") == ("eos" if name == "openwebtext" else "none")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])

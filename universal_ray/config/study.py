@@ -104,7 +104,8 @@ class Join(Enum):
 @dataclass(kw_only=True)
 class TextConfig:
     source: str = "???"
-    """Hub `id[@revision]`, or a local .parquet, .jsonl, .json or .txt file or glob."""
+    """Hub `id[@revision]`; or a .parquet, .jsonl, .json or .txt file or glob, here or on the hub as
+    `hf://datasets/id[@revision]/file`."""
     name: str | None = None
     """Configuration of a hub dataset."""
     split: str = "train"
@@ -116,6 +117,9 @@ class TextConfig:
     minimum_characters: int = 51
     """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
     join: Join = Join.eos
+    bytes: int | None = None
+    """About how much the files of the source hold: more than a tenth off is refused; by default not
+    looked at."""
     documents: int | None = None
     """How many documents to read at most, by default all."""
     prepared: str | None = None
@@ -291,6 +295,7 @@ def check(study: Study) -> None:
         "corpus.tokens": study.corpus.tokens,
         "corpus.context": study.corpus.context,
         "corpus.text.documents": study.corpus.text.documents if study.corpus.text else None,
+        "corpus.text.bytes": study.corpus.text.bytes if study.corpus.text else None,
     })
     if study.corpus.seed < 0:
         raise ConfigurationError(f"corpus.seed is {study.corpus.seed}: give a number of at least 0")

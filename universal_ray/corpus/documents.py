@@ -1,21 +1,41 @@
 """Documents of a text source, with their subset labels, streamed through `datasets`."""
 
-import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from glob import glob
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from universal_ray.errors import ConfigurationError, CorpusError, MissingError
+from universal_ray.errors import (
+    ConfigurationError,
+    CorpusError,
+    MissingError,
+    StorageError,
+    UniversalRayError,
+    words,
+)
+from universal_ray.storage.hub import (
+    DATASET,
+    Repository,
+    commit_of,
+    fetch,
+    offline,
+    sha256_of,
+    told,
+)
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
 COMPRESSIONS = (".gz", ".zst")
 JOINS = ("eos", "none")
+HUB_FILES = re.compile(
+    r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>.+)"
+)
 
 
 @dataclass(kw_only=True)
@@ -35,6 +55,8 @@ class TextSettings:
     """Column with a document's subset label, as `meta.pile_set_name`; none: no subsets."""
     minimum_characters: int = 51
     """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
+    bytes: int | None = None
+    """About how much the files of the source hold; more than a tenth off is refused."""
     documents: int | None = None
     """How many documents to read from the start of the source; by default all."""
     join: str = "eos"
@@ -50,22 +72,28 @@ class TextSettings:
 def documents(settings: TextSettings) -> tuple[Iterator[tuple[str, str]], dict[str, Any]]:
     """The documents of a source with their subset labels, and what the source is.
 
-    Streamed: `datasets` keeps no copy and no cache of the text.
+    Files on the hub come into its cache one by one, as far as they are read, and are held to the
+    hub's sha256; all else is streamed: `datasets` keeps no copy and no cache of the text. Raises
+    what `storage.hub.ask` does, MissingError where no file matches, and CorpusError.
     """
     import datasets
 
-    opened, provenance = _opening(settings)
-    try:
-        if opened["path"] == "json":
-            dataset = _json_records(opened, settings)
-        else:
-            dataset = datasets.load_dataset(**opened, split=settings.split, streaming=True)
-        records = islice(dataset, settings.documents)
-    except CorpusError:
-        raise
-    except Exception as error:
-        raise CorpusError(_unreadable(settings.source, error)) from error
-    return _labelled(records, settings), {**provenance, "datasets": datasets.__version__}
+    records, provenance = _opening(settings)
+    labelled = _labelled(islice(records, settings.documents), settings)
+    return labelled, {**provenance, "datasets": datasets.__version__}
+
+
+def _read(reader: str, files: str | list[str], settings: TextSettings) -> Iterator[dict[str, Any]]:
+    """The records of files, or of what an address leads to."""
+    import datasets
+
+    opened: dict[str, Any] = {"path": reader, "data_files": {settings.split: files}}
+    if reader == "text":
+        opened["sample_by"] = "document"
+    if reader == "json":
+        yield from _json_records(opened, settings)
+    else:
+        yield from datasets.load_dataset(**opened, split=settings.split, streaming=True)
 
 
 def _json_records(opened: dict[str, Any], settings: TextSettings) -> Iterator[dict[str, Any]]:
@@ -133,7 +161,7 @@ def _labelled(
     while True:
         try:
             record = next(records, None)
-        except CorpusError:
+        except UniversalRayError:
             raise
         except Exception as error:
             raise CorpusError(_unreadable(settings.source, error)) from error
@@ -177,38 +205,77 @@ def _value(record: dict[str, Any], column: str, number: int, source: str) -> Any
     return value
 
 
-def _opening(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of `load_dataset` for a source, and the record of it for the manifest."""
+def _opening(settings: TextSettings) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+    """The records of a source, and the record of it for the manifest."""
     source = settings.source
     stem = source
     for compression in COMPRESSIONS:
         stem = stem.removesuffix(compression)
     reader = READERS.get(Path(stem).suffix)
     if reader is None:
-        return _hub(settings)
+        return _dataset(settings)
     if source.endswith(".zst") and importlib.util.find_spec("zstandard") is None:
         raise ConfigurationError(f"{source} is compressed by zstd: pip install zstandard first")
-    opened: dict[str, Any] = {"path": reader, "data_files": {settings.split: source}}
-    provenance: dict[str, Any] = {"address": source}
-    if "://" not in source:
-        files = sorted(glob(source, recursive=True))
-        if not files:
-            raise MissingError(f"no file matches {source}: check corpus.text.source")
-        opened["data_files"] = {settings.split: files}
-        provenance = {"files": {file: _sha256(file) for file in files}}
-    if reader == "text":
-        opened["sample_by"] = "document"
-    return opened, provenance
+    hub = HUB_FILES.fullmatch(source)
+    if hub:
+        return _hub_files(reader, settings, *hub.group("name", "revision", "path"))
+    if "://" in source:
+        return _read(reader, source, settings), {"address": source}
+    files = sorted(glob(source, recursive=True))
+    if not files:
+        raise MissingError(f"no file matches {source}: check corpus.text.source")
+    _check_size(settings, sum(map(os.path.getsize, files)))
+    digests = {file: sha256_of(Path(file)) for file in files}
+    return _read(reader, files, settings), {"files": digests}
 
 
-def _sha256(file: str) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _hub_files(
+    reader: str, settings: TextSettings, name: str, revision: str | None, path: str
+) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+    """Files of a dataset on the hub, held to the commit that its revision means now."""
+    repository = Repository(DATASET, name)
+    commit = commit_of(repository, revision or "main")
+    files = {
+        each: file for each, file in sorted(told(repository, commit).items())
+        if fnmatchcase(each, path)
+    }  # fmt: skip
+    if not files:
+        where = "its cache here, and is not asked by HF_HUB_OFFLINE" if offline() else "it"
+        raise MissingError(
+            f"no file of {repository} at revision {commit} matches {path}, as the hub has them in "
+            f"{where}: check corpus.text.source"
+        )
+    _check_size(settings, sum(file.size for file in files.values()))
+
+    def records() -> Iterator[dict[str, Any]]:
+        for each, file in files.items():
+            place = fetch(repository, commit, [each]) / each
+            if file.sha256 is not None and sha256_of(place) != file.sha256:
+                raise StorageError(
+                    f"{place.resolve()} is not what the hub has as {each} of {repository}: delete "
+                    "it, and the same command fetches it again"
+                )
+            yield from _read(reader, [str(place)], settings)
+
+    digests = {each: file.sha256 for each, file in files.items()}
+    return records(), {"dataset": name, "commit": commit, "files": digests}
 
 
-def _hub(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A dataset on the hub, held to the commit that its revision means now."""
-    from huggingface_hub import HfApi
+def _check_size(settings: TextSettings, size: int) -> None:
+    """Raises CorpusError for files that cannot be those that are meant."""
+    wanted = settings.bytes
+    if wanted is not None and abs(size - wanted) > wanted / 10:
+        raise CorpusError(
+            f"{settings.source} holds {size:,} bytes, where about {wanted:,} are meant: check that "
+            "it is the right file, or set corpus.text.bytes=null"
+        )
+
+
+def _dataset(settings: TextSettings) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+    """A dataset on the hub as `datasets` takes it apart, held to the commit that its revision means
+    now.
+    """
+    import datasets
 
     name, _, revision = settings.source.partition("@")
     if os.path.exists(name) or name.startswith((".", "/")) or name.count("/") > 1:
@@ -216,14 +283,15 @@ def _hub(settings: TextSettings) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{settings.source} is neither a hub dataset nor a file of "
             f"{', '.join(READERS)}: name files, as in '{name}/*.parquet'"
         )
-    try:
-        commit = HfApi().dataset_info(name, revision=revision or None).sha
-    except Exception as error:
-        raise CorpusError(_unreadable(settings.source, error)) from error
-    opened = {"path": name, "name": settings.name, "revision": commit}
-    return opened, {"dataset": name, "commit": commit}
+    commit = commit_of(Repository(DATASET, name), revision or "main")
+
+    def records() -> Iterator[dict[str, Any]]:
+        yield from datasets.load_dataset(
+            path=name, name=settings.name, revision=commit, split=settings.split, streaming=True
+        )
+
+    return records(), {"dataset": name, "commit": commit}
 
 
 def _unreadable(source: str, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return f"{source} cannot be read ({reason}): check corpus.text and the way to the hub"
+    return f"{source} cannot be read ({words(error)}): check corpus.text and the way to it"

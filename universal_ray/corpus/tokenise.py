@@ -39,6 +39,8 @@ A single longer document is encoded whole."""
 ROWS_PER_SHARD = 16384
 """32 MiB of int32 at 512 positions: a worker's unit touches few files."""
 TOKENS_PER_LOG_LINE = 10_000_000
+DECIDES_NOTHING = {"bytes"}
+"""Settings that refuse text, and say nothing of what is made of it."""
 SHAPE = {"tokenizer": str, "settings": dict, "content": (str, ABSENT)}
 """What is read again of a manifest; version 0.1.0 of this project did not write the content."""
 
@@ -282,7 +284,8 @@ def _finished(target: Path, wanted: dict[str, Any]) -> TokenCorpus:
             f"or use it as it is with corpus.path={target}"
         ) from error
     differing = sorted(
-        key for key in there.keys() | wanted.keys() if there.get(key) != wanted.get(key)
+        key for key in (there.keys() | wanted.keys()) - DECIDES_NOTHING
+        if there.get(key) != wanted.get(key)
     )
     if differing:
         changes = ", ".join(

@@ -297,15 +297,10 @@ def text_of(study: Study, store: Store) -> Text | None:
         )
     # With more tokens another directory, whose first rows are the same: so a run grows.
     destination = text.prepared or str(Path(store.url) / f"corpus-{study.corpus.tokens or 'all'}")
+    given = {each.name: getattr(text, each.name) for each in fields(text)}
+    del given["prepared"]
     settings = TextSettings(
-        source=text.source,
-        name=text.name,
-        split=text.split,
-        column=text.column,
-        subset=text.subset,
-        minimum_characters=text.minimum_characters,
-        join=text.join.value,
-        documents=text.documents,
+        **{**given, "join": text.join.value},
         context=study.corpus.context or 512,
         tokens=study.corpus.tokens,
         seed=study.corpus.seed,

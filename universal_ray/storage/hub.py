@@ -37,7 +37,7 @@ PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 """What a hub answers that may answer otherwise soon."""
 NOT_SHOWN = {401, 403, 404, 410, 451}
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
-COMMIT, SHORT_COMMIT = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{7,39}")
+SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 BLOCK = 1 << 16
 """Bytes that are read at once of a file that stays on the hub."""
@@ -253,6 +253,13 @@ def snapshot(
             return None
 
     return ask(wanted, download, cached)
+
+
+def commit_of(repository: Repository, revision: str) -> str:
+    """The commit, 40 hex digits, that a revision means now: a branch, a tag, a commit or its first
+    digits. Raises as `ask`.
+    """
+    return snapshot(repository, revision, [".gitattributes"]).name
 
 
 def fetch(repository: Repository, commit: str, names: Sequence[str]) -> Path:
