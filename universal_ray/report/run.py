@@ -48,7 +48,7 @@ class Run:
     def __init__(self, store: Store):
         """Raises MissingError where no run lives."""
         check_started(store)
-        self._store = store
+        self.store = store
         self.url = store.url
 
     def __repr__(self) -> str:
@@ -60,20 +60,20 @@ class Run:
 
         Raises StorageError where it was altered.
         """
-        found = read_record(self._store)
+        found = read_record(self.store)
         assert found is not None, "looked at as the run was opened"
         return found
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages whose tables are there, in their order."""
-        done = finished.stages(self._store)
+        done = finished.stages(self.store)
         return tuple(stage for stage in finished.TABLES if stage in done)
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables that are there."""
-        receipts = checked.receipts(self._store, MARKER)
+        receipts = checked.receipts(self.store, MARKER)
         return tuple(name for name, path in PATHS.items() if path in receipts)
 
     @property
@@ -82,7 +82,7 @@ class Run:
 
         Raises MissingError where no stage is finished, DamagedError where the file was altered.
         """
-        return self._store.get_json(SUMMARY_PATH, self._receipt(SUMMARY_PATH))
+        return self.store.get_json(SUMMARY_PATH, self._receipt(SUMMARY_PATH))
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> "pyarrow.Table":
         """A table, or its `columns` alone; what a column means is in the metadata of its field.
@@ -95,7 +95,7 @@ class Run:
             raise ConfigurationError(f"{name} is no table of a run: {choose(name, PATHS)}")
         receipt = self._receipt(path)
         try:
-            return self._store.get_table(path, columns, receipt)
+            return self.store.get_table(path, columns, receipt)
         except DamagedError:
             if columns is not None:
                 self._check_columns(name, columns, receipt)
@@ -103,7 +103,7 @@ class Run:
 
     def _receipt(self, path: str) -> Receipt:
         """What a file was when it was written."""
-        receipt = checked.receipts(self._store, MARKER).get(path)
+        receipt = checked.receipts(self.store, MARKER).get(path)
         if receipt is None:
             stage = next(stage for stage, paths in finished.TABLES.items() if path in paths)
             raise MissingError(
@@ -114,7 +114,7 @@ class Run:
 
     def _check_columns(self, name: str, columns: Sequence[str], receipt: Receipt) -> None:
         """Raise ConfigurationError for a column that a whole table has not."""
-        there = self._store.get_table(receipt.path, receipt=receipt).column_names
+        there = self.store.get_table(receipt.path, receipt=receipt).column_names
         for column in columns:
             if column not in there:
                 near = nearest(column, there)

@@ -7,6 +7,8 @@ these names was not made here, and is never deleted.
 import re
 
 STUDY_FILE = "study.yaml"
+REPORT = "report"
+"""The folder of the site."""
 PARTIAL = ".partial-"
 """Part of every temporary name: what carries it was never finished."""
 
@@ -38,6 +40,8 @@ _NAMES = (
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(done|profile|roles|summary)\.json",
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads)"
     r"\.parquet",
+    rf"{REPORT}/(unfinished/)?(done\.json|index\.html|app\.js|style\.css)",
+    rf"{REPORT}/(unfinished/)?data/(front|levels|(index|tokens|neurons)-\d+|tokens)\.js",
 )
 _OURS = re.compile("|".join(_NAMES))
 _SCRATCH = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9a-z_]{{8}}")

@@ -1,0 +1,1 @@
+"""From the tables of a run to a site that opens by a double click."""
