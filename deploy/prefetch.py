@@ -1,6 +1,6 @@
 """Fill a machine's hub cache with all that a study needs; the options are those of jobs/run.py."""
 
-from universal_ray.cli.options import entry
+from universal_ray.cli.entry import entry
 from universal_ray.cli.study import StudyCommand
 
 

@@ -5,15 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-import torch
-
-from universal_ray.cli.options import entry
+from universal_ray.cli.entry import entry
 from universal_ray.config.study import ClusterConfig, Device, check_cluster
 from universal_ray.errors import ConfigurationError
-from universal_ray.runtime.cluster import cluster, results
-from universal_ray.testbed import text
-from universal_ray.testbed.training import Settings, export, prepare, train_seed
+from universal_ray.testbed.settings import Settings
 
 
 @dataclass(kw_only=True)
@@ -28,23 +23,36 @@ class TrainSeeds:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
-@ray.remote
 def train(settings: Settings, name: str, output: Path, device: str, threads: int) -> dict[str, Any]:
+    import torch
+
+    from universal_ray.testbed.training import train_seed
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
     return train_seed(settings, name, output, device)
 
 
-@entry("train_seeds", TrainSeeds)
+@entry(
+    "train_seeds", TrainSeeds,
+    ("seeds=[f,g] cluster.workers=2", "two more seeds, on this machine"),
+    ("training.steps=100 training.keep=[50,100] output=runs/short", "a short training"),
+)  # fmt: skip
 def main(job: TrainSeeds) -> None:
     output, device, threads = Path(job.output).resolve(), job.cluster.device, job.cluster.threads
     if len(set(job.seeds)) < len(job.seeds) or not all(name.isalnum() for name in job.seeds):
         raise ConfigurationError(f"seeds={job.seeds} must be distinct, of letters and digits")
     check_cluster(job.cluster)
+    import ray
+
+    from universal_ray.runtime.cluster import cluster, results
+    from universal_ray.testbed import text
+    from universal_ray.testbed.training import export, prepare
+
     with cluster(job.cluster):
         prepare(job.training, output, text.gather())
-        task = train.options(num_cpus=threads, num_gpus=int(device is Device.cuda))
-        waiting, running = list(job.seeds), list[ray.ObjectRef]()
+        task: Any = ray.remote(train).options(num_cpus=threads, num_gpus=int(device is Device.cuda))
+        waiting, running = list(job.seeds), list[Any]()
         while waiting or running:
             while waiting and len(running) < job.cluster.workers:
                 name = waiting.pop(0)

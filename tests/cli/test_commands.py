@@ -1,5 +1,6 @@
 """The command `universal-ray`: what it says of itself, and which stages it is asked for."""
 
+import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from helpers_study import make, make_models, make_study, make_tokens
 
 from universal_ray import __version__
-from universal_ray.cli.commands import COMMANDS, Benchmark, Compare, main
+from universal_ray.cli.commands import COMMANDS, Benchmark, Compare, Status, main
 from universal_ray.cli.help import documented, options_of
 from universal_ray.cli.options import composed
 from universal_ray.cli.study import STAGES, StudyCommand, check_stages
@@ -20,7 +21,10 @@ sys.path.insert(0, str(ROOT / "jobs"))
 from train_seeds import TrainSeeds  # noqa: E402
 
 sys.path.pop(0)
-SCHEMAS = [StudyCommand, Compare, Benchmark, TrainSeeds]
+SCHEMAS = {
+    "run": StudyCommand, "status": Status, "compare": Compare, "benchmark": Benchmark,
+    "train_seeds": TrainSeeds,
+}
 BY_ITSELF = {"layers", "tokens", "rotations", "device", "threads", "forward", "heads", "context",
              "vocabulary", "batch", "steps", "warmup", "learning_rate", "weight_decay"}  # fmt: skip
 """Names of fields that say what they are where nothing else is told."""
@@ -66,8 +70,14 @@ def test_the_help_of_a_command_tells_its_options(typed, name):
     status, told, wrong = typed(name, "--help")
     assert (status, wrong) == (0, "")
     assert f"usage: universal-ray {name} " in told
-    schema = {"compare": Compare, "benchmark": Benchmark}.get(name, StudyCommand)
-    for option in options_of(schema):
+    about, *examples = told.split("\n\n  ")[0].split(f"\n  universal-ray {name} ")
+    assert about.split(f"\n\nusage: universal-ray {name} ")[0].rstrip().endswith(".")
+    assert len(examples) == 2
+    configuration = "config" if name == "run" else name
+    for example in examples:  # each is what it may be
+        composed(shlex.split(example.splitlines()[0]), configuration, SCHEMAS[name])
+    assert ("Groups of values" in told) == (name == "run")  # others have only their own keys
+    for option in options_of(SCHEMAS[name]):
         assert option.section or f"\n  {option.key}=" in told
         assert " ".join(option.told.split()) in " ".join(told.split())
     assert max(map(len, told.splitlines())) <= 100 or "{testbed" in told
@@ -89,7 +99,7 @@ def test_help_tells_choices_and_the_values_that_options_lead_to(typed, tmp_path)
     assert (status, told) == (1, "") and wrong.startswith("error: experiment=yours is no choice")
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
+@pytest.mark.parametrize("schema", SCHEMAS.values())
 def test_every_option_says_what_it_is(schema):
     options = [option for option in options_of(schema) if not option.section]
     silent = {o.key for o in options if not o.told and o.key.split(".")[-1] not in BY_ITSELF}

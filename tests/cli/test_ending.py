@@ -9,14 +9,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers_jobs import enter
 from helpers_study import command, make_models, make_study, make_tokens
 
+from universal_ray.cli import doors
 from universal_ray.errors import StorageError
 from universal_ray.runtime.ending import SIGNALS, Lasting, guarded, lasting_output, stoppable
 from universal_ray.storage.lock import read_lock
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
+RECORD = b"{configuration: {}, bits: {}, models: [], corpus: {rows: 1, context: 1, units: []}}"
+"""The least that a `study.yaml` says."""
 
 
 @pytest.fixture(params=[*SIGNALS, signal.SIGINT])
@@ -71,6 +75,36 @@ def test_a_process_without_memory_is_told_in_one_sentence(capsys):
         bytearray(2**62)
     assert caught.value.code == 1
     assert capsys.readouterr().err.startswith("error: this process got no more memory")
+
+
+@pytest.mark.parametrize("door", [doors.main, doors.door("status")])
+@pytest.mark.parametrize("module", ["universal_ray.cli.commands", "universal_ray.cli.options"])
+def test_ctrl_c_in_the_first_second_is_one_sentence(monkeypatch, capsys, door, module):
+    class Impatient:
+        """Ctrl-C, while a module is being imported."""
+
+        def find_spec(self, name, *_):
+            if name == module:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["universal-ray", "status", "run.dir=x"])
+    for each in ("universal_ray.cli.commands", "universal_ray.cli.options"):
+        monkeypatch.delitem(sys.modules, each, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Impatient(), *sys.meta_path])
+    with pytest.raises(SystemExit) as caught:
+        door()
+    assert caught.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
+
+
+def test_of_several_jobs_one_that_fails_keeps_none_from_being_done(tmp_path):
+    Store(str(tmp_path / "a=1")).put("study.yaml", RECORD)
+    ended = enter("jobs/status.py", "-m", "run.dir=none,a=1,nothing", folder=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stdout.count("stopped before the first unit") == 1
+    failed = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split()[1].split("/")[-1] for line in failed] == ["none", "nothing", "2"]
+    assert failed[-1] == "error: 2 of these jobs failed, each for what it says above"
 
 
 def test_a_stream_outlasts_its_reader():

@@ -3,12 +3,14 @@
 import doctest
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import universal_ray
 from universal_ray.errors import ConfigurationError, UniversalRayError
 
+ROOT = Path(__file__).parents[2]
 HEAVY = (
     "torch", "ray", "transformer_lens", "transformers", "tokenizers", "datasets", "huggingface_hub",
     "numpy", "scipy", "sklearn", "pandas", "pyarrow", "fsspec", "hydra", "omegaconf", "rich",
@@ -28,6 +30,9 @@ def imported_by(lines: str) -> set[str]:
 
 def test_importing_the_package_loads_nothing_heavy():
     assert imported_by("import universal_ray") == set()
+    # What a job imports before Ctrl-C ends it in a sentence.
+    jobs = [f"import runpy; runpy.run_path({str(path)!r})" for path in ROOT.glob("jobs/*.py")]
+    assert imported_by("\n".join(["import universal_ray.cli.doors", *jobs])) == set()
     named = "universal_ray.Study, universal_ray.run, universal_ray.open, universal_ray.MissingError"
     found = imported_by(f"import universal_ray\n{named}")
     assert not found & {"torch", "ray", "transformer_lens", "transformers", "datasets", "hydra"}

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from universal_ray.cli.options import check_arguments, composed, keys_of
+from universal_ray.cli.help import options_of
+from universal_ray.cli.options import check_arguments, composed
 from universal_ray.cli.study import StudyCommand
 from universal_ray.config.study import Study, check
 from universal_ray.errors import ConfigurationError, MissingError
 
 ROOT = Path(__file__).parents[2]
 JOBS = {
-    "run": "config", "status": "config", "compare": "compare", "benchmark": "benchmark",
+    "run": "config", "status": "status", "compare": "compare", "benchmark": "benchmark",
     "train_seeds": "train_seeds",
 }
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -54,6 +55,19 @@ def test_hydras_flags_open_no_door(door):
     for flags in (["--cfg", "job", "+run.dirs=x"], ["--config-name", "other"]):
         status, told = door(*flags)
         assert status == 1 and told.startswith("error: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--hlep"], "--hlep is no flag: did you mean --help?"),
+        (["--xyzzy", "x"], "--xyzzy is no flag: --help tells the flags"),
+        (["--cfg", "x"], "argument --cfg/-c: invalid choice"),
+    ],
+)
+def test_a_flag_that_is_none_is_refused_with_the_nearest(door, flags, told):
+    status, wrong = door(*flags)
+    assert status == 1 and wrong.startswith(f"error: {told}") and wrong.count("\n") == 1
 
 
 def test_a_real_process_says_one_sentence(tmp_path):
@@ -116,24 +130,29 @@ def test_a_key_beyond_the_schema_is_refused_with_the_nearest(sign):
         ("hydra.launcher._target_=os.system", "Hydra's machinery"),
         ("+hydra.foo=1", "without +"),
         ("++hydra/launcher=basic", "without +"),
-        ("models.reference={_target_: x}", "dict"),
+        ("models.reference={_target_: x}", "a structure where models.reference is text"),
         ("cluster={worker: 3}", "worker"),
         ("+baseline.rotations=3", r"write baseline\.rotations=3"),
         ("~baseline.rotations", "takes an option away"),
-        ("corpus.text.source=x", "choose a corpus that has it"),
-        ("corpus.text={source: x}", "choose a corpus that has it"),
-        ("baseline.rotations=many", "many"),
-        ("baseline.rotations=[1]", "Integer"),
-        ("cluster.workers=1.5", "workers"),
-        ("cluster.workers=null", "Optional"),
-        ("models.pairs=some", "pairs"),
-        ("roles.sweep=3", "sweep"),
+        ("corpus.text.source=x", r"choose one that has it \(.*corpus=text\)"),
+        ("corpus.text={source: x}", r"choose one that has it \(.*corpus=text\)"),
+        ("baseline.rotations=many", "many is not a whole number: give one"),
+        ("baseline.rotations=[1]", "not a whole number"),
+        ("cluster.workers=1.5", "workers=1.5 is not a whole number: give one"),
+        ("cluster.workers=null", "takes its value away: give a whole number"),
+        ("models.pairs=some", "no choice of models.pairs: choose from reference, all"),
+        ("roles.sweep=3", r"no list: write roles.sweep=\[3\]"),
         ("roles.sweep=[1,[2]]", r"roles\.sweep"),
         ("models.compared=[a,[b]]", r"models\.compared is \['a', \['b'\]\]"),
         ("taxonomy.words=[{a: b}]", r"taxonomy\.words"),
-        ("run.dir=a=b", "cannot be read"),
+        ("models.compared=x", r"is no list: write models\.compared=\[x\]"),
+        ("corpus.tokens=1e6", "is not a whole number: write 1000000"),
+        ("models.dtype=float23", r"did you mean float32 \(of float32, tfloat32, "),
+        ("cluster=3", r"is no value of cluster: give its options .* cluster\.NAME=VALUE"),
+        ("roles.sweep=[1,high]", r"high in roles\.sweep=\[1,high\] is not a number"),
+        ("corpus=text", r"corpus\.text\.source has no value: write corpus\.text\.source=VALUE \("),
         ("experiment", "cannot be read"),
-        ("run.dir=${nowhere}", "nowhere"),
+        ("run.dir=${nowhere}", "run.dir refers to something that is not there: give"),
         ("models.reference=${testbed:z}", "no embedded model"),
         ("cluster.address=ray://head:10001", "deploy/job_submit.sh"),
         ("cluster.memory=nan", r"cluster\.memory"),
@@ -154,7 +173,8 @@ def test_an_experiment_of_ones_own_is_held_to_the_schema(tmp_path):
     own.write_text("# @package _global_\nbaseline:\n  rotation: 3\n")
     for name in ("config.yaml", "models", "corpus"):
         (tmp_path / "conf" / name).symlink_to(ROOT / "conf" / name)
-    with pytest.raises(ConfigurationError, match="'rotation' not in 'BaselineConfig'"):
+    meant = r"mine names no option \(baseline\.rotation\): did you mean baseline\.rotations\?"
+    with pytest.raises(ConfigurationError, match=meant):
         check_arguments(["experiment=mine"], "config", Study, tmp_path / "conf")
     own.write_text("# @package _global_\ndefaults:\n  - override /models: gpt2-small\n")
     with pytest.raises(ConfigurationError, match="did you mean gpt2_small"):
@@ -169,12 +189,20 @@ def test_a_folder_of_ones_own_choices_is_held_to_the_schema_too(tmp_path):
     flags = ["--config-dir", str(folder)]
     check_arguments([*flags, "experiment=mine", "models=tiny"], "config", Study)
     for content, told in (
-        ("baseline:\n  rotation: 3\n", "'rotation' not in 'BaselineConfig'"),
-        ("baseline:\n  rotations: many\n", "many"),
+        ("baseline:\n  rotation: 3\n", r"baseline\.rotation\): did you mean baseline\.rotations\?"),
+        ("baseline:\n  rotations: many\n", r"rotations that cannot be: give a whole number"),
     ):
         own.write_text(f"# @package _global_\n{content}")
         with pytest.raises(ConfigurationError, match=told):
             check_arguments([*flags, "experiment=mine"], "config", Study)
+    for content, told in (
+        ("baseline:\n  rotations: 3\n", "begin its file with the line `# @package _global_`"),
+        ("# @package _global_\nbaseline: [\n", "is no YAML"),
+    ):
+        own.write_text(content)
+        with pytest.raises(ConfigurationError, match=told) as caught:
+            check_arguments([*flags, "experiment=mine"], "config", Study)
+        assert "\n" not in str(caught.value)
     with pytest.raises(ConfigurationError, match="did you mean mine"):
         check_arguments([*flags, "experiment=min"], "config", Study)
     with pytest.raises(MissingError, match="--config-dir"):
@@ -182,8 +210,8 @@ def test_a_folder_of_ones_own_choices_is_held_to_the_schema_too(tmp_path):
 
 
 def test_every_key_of_the_readme_is_one_of_the_schema():
-    keys = keys_of(StudyCommand)
-    assert {"corpus.text.source", "corpus.text", "dry_run", "roles.sweep"} <= set(keys)
+    keys = {each.key for each in options_of(StudyCommand)}
+    assert {"corpus.text.source", "corpus.text", "dry_run", "roles.sweep"} <= keys
     table = (ROOT / "README.md").read_text().split("| key | default")[1].split("\n\n")[0]
     told = [word for line in table.splitlines()[2:] for word in line.split("|")[1].split("`")[1::2]]
-    assert {each for each in told if "." in each} <= set(keys)
+    assert {each for each in told if "." in each} <= keys

@@ -19,9 +19,24 @@ def test_no_such_file(tmp_path, tokenizer):
     refused(tmp_path, tokenizer, MissingError, match, source=source)
 
 
-def test_a_directory_is_no_source(tmp_path, tokenizer):
+def test_a_folder_is_its_files_of_one_kind(tmp_path):
+    folder = tmp_path / "my texts"
+    (folder / "below").mkdir(parents=True)
+    settings = TextSettings(source=str(folder), minimum_characters=0)
+    with pytest.raises(ConfigurationError, match=r"holds no file of .*'.*/\*/\*\.txt'"):
+        read_documents(settings)
+    for name, text in (("b.txt", "second"), ("a.txt", "first"), ("notes.md", "none")):
+        (folder / name).write_text(text)
+    found, provenance = read_documents(settings)
+    assert [text for text, _ in found] == ["first", "second"]
+    assert [Path(path).name for path in provenance["files"]] == ["a.txt", "b.txt"]
+    (folder / "c.jsonl").write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"files of \.jsonl and \.txt: name those of one"):
+        read_documents(settings)
+
+
+def test_what_is_neither_here_nor_on_the_hub_is_no_source(tmp_path, tokenizer):
     match = "neither a hub dataset nor a file"
-    refused(tmp_path, tokenizer, ConfigurationError, match, source=str(tmp_path))
     refused(tmp_path, tokenizer, ConfigurationError, match, source="a/b/c")
 
 

@@ -44,7 +44,7 @@ ONLY_IN = {
     "transformer_lens": ["models/bridge", "models/source"],
     "fsspec": ["storage/store"],
     "ray": ["runtime/cluster", "runtime/scheduler", "jobs/train_seeds"],
-    "hydra": ["cli/options"],
+    "hydra": ["cli/options", "cli/checks", "cli/grammar"],
     "omegaconf": ["cli/options"],
 }
 """Packages that one seam alone touches: modules, or folders by a slash at the end."""

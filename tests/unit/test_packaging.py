@@ -108,7 +108,7 @@ def test_a_wheel_has_all_that_the_package_has(wheel):
 def test_a_wheel_brings_the_command(wheel):
     with zipfile.ZipFile(wheel) as packed:
         (told,) = (name for name in packed.namelist() if name.endswith("/entry_points.txt"))
-        assert "universal-ray = universal_ray.cli.commands:main" in packed.read(told).decode()
+        assert "universal-ray = universal_ray.cli.doors:main" in packed.read(told).decode()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from universal_ray.benchmark import exactness, features, sections, sweep
 from universal_ray.benchmark.exactness import Extent
 from universal_ray.benchmark.loop import Means, Shape
 from universal_ray.benchmark.sections import Row
+from universal_ray.config.choice import choose
 from universal_ray.config.study import Device
 from universal_ray.errors import ConfigurationError
 from universal_ray.planning.capacity import BATCH, LEAST_BATCHES, size
@@ -36,9 +37,7 @@ def run(
     known = _sections(shape, means, naive_tokens, extent)
     for name in names:
         if name not in known:
-            raise ConfigurationError(
-                f"there is no section {name!r}: choose from {', '.join(known)}"
-            )
+            raise ConfigurationError(f"sections has {name}, which is none: {choose(name, known)}")
     found: Found = {"machine": [_machine(means)]}
     for name in names:
         print(f"{name} …", flush=True)

@@ -6,13 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import universal_ray
-from universal_ray.cli.options import entry
+from universal_ray.cli.entry import entry
 from universal_ray.cli.study import StudyCommand, make
 from universal_ray.config.choice import choose
 from universal_ray.config.numbers import check_positive
 from universal_ray.config.study import Device, ForwardType, Policy, RunConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.runtime.ending import guarded
+
+
+@dataclass(kw_only=True)
+class Status:
+    run: RunConfig = field(default_factory=RunConfig)
 
 
 @dataclass(kw_only=True)
@@ -78,7 +83,12 @@ class Benchmark:
     """Of what the section `exactness` makes up."""
 
 
-@entry("config", StudyCommand)
+@entry(
+    "config", StudyCommand,
+    ("corpus.tokens=25600 dry_run=true", "what the default study would take on less text"),
+    ("experiment=gpt2_small cluster.address=auto run.dir=/shared/gpt2_small",
+     "the paper's study on the cluster that this is a job of"),
+)  # fmt: skip
 def run(job: StudyCommand) -> None:
     """Make a study, or the stages of it that are asked for: which neurons are universal, what they
     respond to and what they do. The same command again goes on from what its run.dir holds.
@@ -92,8 +102,12 @@ def run(job: StudyCommand) -> None:
         show_results(out, Store(job.run.dir))
 
 
-@entry("config", StudyCommand)
-def status(job: StudyCommand) -> None:
+@entry(
+    "status", Status,
+    ("run.dir=runs/tiny", "of the default study"),
+    ("run.dir=s3://bucket/run", "of one in an object store"),
+)
+def status(job: Status) -> None:
     """What a run has done, does and how fast, from the files in its run.dir alone."""
     from universal_ray.report.screen import console, show_plan
     from universal_ray.report.status import describe_run
@@ -103,7 +117,11 @@ def status(job: StudyCommand) -> None:
     show_plan(console(), describe_run(store), store.url)
 
 
-@entry("compare", Compare)
+@entry(
+    "compare", Compare,
+    ("run.dir=runs/gpt2_medium published=universal.csv", "a run of one reference model"),
+    ("run.dir=runs/gpt2_medium published=universal.csv threshold=0.4", "at another threshold"),
+)
 def compare(job: Compare) -> None:
     """Hold a run's neurons against a published table: published=FILE.csv, run.dir=RUN."""
     from universal_ray.report.compare import compared, draw, rows
@@ -123,7 +141,11 @@ def compare(job: Compare) -> None:
     out.print(job.picture)
 
 
-@entry("benchmark", Benchmark)
+@entry(
+    "benchmark", Benchmark,
+    ("device=cuda shape.layers=12 shape.width=3072 shape.tokens=1048576", "how fast, on a GPU"),
+    ("sections=[exactness] output=runs/exactness", "how exact, instead of how fast"),
+)
 def benchmark(job: Benchmark) -> None:
     """Measure this project's loop beside what it replaces, and how exact it is, on a CPU or GPU."""
     from universal_ray.benchmark.exactness import Extent

@@ -12,11 +12,15 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 WIDTH = 100
+Example = tuple[str, str]
+"""Options as they are typed, and what they are for."""
 FLAGS = [
-    ("--help", "this text, with the values that the options before it lead to"),
-    ("--config-dir DIR", "choices of your own: DIR/experiment/NAME.yaml and so on"),
+    ("--help", "this text, with the values that the options beside it lead to"),
     ("--cfg job", "all values, as YAML"),
+    ("-m", "a job for every combination of values with commas between, `-m KEY=1,2`: one after the "
+     "other, past those that fail"),
 ]
+OWN_CHOICES = "--config-dir DIR", "choices of your own: DIR/experiment/NAME.yaml and so on"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +86,18 @@ def options_of(schema: type, above: str = "") -> Iterator[Option]:
 def help_text(
     usage: str,
     about: str,
+    examples: Sequence[Example],
     schema: type,
     values: Mapping[str, Any],
     choices: Mapping[str, Sequence[Path]],
 ) -> str:
-    """`values` are the plain ones of all options, nested; `choices` the files of each group."""
-    lines = [*_wrapped(about, 0), "", f"usage: {usage} [GROUP=CHOICE ...] [KEY=VALUE ...]"]
+    """`examples` are options with what they are for; `values` the plain ones of all options,
+    nested; `choices` the files of each group.
+    """
+    chosen = "[GROUP=CHOICE ...] " if choices else ""
+    lines = [*_wrapped(about, 0), "", f"usage: {usage} {chosen}[KEY=VALUE ...]", "", "Examples:"]
+    for options, told in examples:
+        lines += [f"  {usage} {options}", *_wrapped(told, 6)]
     if choices:
         lines += ["", "Groups of values, by choice:"]
     for group, paths in choices.items():
@@ -96,7 +106,7 @@ def help_text(
     lines += ["", "Options, with the values they have here (a list: [a,b]; none: null):"]
     for option in options_of(schema):
         if option.section:
-            lines += ["", f"  {option.key}: {option.told}"] if option.told else [""]
+            lines += ["", *_wrapped(f"{option.key}: {option.told}" if option.told else "", 2)]
             continue
         lines += [f"  {option.key}={_shown(values, option.key)}", *_wrapped(option.told, 6)]
         if any(option.choices.values()):
@@ -104,7 +114,9 @@ def help_text(
                 lines += _wrapped(f"{name}: {told}" if told else name, 6)
         elif option.choices:
             lines += _wrapped(f"one of {', '.join(option.choices)}", 6)
-    lines += ["", "Flags:", *(f"  {flag:18}{told}" for flag, told in FLAGS)]
+    lines += ["", "Flags:"]
+    for flag, told in [*FLAGS, *([OWN_CHOICES] if choices else [])]:
+        lines += [f"  {flag}", *_wrapped(told, 6)]
     return "\n".join(lines)
 
 

@@ -1,35 +1,42 @@
 """From the command line to a typed job: Hydra's configuration, and what is refused at the door.
 
 A job's configuration is `conf/<name>.yaml` over a schema, a dataclass. Groups are the folders of
-`conf/`, choices the files in them. Every entry point goes through `entry`.
+`conf/`, choices the files in them. Every entry point comes in by `enter`.
 """
 
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
 import sys
-from argparse import Namespace
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import hydra
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from universal_ray import testbed
-from universal_ray.cli.help import help_text, options_of
+from universal_ray.cli import checks, grammar
+from universal_ray.cli.help import Example, help_text, options_of
 from universal_ray.config.choice import choose, nearest
-from universal_ray.errors import ConfigurationError, MissingError
-from universal_ray.runtime.ending import guarded, lasting_output, stoppable
+from universal_ray.errors import ConfigurationError, MissingError, UniversalRayError
+from universal_ray.runtime.ending import guarded
 
 Job = TypeVar("Job")
 
@@ -37,66 +44,117 @@ FOLDER = Path(__file__).resolve().parents[1] / "conf"
 """The configuration: in a checkout a link to its `conf/`, in a wheel the files of that."""
 
 
-def entry(name: str, schema: type[Job]) -> Callable[[Callable[[Job], None]], Callable[[], None]]:
-    """Make a function of a typed job the entry point that `conf/<name>.yaml` configures."""
+def enter(
+    body: Callable[[Job], None], name: str, schema: type[Job], examples: Sequence[Example]
+) -> None:
+    """Do what the command line asks of an entry point: its help, one job, or one by one several
+    (`-m`), of which one that fails keeps none from being done.
+    """
+    flags = _flags(sys.argv[1:])
+    if flags.help:
+        print(_help(body, flags, name, schema, examples))
+        return
+    if flags.version:
+        print(version("universal_ray"))
+        return
+    sys.argv[1:] = check_arguments(sys.argv[1:], name, schema)
+    failed = 0
 
-    def decorate(body: Callable[[Job], None]) -> Callable[[], None]:
-        @functools.wraps(body)
-        def task(config: DictConfig) -> None:
+    @functools.wraps(body)
+    def task(config: DictConfig) -> None:
+        nonlocal failed
+        try:
             with guarded():
                 body(parse(config, schema))
+        except SystemExit as ended:
+            if not (flags.multirun and ended.code == 1):
+                raise
+            failed += 1
 
-        @functools.wraps(body)
-        def main() -> None:
-            with lasting_output(), stoppable(), guarded():
-                flags = get_args_parser().parse_args(sys.argv[1:])
-                if flags.help:
-                    print(_help(body, flags, name, schema))
-                    return
-                check_arguments(sys.argv[1:], name, schema)
-                hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(task)()
-
-        return main
-
-    return decorate
+    hydra.main(version_base="1.3", config_path=str(FOLDER), config_name=name)(task)()
+    if failed:
+        raise UniversalRayError(f"{failed} of these jobs failed, each for what it says above")
 
 
 def check_arguments(
     arguments: list[str], name: str, schema: type, folder: Path = FOLDER
-) -> None:
-    """Raise ConfigurationError, one sentence, for options that Hydra refuses in several lines or
+) -> list[str]:
+    """The arguments as Hydra is to read them.
+
+    Raises ConfigurationError, one sentence, for options that Hydra refuses in several lines or
     takes in silence: keys beyond the schema, choices that are not there, values of a wrong kind.
     """
-    flags = get_args_parser().parse_args(arguments)
+    flags = _flags(arguments)
     if flags.config_path or flags.config_name:
         raise ConfigurationError(
             "--config-path and --config-name leave out what checks the options: put choices of "
             "your own below a folder, and give that by --config-dir"
         )
     folders = _folders(flags, folder)
-    given = {flag for flag, value in vars(flags).items() if value}
-    if given <= {"overrides", "config_dir"}:
-        parse(_configuration(flags.overrides, name, schema, folders), schema)
-    else:  # Hydra's own flags (--cfg, --multirun) are its own affair
-        check_options(flags.overrides, name, schema, folders)
+    given = _checked(flags.overrides, name, schema, folders, several=flags.multirun)
+    lines = [str(each.input_line) for each in given]
+    asked = {flag for flag, value in vars(flags).items() if value}
+    for options in _jobs(given) if flags.multirun else [lines]:
+        config = _configuration(options, name, schema, folders)
+        if asked <= {"overrides", "config_dir", "multirun"}:  # what else there is only shows it
+            parse(config, schema)
     register(name, schema)
+    spelt = dict(zip(flags.overrides, lines, strict=True))
+    return [spelt.get(each, each) for each in arguments]
 
 
-def _help(body: Callable, flags: Namespace, name: str, schema: type) -> str:
+def _jobs(given: Sequence[Override]) -> Iterator[list[str]]:
+    """The options of each job, of options with several values; a pattern of choices finds none that
+    is not there, and is left out.
+    """
+    values = [
+        [f"{each.get_key_element()}={one}" for one in each.sweep_string_iterator()]
+        if each.is_sweep_override()
+        else [str(each.input_line)]
+        for each in given
+        if not isinstance(each.value(), Glob)
+    ]
+    yield from map(list, itertools.product(*values))
+
+
+def _flags(arguments: list[str]) -> Namespace:
+    """What the command line has. Raises ConfigurationError for a flag that is none."""
+    parser: ArgumentParser = get_args_parser()
+    known = [flag for action in parser._actions for flag in action.option_strings]
+
+    def refuse(message: str) -> NoReturn:
+        wrong = next((each for each in arguments if each[:1] == "-" and each not in known), None)
+        if wrong is None:
+            raise ConfigurationError(f"{message}: --help tells the flags")
+        near = nearest(wrong, known)
+        meant = f"did you mean {near}?" if near else "--help tells the flags"
+        raise ConfigurationError(f"{wrong} is no flag: {meant}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    asked = "--version" in arguments  # which the parser would answer by Hydra's
+    flags = parser.parse_args([each for each in arguments if each != "--version"])
+    return Namespace(**vars(flags), version=asked)
+
+
+def _help(
+    body: Callable, flags: Namespace, name: str, schema: type, examples: Sequence[Example]
+) -> str:
     """What `--help` says of an entry point. Raises ConfigurationError for what cannot be."""
     program = Path(sys.argv[0])
     by_command = f"{program.name} {body.__name__}"
     usage = f"python {program}" if program.suffix == ".py" else by_command
     about = inspect.getdoc(body) or sys.modules[body.__module__].__doc__ or ""
     folders = _folders(flags)
-    config = _configuration(flags.overrides, name, schema, folders)
+    lines = [str(each.input_line) for each in _checked(flags.overrides, name, schema, folders)]
+    config = _configuration(lines, name, schema, folders)
     values: Any = OmegaConf.to_container(config, enum_to_str=True)
-    return help_text(usage, about, schema, values, _groups(name, folders))
+    return help_text(usage, about, examples, schema, values, _groups(name, folders))
 
 
 def composed(options: list[str], name: str, schema: type[Job], folder: Path = FOLDER) -> Job:
     """The typed job that options ask for. Raises ConfigurationError for what cannot be."""
-    return parse(_configuration(options, name, schema, [folder]), schema)
+    lines = [str(each.input_line) for each in _checked(options, name, schema, [folder])]
+    return parse(_configuration(lines, name, schema, [folder]), schema)
 
 
 def _folders(flags: Namespace, folder: Path = FOLDER) -> list[Path]:
@@ -108,19 +166,23 @@ def _folders(flags: Namespace, folder: Path = FOLDER) -> list[Path]:
     return [folder, Path(flags.config_dir).absolute()]
 
 
+def _checked(
+    options: Sequence[str], name: str, schema: type, folders: list[Path], several: bool = False
+) -> list[Override]:
+    """As `checks.check_options`, of the groups that the job's own defaults choose from."""
+    groups = _groups(name, folders)
+    choices = {group: [path.stem for path in paths] for group, paths in groups.items()}
+    return checks.check_options(options, schema, choices, several)
+
+
 def _configuration(
     options: list[str], name: str, schema: type, folders: list[Path]
 ) -> DictConfig:
-    """As Hydra composes it; what has no value yet is in it as such."""
+    """As Hydra composes it of options that were checked; what has no value yet is in it as such."""
     register(name, schema)
-    given = check_options(options, name, schema, folders)
+    given = [grammar.parsed(option) for option in options]
     more = [f"'file://{each}'" for each in folders[1:]]
     further = [f"hydra.searchpath=[{','.join(more)}]"]
-    for override in given:
-        if override.is_sweep_override():
-            raise ConfigurationError(
-                f"{override.input_line} gives several values: give one, or a list in brackets"
-            )
     try:
         with initialize_config_dir(str(folders[0]), version_base="1.3"):
             _check_sections(name, given, schema, folders, further)
@@ -130,13 +192,32 @@ def _configuration(
         raise ConfigurationError(
             f"{str(error).splitlines()[0]}: {choose(choice, error.options or ())}"
         ) from error
-    except (HydraException, OmegaConfBaseException) as error:
-        first, *rest = str(error).splitlines()
-        lines = str(error.__cause__).splitlines() if error.__cause__ else rest
+    except yaml.YAMLError as error:
         raise ConfigurationError(
-            f"{first.rstrip('.:')}: {lines[0] if lines else 'it cannot be read'}; --help tells "
-            "the options"
+            f"a choice in {folders[-1]} is no YAML: {' '.join(str(error).split())}"
         ) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        where = re.match("In '(.+?)'", str(error))
+        cause = error if isinstance(error, OmegaConfBaseException) else error.__context__
+        raise ConfigurationError(
+            _refusal(f"the choice {where[1]}" if where else "a choice", cause or error, schema,
+                     _groups(name, folders))
+        ) from error
+
+
+def _refusal(
+    where: str, error: BaseException, schema: type, groups: Iterable[str]
+) -> str:
+    """What is wrong with a file of choices, in a sentence."""
+    known = {each.key: each for each in options_of(schema)}
+    key = re.sub(r"\[.*", "", str(getattr(error, "full_key", None) or ""))
+    if key.split(".")[0] in groups and key not in known:
+        return f"{where} is put below {key}: begin its file with the line `# @package _global_`"
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return f"{where} names no option ({key}): {checks.meant(key, known)}"
+    if key in known:
+        return f"{where} has a value of {key} that cannot be: give {grammar.wanted(known[key])}"
+    return f"{where} cannot be read: {str(error).splitlines()[0].rstrip('.')}"
 
 
 def register(name: str, schema: type) -> None:
@@ -154,9 +235,17 @@ def parse(config: DictConfig, schema: type[Job]) -> Job:
     _check_lists(OmegaConf.to_container(config))
     try:
         job = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
+    except MissingMandatoryValue as error:
+        known = {each.key: each for each in options_of(schema)}
+        option = known[str(error.full_key)]
         raise ConfigurationError(
-            f"{str(error).splitlines()[0]}; --help tells the options"
+            f"{option.key} has no value: write {option.key}=VALUE ({option.told.rstrip('.')})"
+        ) from error
+    except OmegaConfBaseException as error:  # what a value refers to is not there
+        (reason,) = re.findall("resolving interpolation: (.*)", str(error))[:1] or [""]
+        told = f" ({reason.rstrip('.')})" if reason else ""
+        raise ConfigurationError(
+            f"{error.full_key} refers to something that is not there{told}: give it a plain value"
         ) from error
     assert isinstance(job, schema)
     return job
@@ -169,49 +258,6 @@ def _check_lists(value: Any, key: str = "") -> None:
             _check_lists(each, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list) and any(isinstance(each, list | dict) for each in value):
         raise ConfigurationError(f"{key} is {value}: give a list of single values")
-
-
-def keys_of(schema: type) -> dict[str, bool]:
-    """Dotted names of all that a schema has, and whether each is a section that may be null."""
-    return {each.key: each.section and each.optional for each in options_of(schema)}
-
-
-def check_options(
-    options: list[str], name: str, schema: type, folders: list[Path]
-) -> list[Override]:
-    """Options as Hydra reads them, each checked. Raises ConfigurationError.
-
-    Groups are those that the job's own defaults choose from; the first folder is the job's.
-    """
-    choices = {
-        group: [path.stem for path in paths] for group, paths in _groups(name, folders).items()
-    }
-    keys = [*keys_of(schema), *choices]
-    given = []
-    for option in options:
-        try:
-            (override,) = OverridesParser.create().parse_overrides([option])
-        except HydraException as error:
-            raise ConfigurationError(
-                f"the option {option!r} cannot be read: write key=value, and a value with blanks "
-                "or signs in quotes of its own"
-            ) from error
-        given.append(override)
-        group = override.key_or_group
-        if any(re.fullmatch("_.*_", part) for part in re.split("[./@:]", _key(override))):
-            raise ConfigurationError(
-                f"{option} names a key of Hydra's machinery, which is no option: leave it out"
-            )
-        if group in choices and override.package is None:
-            _check_choice(override, choices[group])
-        elif not re.match("hydra[./]", group):
-            _check_key(override, keys)
-        elif override.is_add() or override.is_force_add():  # Hydra itself would take any
-            raise ConfigurationError(
-                f"{option} adds to Hydra's own keys and would do nothing: name one that it has, "
-                "without +"
-            )
-    return given
 
 
 def _groups(name: str, folders: list[Path]) -> dict[str, list[Path]]:
@@ -228,56 +274,29 @@ def _groups(name: str, folders: list[Path]) -> dict[str, list[Path]]:
     }
 
 
-def _key(override: Override) -> str:
-    return override.get_key_element().lstrip("+~")
-
-
-def _check_choice(override: Override, choices: list[str]) -> None:
-    """One choice of a group, and one that is there."""
-    group, option = override.key_or_group, str(override.input_line)
-    if override.is_delete():
-        raise ConfigurationError(f"{option} takes a group away: choose from {', '.join(choices)}")
-    asked = [override.value()]
-    if override.is_sweep_override():
-        asked = list(override.sweep_string_iterator())
-    for choice in asked:
-        if choice not in choices:
-            raise ConfigurationError(
-                f"{option} is no choice of {group}: {choose(choice, choices)}"
-            )
-    if not override.type == OverrideType.CHANGE:
-        raise ConfigurationError(f"{option} adds a group: write {option.lstrip('+')}")
-
-
-def _check_key(override: Override, keys: list[str]) -> None:
-    """A key of the schema that is given a value."""
-    key, option = _key(override), str(override.input_line)
-    if key not in keys:
-        ends = {each.rsplit(".", 1)[-1]: each for each in reversed(keys)}
-        near = nearest(key, keys) or ends.get(nearest(key.rsplit(".", 1)[-1], ends) or "")
-        meant = f"did you mean {near}?" if near else "--help tells the options"
-        raise ConfigurationError(f"{option} names no option ({key}): {meant}")
-    if override.is_delete():
-        raise ConfigurationError(
-            f"{option} takes an option away: give {key} a value, or leave it out"
-        )
-    if override.is_add():
-        raise ConfigurationError(f"{option} adds what is there: write {option.lstrip('+')}")
-
-
 def _check_sections(
     name: str, given: list[Override], schema: type, folders: list[Path], further: list[str]
 ) -> None:
     """Keys of a section that the chosen groups leave null can be given no value."""
-    for section in [key for key, optional in keys_of(schema).items() if optional]:
-        inside = [each for each in given if f"{_key(each)}.".startswith(f"{section}.")]
-        if not inside:
+    for option in options_of(schema):
+        section = option.key
+        inside = [each for each in given if f"{checks.key_of(each)}.".startswith(f"{section}.")]
+        if not (option.section and option.optional and inside):
             continue
         groups = _groups(name, folders)
         chosen = [str(each.input_line) for each in given if each.key_or_group in groups] + further
-        if OmegaConf.select(compose(name, overrides=chosen), section) is None:
+
+        def there(choices: list[str], section: str = section) -> bool:
+            return OmegaConf.select(compose(name, overrides=choices), section) is not None
+
+        if not there(chosen):
             group = section.split(".")[0]
+            having = [
+                f"{group}={path.stem}"
+                for path in groups[group]
+                if there([*chosen, f"{group}={path.stem}"])
+            ]
             raise ConfigurationError(
                 f"{inside[0].input_line} is an option of {section}, which this {group} has not: "
-                f"choose a {group} that has it"
+                f"choose one that has it ({', '.join(having)})"
             )

@@ -104,8 +104,8 @@ class Join(Enum):
 @dataclass(kw_only=True)
 class TextConfig:
     source: str = "???"
-    """Hub `id[@revision]`; or a .parquet, .jsonl, .json or .txt file or glob, here or on the hub as
-    `hf://datasets/id[@revision]/file`."""
+    """Hub `id[@revision]`; or a .parquet, .jsonl, .json or .txt file, glob or folder, here or on
+    the hub as `hf://datasets/id[@revision]/file`."""
     name: str | None = None
     """Configuration of a hub dataset."""
     split: str = "train"
@@ -265,12 +265,16 @@ class Study:
     models: ModelsConfig = field(default_factory=ModelsConfig)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     units: UnitsConfig = field(default_factory=UnitsConfig)
+    """Pieces of work that tokens are cut into."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
+    """What a match without a privileged basis would give: best partners among rotated neurons."""
     universal: UniversalConfig = field(default_factory=UniversalConfig)
     taxonomy: TaxonomyConfig = field(default_factory=TaxonomyConfig)
+    """Of the stage `profile`: statistics, features and families of neurons."""
     roles: RolesConfig = field(default_factory=RolesConfig)
+    """Of the stage `roles`: what neurons do."""
 
 
 def check(study: Study) -> None:

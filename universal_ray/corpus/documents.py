@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from glob import glob
+from glob import escape, glob
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class TextSettings:
     """What to tokenise, and into which rows."""
 
     source: str
-    """Hub dataset `id[@revision]`; or a file, glob or `hf://` address of .parquet, .jsonl, .json
-    or .txt (each .txt file one document), also compressed as .gz or .zst."""
+    """Hub dataset `id[@revision]`; or a file, folder, glob or `hf://` address of .parquet, .jsonl,
+    .json or .txt (each .txt file one document), also compressed as .gz or .zst."""
     name: str | None = None
     """Configuration of a hub dataset."""
     split: str = "train"
@@ -208,6 +208,8 @@ def _value(record: dict[str, Any], column: str, number: int, source: str) -> Any
 def _opening(settings: TextSettings) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
     """The records of a source, and the record of it for the manifest."""
     source = settings.source
+    if Path(source).expanduser().is_dir():
+        source = _within(Path(source).expanduser())
     stem = source
     for compression in COMPRESSIONS:
         stem = stem.removesuffix(compression)
@@ -259,6 +261,24 @@ def _hub_files(
 
     digests = {each: file.sha256 for each, file in files.items()}
     return records(), {"dataset": name, "commit": commit, "files": digests}
+
+
+def _within(folder: Path) -> str:
+    """A glob of the files of text in a folder, all of one kind. Raises ConfigurationError."""
+    known = [kind + compression for kind in READERS for compression in ("", *COMPRESSIONS)]
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    kinds = [kind for kind in known if any(name.endswith(kind) for name in names)]
+    if len(kinds) == 1:
+        return f"{escape(str(folder))}/*{kinds[0]}"
+    if kinds:
+        raise ConfigurationError(
+            f"{folder} holds files of {' and '.join(kinds)}: name those of one kind, as in "
+            f"'{folder}/*{kinds[0]}'"
+        )
+    raise ConfigurationError(
+        f"{folder} holds no file of {', '.join(READERS)}: name a folder that does, or files below "
+        f"it as in '{folder}/*/*.txt'"
+    )
 
 
 def _check_size(settings: TextSettings, size: int) -> None:
