@@ -2,7 +2,7 @@
 to see and measure what is drawn of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -71,7 +71,10 @@ def make(folder: str, extent: Extent) -> Store:
 
 def _table(table: Table, extent: Extent, rng: np.random.Generator) -> pa.Table:
     name = PurePosixPath(table.path).stem
-    models = extent.models[:1] if name == "neurons" else extent.models
+    if name in WRITTEN:
+        rows = WRITTEN[name](extent, rng)
+        return pa.Table.from_pylist(list(rows), schema=table.schema)
+    models = extent.models[:1] if name in ("neurons", "descriptions") else extent.models
     keys = _keys(name, models, extent)
     rows = len(keys["model"])
     values = [
@@ -148,6 +151,63 @@ def _plain(
         texts = pa.array(_texts(name, extent), pa.string())
         return texts.take(pa.array(rng.integers(0, len(texts), many)))
     return pa.nulls(many, kind)
+
+
+def vocabulary(extent: Extent, _: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Every text is a token; one of them is special, one the half of a character."""
+    for number, text in enumerate(extent.texts):
+        special = number == 0
+        content = None if special else b"\xe2\x80" if text == "\ufffd" else text.encode()
+        yield {"token_id": number, "text": text, "bytes": content, "special": special}
+
+
+def examples(extent: Extent, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Windows of every neuron of the first model; partners were read in all but the last."""
+    kinds = ("top", "top", "quantile", "random", "silent")
+    first, *others = extent.models
+    for flat in range(extent.neurons):
+        layer, neuron = divmod(flat, extent.width)
+        partners = [f"{other}:{layer}.{neuron}" for other in others]
+        for rank, kind in enumerate(kinds):
+            values = rng.integers(-20, 128, WINDOW)
+            read = kind != "silent"
+            yield {
+                "id": f"{first}:{layer}.{neuron}", "model": first, "layer": layer, "neuron": neuron,
+                "kind": kind, "rank": rank if kind == "top" else 0, "split": "scoring", "row": rank,
+                "start": 5, "focus": 5 + WINDOW // 2, "subset": "one",
+                "token_ids": rng.integers(0, len(extent.texts), WINDOW), "activation": 1.0,
+                "scale": 0.01, "quantised": values, "partners": partners,
+                "partner_scales": [0.02] * len(others) if read else None,
+                "partner_quantised": [values // 2] * len(others) if read else None,
+            }  # fmt: skip
+
+
+def conditional(extent: Extent, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Groups of tokens of the first model's first neuron."""
+    who = {"id": f"{extent.models[0]}:0.0", "model": extent.models[0], "layer": 0, "neuron": 0}
+    groups: list[dict[str, Any]] = [{"by": "all"}]
+    groups += [{"by": "feature", "group": "one", "inside": inside} for inside in (True, False)]
+    groups += [{"by": "word", "group": name} for name in ("whole", "end")]
+    groups += [{"by": "next token", "group": name} for name in ("number", "symbol")]
+    for told in groups:
+        yield {**who, **told, **_moments(rng), "histogram": rng.integers(0, 50, 257)}
+    for position in range(16):
+        yield {**who, "by": "position", "position": position, **_moments(rng)}
+    for token in range(4):
+        yield {**who, "by": "token in subset", "subset": "two", "token_id": token, **_moments(rng)}
+
+
+def _moments(rng: np.random.Generator) -> dict[str, Any]:
+    pre, post = rng.random(2)
+    return {"tokens": 50, "pre_mean": pre, "pre_deviation": 0.5, "post_mean": post,
+            "post_deviation": 0.25}  # fmt: skip
+
+
+WINDOW = 16
+WRITTEN: dict[str, Callable[[Extent, np.random.Generator], Iterator[dict[str, Any]]]] = {
+    "vocabulary": vocabulary, "examples": examples, "conditional": conditional,
+}  # fmt: skip
+"""Tables whose values have to fit together."""
 
 
 def _texts(name: str, extent: Extent) -> Sequence[str]:

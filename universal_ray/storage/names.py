@@ -41,7 +41,7 @@ _NAMES = (
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads)"
     r"\.parquet",
     rf"{REPORT}/(unfinished/)?(done\.json|index\.html|app\.js|style\.css)",
-    rf"{REPORT}/(unfinished/)?data/(front|levels|(index|tokens|neurons)-\d+|tokens)\.js",
+    rf"{REPORT}/(unfinished/)?data/(front|levels|vocabulary|descriptions|tokens|(index|tokens|neurons)-\d+)\.js",
 )
 _OURS = re.compile("|".join(_NAMES))
 _SCRATCH = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9a-z_]{{8}}")

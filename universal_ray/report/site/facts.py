@@ -75,16 +75,21 @@ def _reference(
 def _histograms(
     found: Gathered, block: Block, known: dict[str, np.ndarray], excess: np.ndarray
 ) -> dict[str, Any]:
-    """Counts in equal bins that hold the values of all."""
-    drawn = {
-        "best": _of(block, known["mean_corr"]), "baseline": _of(block, known["mean_baseline"]),
-        "excess": excess, "excess_of_rotated": _excess_of_rotated(found, block),
-    }  # fmt: skip
-    drawn = {name: values[np.isfinite(values)] for name, values in drawn.items()}
+    """Of correlations and of what they exceed: each with that of a rotated model."""
+    best, rotated = (_of(block, known[name]) for name in ("mean_corr", "mean_baseline"))
+    return {
+        "correlation": _binned(own=best, rotated=rotated),
+        "excess": _binned(own=excess, rotated=_excess_of_rotated(found, block)),
+    }
+
+
+def _binned(**given: np.ndarray) -> dict[str, Any] | None:
+    """Counts in equal bins that hold the values of all; None where there are none."""
+    drawn = {name: values[np.isfinite(values)] for name, values in given.items()}
     ends = [value for values in drawn.values() if len(values) for value in
             (values.min(), values.max())]  # fmt: skip
     if not ends:
-        return {}
+        return None
     low, high = np.floor(50 * min(*ends, 0.0)) / 50, np.ceil(50 * max(*ends, 0.5)) / 50
     edges = np.linspace(low, high, BINS + 1).round(5)
     return {

@@ -128,11 +128,6 @@ def scattered(values: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
     return out
 
 
-def sparse_lists(table: pa.Table, name: str) -> list[list[Any] | None]:
-    """A column of lists, as Python has it."""
-    return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
-
-
 def _unlike(name: str, table: pa.Table) -> str:
     """What is wrong with the columns that say of which neuron a row is."""
     if name in OTHERS:

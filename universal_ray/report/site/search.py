@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from universal_ray.report.site.gather import NOTHING, Gathered
+from universal_ray.report.site.gather import NOTHING, Gathered, numbers
 from universal_ray.report.site.pack import script
 
 FIRES, PROMOTES, SUPPRESSES = 0, 1, 2
@@ -42,19 +42,8 @@ class Tokens:
 
 
 def tokens(found: Gathered) -> Tokens | None:
-    """Of all neurons with statistics; None where there are none."""
-    table = found.tables.get("statistics")
-    if table is None:
-        return None
-    neurons = found.places("statistics")
-    parts: list[tuple[int, pa.Array, np.ndarray, np.ndarray]] = []
-    for way, names in _SOURCES.items():
-        for first, name in enumerate(each for each in names if each in table.column_names):
-            column = table[name].combine_chunks()
-            lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
-            rank = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-            rank = rank if first == 0 else np.full(len(rank), SHOWN)
-            parts.append((way, column.flatten(), np.repeat(neurons, lengths), rank))
+    """Of all neurons with statistics or examples; None where there are none."""
+    parts = [*_of_statistics(found), *_of_examples(found)]
     if not parts:
         return None
     packed = pa.chunked_array([texts for _, texts, _, _ in parts]).combine_chunks()
@@ -74,6 +63,38 @@ def tokens(found: Gathered) -> Tokens | None:
     texts = coded.dictionary.to_pylist()
     starts = np.searchsorted(keys >> 32, np.arange(len(texts) + 1))
     return Tokens(texts, starts, (keys & (2**32 - 1)).astype(np.uint32), shown)
+
+
+_Part = tuple[int, pa.Array, np.ndarray, np.ndarray]
+"""Which way texts matter, the texts, their neurons, and their place among those of the neuron."""
+
+
+def _of_statistics(found: Gathered) -> Iterator[_Part]:
+    table = found.tables.get("statistics")
+    if table is None:
+        return
+    neurons = found.places("statistics")
+    for way, names in _SOURCES.items():
+        for first, name in enumerate(each for each in names if each in table.column_names):
+            column = table[name].combine_chunks()
+            lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
+            rank = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+            rank = rank if first == 0 else np.full(len(rank), SHOWN)
+            yield way, column.flatten(), np.repeat(neurons, lengths), rank
+
+
+def _of_examples(found: Gathered) -> Iterator[_Part]:
+    """The tokens that the windows of the largest activations are shown for."""
+    table, words = found.tables.get("examples"), found.tables.get("vocabulary")
+    if table is None or words is None:
+        return
+    top = np.asarray(pc.equal(table["kind"], "top"))
+    chosen = table.filter(pa.array(top)).select(["token_ids", "start", "focus"])
+    ids = chosen["token_ids"].combine_chunks()
+    here = np.asarray(ids.offsets)[:-1] + numbers(chosen["focus"]) - numbers(chosen["start"])
+    shown_for = ids.values.take(pa.array(here.astype(np.int64)))
+    texts = words["text"].combine_chunks().take(pc.index_in(shown_for, words["token_id"]))
+    yield FIRES, texts, found.places("examples")[top], np.full(len(texts), SHOWN)
 
 
 def files(told: Tokens) -> Iterator[tuple[str, bytes]]:

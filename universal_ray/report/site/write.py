@@ -32,6 +32,8 @@ VERSION = 1
 """Of what the code makes of tables: another one makes the site anew."""
 MEGABYTES = 200.0
 """How large a site becomes, if its list and search are not larger already."""
+PARTIAL = "\ufffd"
+"""What stands in a text for bytes that are no whole character."""
 _VALUES_PER_FILE = 2_000_000
 _SCRIPTS = ("base", "data", "tokens", "charts", "front", "list", "neuron", "app")
 
@@ -111,6 +113,8 @@ def _contents(found: Gathered, budget: int, everything: bool) -> Iterator[tuple[
         for name, content in search.files(words):
             yield data(name, content)
         listed += _shown(words)
+    for name, content in _texts(found):
+        yield data(name, content)
     where = []
     for number, group in enumerate(_grouped(listed, found.neurons)):
         name = f"index-{number}"
@@ -125,6 +129,25 @@ def _contents(found: Gathered, budget: int, everything: bool) -> Iterator[tuple[
     yield "style.css", _static("style.css").encode()
     yield "app.js", _app().encode()
     yield "index.html", _page(found, pages).encode()
+
+
+def _texts(found: Gathered) -> Iterator[tuple[str, bytes]]:
+    """What ids of tokens say, with the bytes of those that are parts of characters, and what is
+    said of each neuron.
+    """
+    words = found.tables.get("vocabulary")
+    if words is not None:
+        rows = words.to_pylist()
+        texts = {row["token_id"]: row["text"] for row in rows}
+        partial = {row["token_id"]: row["bytes"].hex() for row in rows
+                   if row["bytes"] and PARTIAL in row["text"]}  # fmt: skip
+        yield "vocabulary", script("vocabulary", {"texts": texts, "bytes": partial})
+    told = found.tables.get("descriptions")
+    if told is not None:
+        said = zip(found.places("descriptions").tolist(), told["description"].to_pylist(),
+                   strict=True)  # fmt: skip
+        texts = {place: text for place, text in said if text is not None}
+        yield "descriptions", script("descriptions", {"texts": texts})
 
 
 def _grouped(listed: list[Column], neurons: int) -> Iterator[list[Column]]:
@@ -175,6 +198,7 @@ def _catalogue(
         "words": words is not None,
         "tables": list(found.tables),
         "missing": found.missing,
+        "descriptions": summary.get("descriptions"),
         "not_measured": _not_measured(found),
         "threshold": summary.get("threshold"),
         "tokens": summary.get("tokens"),

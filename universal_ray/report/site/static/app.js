@@ -1,7 +1,7 @@
 // Where the address leads, keys, and what the head of the page does.
 
 const PAGES = {
-  front: async () => frontPage(), list: listPage, compare: comparePage,
+  front: frontPage, list: listPage, compare: comparePage,
   neuron: (query, rest) => neuronPage(decoded(rest)),
 };
 

@@ -71,10 +71,10 @@ const MANY = 4;
 // Control and format characters, surrogates and blanks: what would not show, or would move what does.
 const UNSEEN = /[\p{C}\p{Z}\ufffd]/u;
 
-/** A text with its white space, and all else that cannot be seen, shown. */
-function visible(text) {
+/** A text with its white space, and all else that cannot be seen, shown; of prose single blanks stay. */
+function visible(text, prose = false) {
   const parts = [...text.matchAll(/(.)\1*/gsu)].flatMap(([same, character]) => {
-    if (!UNSEEN.test(character)) return [same];
+    if (!UNSEEN.test(character) || (prose && same === " ")) return [same];
     const many = [...same].length;
     const shown = SEEN[character] || `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
     const kind = SEEN[character] ? "mark" : "mark code";

@@ -130,6 +130,18 @@ const run = {
     }));
   },
 
+  /** What the ids of examples say, and of parts of characters the bytes. */
+  async vocabulary() {
+    if (!this.tables.includes("vocabulary") || this.texts) return;
+    const { texts, bytes } = (await load("vocabulary")).content;
+    Object.assign(this, { texts, bytes });
+  },
+
+  /** What is said of neurons in words, by their places. */
+  async descriptionsOf() {
+    return this.tables.includes("descriptions") ? (await load("descriptions")).content.texts : null;
+  },
+
   /** Why a column has no value for a neuron. */
   reason(name, place) {
     const column = this.columns.get(name);

@@ -1,10 +1,11 @@
 // The front page: what was asked, what was found, and on what it rests.
 
-function frontPage() {
+async function frontPage() {
   const page = run.reference;
+  await run.vocabulary();
   if (!page) return h("article", { class: "front" }, h("h1", {}, "Nothing to show yet"), h("p", { class: "lead" }, "No table of this run tells of a reference model’s neurons."), notes());
   return h("article", { class: "front" }, references(), opening(page), facts(page), strongest(page), layersSection(page), depth(page),
-    against(page), families(page), rolesSection(page), ablations(page), persistence(), notes());
+    against(page), families(page), descriptionsSection(page), rolesSection(page), ablations(page), persistence(), notes());
 }
 
 /** Which reference model the page is of, where the run has several. */
@@ -47,8 +48,8 @@ function facts(page) {
 }
 
 function cliff(page) {
-  const { edges, excess, excess_of_rotated: rotated, best, baseline } = page.histograms;
-  if (!edges) return null;
+  if (!page.histograms?.excess) return null;
+  const { edges, own: excess, rotated } = page.histograms.excess;
   const series = [{ name: "excess", values: excess, kind: "filled own" }];
   if (rotated) series.push({ name: "rotated", values: rotated, kind: "line base" });
   const draw = (width) => histogram(width, {
@@ -61,7 +62,7 @@ function cliff(page) {
     caption: [legend([["filled own", "excess correlation"], ...(rotated ? [["line base", "the same of a rotated model"]] : [])]),
       `n = ${count(page.measured)} neurons of ${page.label}; heights are logarithmic. The threshold is a cliff: a little lower, and many more are universal.`,
       !rotated && " With a single rotation there is no second one to compare it with."],
-    table: () => ({ heads: ["from", "to", "excess", "rotated", "best r", "rotated r"], rows: excess.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), ...[excess, rotated, best, baseline].map((each) => count(each?.[bin]))]) }),
+    table: () => ({ heads: ["from", "to", "excess", "rotated"], rows: excess.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), ...[excess, rotated].map((each) => count(each?.[bin]))]) }),
   });
 }
 
@@ -115,12 +116,24 @@ function layersSection(page) {
 function depth(page) {
   const values = page.partner_layers;
   if (!values?.length) return null;
-  return section("How deep their partners are", picture({
+  return section("How deep their partners are, and how close", h("div", { class: "pair" }, picture({
+    title: "Layer of the best partner",
     alt: "Share of best partners in each layer of the other models, by the layer of the neuron", from: "pairs.parquet",
     draw: (width) => matrix(width, { rows: values.map((_, row) => row), columns: values[0].map((_, column) => column), values, down: "layer", across: "layer of the best partner" }),
     caption: `All ${count(page.measured)} neurons and ${plural(page.others.length, "other model")}: a row adds up to 100 %. ${percent(page.mutual_share)} of the best partners have the neuron as their own best partner.`,
     table: { heads: ["layer", ...values[0].map((_, column) => `in ${column}`)], rows: values.map((row, layer) => [layer, ...row.map((each) => percent(each))]) },
-  }));
+  }), closeness(page)));
+}
+
+/** Best matches beside those of a rotated model. */
+function closeness(page) {
+  if (!page.histograms?.correlation?.rotated) return null;
+  const { edges, own: best, rotated: baseline } = page.histograms.correlation;
+  return picture({ title: "Best match and rotated baseline", from: "neurons.parquet",
+    alt: "Histograms of the best correlation and of the best with a rotated model",
+    draw: (width) => histogram(width, { edges, series: [{ values: best, kind: "filled own" }, { values: baseline, kind: "line base" }], name: "correlation", height: 210 }),
+    caption: [legend([["filled own", "best match"], ["line base", "best match in a rotated model"]]), `n = ${count(page.measured)}; means over ${plural((page.others || []).length, "other model")}; heights are logarithmic.`],
+    table: () => ({ heads: ["from", "to", "best r", "rotated"], rows: best.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), count(best[bin]), count(baseline[bin])]) }) });
 }
 
 const WORDS = {
@@ -162,6 +175,20 @@ function families(page) {
       agreement?.universal && `Best partners of universal neurons are of the same family in ${percent(agreement.universal.same, 0)} of ${count(agreement.universal.pairs)} pairs (by chance ${percent(agreement.universal.chance)}), of others in ${percent(agreement.others.same, 0)} of ${count(agreement.others.pairs)}.`],
     table: { heads: ["family", "universal", "share", "of others", "gain", "from", "to"], rows: rows.map(([name, row]) => [name, `${count(row.members)} of ${count(row.neurons)}`, percent(row.share), percent(row.share_of_others), percent(row.gain), percent(row.gain_low), percent(row.gain_high)]) },
   }), h("p", { class: "links" }, "Open: ", Object.keys(page.families.by_family).map((family) => [h("a", { href: listAddress({ model: page.label, family, status: "member" }) }, family), " "])));
+}
+
+/** How many can be said in words, and whether the words hold for partners too. */
+function descriptionsSection(page) {
+  const told = (run.descriptions || []).find((each) => each.model === page.model);
+  if (!told) return null;
+  const groups = [["universal", told.universal], ["other", told.others]].filter(([, row]) => row);
+  const entries = groups.flatMap(([name, row]) => [["itself", "pearson", "own"], ["partners", "transfer", "own"], ["random neurons", "transfer_control", ""]].map(([who, key, kind]) => ({ name: `${name}: ${who}`, value: row[key], kind })));
+  return section("Do descriptions carry over?", picture({
+    alt: "Correlation of descriptions with the activations of their neurons, of partners and of random neurons", from: "descriptions.parquet, summary.json",
+    draw: (width) => bars(width, { entries, text: (value) => fixed(value, 2), name: "correlation", room: 170 }),
+    caption: [groups.map(([name, row]) => `Of ${count(row.neurons)} ${name} neurons ${count(row.described)} can be described in words with r of at least ${told.least}. `), "Drawn is how well the words of a neuron hold on tokens that they were not fitted on: for itself, for its partners in the other models, and for random neurons of their layers."],
+    table: { heads: ["neurons", "described", "r", "shuffled", "partners", "random", "gain", "from", "to"], rows: groups.map(([name, row]) => [name, count(row.described), ...["pearson", "pearson_shuffled", "transfer", "transfer_control", "gain", "gain_low", "gain_high"].map((key) => fixed(row[key], 2))]) },
+  }));
 }
 
 function rolesSection(page) {

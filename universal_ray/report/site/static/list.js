@@ -174,6 +174,7 @@ async function listPage(query) {
   const extra = [...new Set([...Object.keys(state.ranges), sortOf(state).name])].filter((name) => !ALWAYS.includes(name) && run.columns.get(name)?.kind === "number");
   await run.all(["fires_on", "promotes"]);
   const words = run.words ? (await load("tokens")).content.texts : [];
+  run.said = await run.descriptionsOf();
   return h("article", { class: "list" }, h("h1", {}, "Neurons"), filters(state), summary(state, result),
     result.places.length ? table(state, shown, extra, words) : h("p", { class: "nothing" }, "No neuron passes all of these. ", h("a", { href: "#/list" }, "Show all")),
     pager(state, pages), csvButton(state, extra, words));
@@ -194,7 +195,9 @@ function chooser(state, name, title, options) {
 function filters(state) {
   const layers = Math.max(...run.blocks.map((block) => block.layers));
   const labels = (name) => (run.columns.get(name)?.labels || []).map((each) => [each, each]).toSorted();
-  return h("form", { class: "filters", "aria-label": "Filters", submit: (event) => event.preventDefault() },
+  const set = [...CHOICES, "q", "way"].filter((name) => state[name]).length + Object.keys(state.ranges).length;
+  const open = matchMedia("(min-width: 760px)").matches || set > 0;
+  return h("details", { class: "filtering", open }, h("summary", {}, "Filters"), h("form", { class: "filters", "aria-label": "Filters", submit: (event) => event.preventDefault() },
     run.blocks.length > 1 && chooser(state, "model", "Model", [["", "all models"], ...run.blocks.map((block) => [block.label, block.label])]),
     chooser(state, "layer", "Layer", [["", "all layers"], ...Array.from({ length: layers }, (_, layer) => [String(layer), `layer ${layer}`])]),
     run.columns.has("is_universal") && chooser(state, "universal", "Universal", [["", "any"], ["yes", "universal"], ["no", "not universal"], ["unmeasured", NOT_MEASURED]]),
@@ -207,7 +210,7 @@ function filters(state) {
         h("select", { "aria-label": "How the token matters", change: (event) => change(state, { way: event.target.value }) },
           [["", "any way"], ...WAYS.map((way) => [way, way])].map(([value, text]) => h("option", { value, selected: value === state.way }, text))))),
     chooser(state, "pinned", "Pinned", [["", "all"], ["yes", "pinned alone"]]),
-    Object.entries(state.ranges).map(([name, ends]) => rangeField(state, name, ends)), addRange(state));
+    Object.entries(state.ranges).map(([name, ends]) => rangeField(state, name, ends)), addRange(state)));
 }
 
 function rangeField(state, name, [low, high]) {
@@ -245,14 +248,14 @@ function summary(state, { places, words, unmeasured }) {
 
 const HEADS = [
   ["", "", "pin"], ["place", "neuron", "id"], ["excess_corr", "excess", "number bar"], ["mean_corr", "best r", "number more"], ["mean_baseline", "rotated", "number more"],
-  ["mutual_partners", "mutual", "number more"], ["family", "family", "family"], ["roles", "roles", "more"], ["", "fires on", "words"], ["", "promotes", "words more"],
+  ["mutual_partners", "mutual", "number more"], ["", "description", "said more"], ["family", "family", "family"], ["roles", "roles", "more"], ["", "fires on", "words"], ["", "promotes", "words more"],
 ];
 
 function table(state, places, extra, words) {
   const { name, down } = sortOf(state);
-  const heads = [...HEADS.filter(([column]) => !column || column === "place" || run.columns.has(column)), ...extra.map((each) => [each, word(each), "number"])];
+  const heads = [...HEADS.filter(([column, title]) => (title === "description" ? run.said : title === "promotes" ? run.words && !run.said : title === "fires on" ? run.words : !column || column === "place" || run.columns.has(column))), ...extra.map((each) => [each, word(each), "number"])];
   const head = ([column, title, kind]) => {
-    if (!column || column === "roles") return h("th", { scope: "col", class: kind }, title || h("span", { class: "hidden" }, "pin"));
+    if (!column || column === "roles" || column === "description") return h("th", { scope: "col", class: kind }, title || h("span", { class: "hidden" }, "pin"));
     const here = column === name;
     const next = here && down ? column : `-${column}`;
     return h("th", { scope: "col", class: kind, "aria-sort": here ? (down ? "descending" : "ascending") : null },
@@ -270,6 +273,7 @@ function cell(place, column, kind, words) {
     case "excess_corr": return h("td", { class: kind }, excessCell(place, value));
     case "family": return h("td", { class: kind }, familyCell(place));
     case "roles": return h("td", { class: kind }, rolesOf(place).join(", "));
+    case "description": return h("td", { class: kind }, run.said[place] ? h("bdi", { class: "saying" }, visible(run.said[place].replace(/^Fires on: /, ""), true)) : measured(null, "no description holds"));
     case "fires on": return h("td", { class: kind }, wordsOf(place, "fires_on", words));
     case "promotes": return h("td", { class: kind }, wordsOf(place, "promotes", words));
     case "mutual_partners": return h("td", { class: kind }, measured(value, run.reason(column, place), count));

@@ -35,7 +35,7 @@ async function neuronPage(name) {
 }
 
 async function neuronBody(place, beside) {
-  await run.all(ALWAYS);
+  await Promise.all([run.all(ALWAYS), run.vocabulary()]);
   const rows = await run.detail(place);
   return [neuronHead(place, rows, beside), strip(place, beside), rows ? [
     examplesSection(place, rows), partnersSection(place, rows), logitsSection(rows), activationsSection(place, rows), headsSection(rows), interventionsSection(rows), featuresSection(rows), rawSection(place, rows),
@@ -68,12 +68,19 @@ function signs(place) {
 /** What the run says of it in words: the description that was scored, or what its best feature says. */
 function description(place, rows) {
   const told = rows?.descriptions;
-  if (told?.text) return h("p", { class: "lead" }, told.text, " ", known(told.score) && h("span", { class: "evidence" }, `score ${fixed(told.score, 2)}`));
+  if (told?.description) return [h("p", { class: "lead" }, h("bdi", {}, visible(told.description, true))), evidence(told)];
   const family = labelOf("family", place), feature = labelOf("feature", place), status = labelOf("status", place);
   const share = rows?.taxonomy?.variance_reduction;
   const logit = rows?.roles?.logit_class;
-  return h("p", { class: "lead" }, feature ? [status === "member" ? "Fires with " : "Nothing explains it well; closest is ", h("b", {}, feature.replaceAll("_", " ")), ` (${family})`, known(share) && `, which explains ${percent(share)} of its variance`, ". "] : "What it responds to was not measured. ",
-    logit && [rows.roles.logit_effect === "suppresses" ? "Suppresses " : "Promotes ", h("b", {}, logit.replaceAll("_", " ")), known(rows.roles.class_variance_reduction) && ` (${percent(rows.roles.class_variance_reduction)} of its effect on the logits)`, "."]);
+  return [h("p", { class: "lead" }, feature ? [status === "member" ? "Goes with the feature " : "Nothing explains it well; closest is the feature ", h("b", {}, feature), ` (${family})`, known(share) && `, which explains ${percent(share)} of its variance`, ". "] : "What it responds to was not measured. ",
+    logit && [rows.roles.logit_effect === "suppresses" ? "Suppresses " : "Promotes ", h("b", {}, logit), known(rows.roles.class_variance_reduction) && ` (${percent(rows.roles.class_variance_reduction)} of its effect on the logits)`, "."]),
+  told && h("p", { class: "evidence" }, `No description: ${told.null_reason}.`)];
+}
+
+/** How well a description holds, here and for partners. */
+function evidence(told) {
+  const mean = (values) => { const all = (values || []).filter(known); return all.length ? all.reduce((sum, each) => sum + each, 0) / all.length : NaN; };
+  return h("p", { class: "evidence" }, `On tokens that it was not fitted on: r ${fixed(told.pearson, 2)} (shuffled ${fixed(told.pearson_shuffled, 2)}), average precision ${fixed(told.auprc, 2)}, F1 ${fixed(told.f1, 2)}; with its partners r ${fixed(mean(told.transfer), 2)}, with random neurons ${fixed(mean(told.transfer_control), 2)}.`);
 }
 
 /** Where it stands: excess and its error, and its place among its layer. */
@@ -107,10 +114,19 @@ function examplesSection(place, rows) {
   if (rows.examples?.length) {
     const kinds = ["top", "bottom", "quantile", "random", "silent"].filter((kind) => rows.examples.some((each) => each.kind === kind));
     const titles = { top: "Where it is largest", bottom: "Where it is smallest", quantile: "In between", random: "At random", silent: "Where it is silent" };
-    return section("The same text under every model", scaleSwitch(), kinds.map((kind) => h("section", { class: "kind" }, h("h3", {}, titles[kind]), sameText(place, rows, { kinds: [kind], most: 8 }))));
+    return section("The same text under every model", scaleSwitch(), kinds.map((kind) => (kind === kinds[0] || kind === "bottom"
+      ? h("section", { class: "kind" }, h("h3", {}, titles[kind]), sameText(place, rows, { kinds: [kind], most: 8 }))
+      : folded(titles[kind], () => sameText(place, rows, { kinds: [kind], most: 8 })))));
   }
   return rows.statistics?.example_text && section("Where it is largest", contexts(rows.statistics), rows.statistics.example_low_text && [h("h3", {}, "Where it is smallest"), contexts({ example_text: rows.statistics.example_low_text, example_value: rows.statistics.example_low_value })],
     run.tables.includes("examples") ? null : missing("examples", "the same text under every model"));
+}
+
+/** What is drawn once it is asked for. */
+function folded(title, draw) {
+  const details = h("details", { class: "kind" }, h("summary", {}, title));
+  details.addEventListener("toggle", () => details.childElementCount < 2 && details.append(draw()));
+  return details;
 }
 
 function scaleSwitch() {
@@ -157,7 +173,7 @@ const PRE_EDGES = Array.from({ length: 258 }, (_, at) => (25 * (at - 1) - 2550) 
 function activationsSection(place, rows) {
   const told = rows.statistics;
   if (!told?.histogram) return null;
-  return section("How it is distributed", h("div", { class: "pair" }, densityPicture(told, rows), positionPicture(told)), subsetPicture(told));
+  return section("How it is distributed", h("div", { class: "pair" }, densityPicture(told, rows), positionPicture(told, rows)), groupPictures(rows), subsetPicture(told));
 }
 
 function densityPicture(told, rows) {
@@ -170,14 +186,36 @@ function densityPicture(told, rows) {
     table: () => ({ heads: ["from", "to", "tokens"], rows: told.histogram.slice(low, high).map((each, at) => [fixed(edges[at], 2), fixed(edges[at + 1], 2), count(each)]) }) });
 }
 
-function conditionalSeries() {
-  return null;
+/** Tokens with its best feature and without it, where they were told apart. */
+function conditionalSeries(rows, low, high) {
+  const told = (rows.conditional || []).filter((row) => row.by === "feature" && row.histogram);
+  if (told.length < 2) return null;
+  const part = (inside) => told.find((row) => row.inside === inside).histogram.slice(low, high);
+  return [{ name: "other tokens", values: part(false), kind: "filled faint" }, { name: `tokens with ${told[0].group}`, values: part(true), kind: "line own" }];
 }
 
-function positionPicture(told) {
+/** Means by what tokens are: their role in the word, the class of the next one, frequent ones of a subset. */
+function groupPictures(rows) {
+  const told = rows.conditional || [];
+  const one = (by, title, name) => {
+    const groups = told.filter((row) => row.by === by && known(row.post_mean)).map((row) => ({ ...row, name: name(row) })).toSorted((a, b) => b.post_mean - a.post_mean).slice(0, 16);
+    return groups.length > 0 && picture({ title, alt: `${title}: mean activation`, from: "conditional.parquet",
+      draw: (width) => bars(width, { entries: groups.map((row) => ({ name: row.name, value: row.post_mean, kind: "own" })), name: "mean activation", room: 160 }),
+      caption: `${plural(groups.length, "group")}, the largest first.`,
+      table: { heads: ["group", "tokens", "mean", "deviation", "pre-activation", "deviation"], rows: groups.map((row) => [row.name, count(row.tokens), figure(row.post_mean), figure(row.post_deviation), figure(row.pre_mean), figure(row.pre_deviation)]) } });
+  };
+  const told_text = (row) => `${shownText(textOf(row.token_id))} in ${row.subset ?? "the corpus"}`;
+  return h("div", { class: "pair" }, one("word", "By the place of the token in its word", (row) => row.group), one("next token", "By the class of the next token", (row) => row.group), one("token in subset", "Frequent tokens in their subsets", told_text));
+}
+
+function positionPicture(told, rows) {
   if (!told.mean_by_position?.some(known)) return null;
-  return picture({ title: "By position", alt: "Mean activation by position in the row", from: "statistics.parquet", draw: (width) => lines(width, { series: [{ values: told.mean_by_position, kind: "line own" }], name: "position", zero: true, height: 200 }),
-    caption: `Mean activation by position in the row; ${percent(told.position_variance_explained)} of its variance lies between positions.`, table: () => ({ heads: ["position", "mean"], rows: told.mean_by_position.map((each, at) => [at, figure(each)]) }) });
+  const spread = (rows.conditional || []).filter((row) => row.by === "position").toSorted((a, b) => a.position - b.position);
+  const edge = (sign) => ({ values: spread.map((row) => (known(row.post_mean) ? row.post_mean + sign * row.post_deviation : null)), kind: "line faint" });
+  const series = [...(spread.length === told.mean_by_position.length ? [edge(1), edge(-1)] : []), { values: told.mean_by_position, kind: "line own" }];
+  return picture({ title: "By position", alt: "Mean activation by position in the row", from: spread.length ? "statistics.parquet, conditional.parquet" : "statistics.parquet",
+    draw: (width) => lines(width, { series, name: "position", zero: true, height: 200 }),
+    caption: `Mean activation by position in the row${series.length > 1 ? ", with a standard deviation to either side" : ""}; ${percent(told.position_variance_explained)} of its variance lies between positions.`, table: () => ({ heads: ["position", "mean"], rows: told.mean_by_position.map((each, at) => [at, figure(each)]) }) });
 }
 
 function subsetPicture(told) {

@@ -1,6 +1,9 @@
 // Text with activations: each token over a stack of bars, one for every model, so that the same
 // text is read under all of them at once.
 
+/** Shares of a scale below this are no bar: what GELU leaves of a silent neuron. */
+const SEEN_FROM = 0.04;
+
 const view = { shared: kept.get("scale") !== "own" };
 
 /**
@@ -12,7 +15,8 @@ function sameText(place, rows, { kinds, most }) {
   if (!chosen.length) return h("p", { class: "missing" }, "No example of this kind.");
   const lanes = lanesOf(place, chosen[0]);
   const scales = lanes.map((_, lane) => Math.max(...rows.examples.map((each) => largest(lane, each)), 1e-9));
-  return h("div", { class: "examples" }, laneLegend(lanes), chosen.map((each) => exampleCard(each, lanes, scales)));
+  const unread = chosen.some((each) => !each.partner_quantised);
+  return h("div", { class: "examples" }, laneLegend(lanes), unread && h("p", { class: "lanes" }, "Dotted: partners were not read on this row."), chosen.map((each) => exampleCard(each, lanes, scales)));
 }
 
 /** Who the bars are of: the neuron, then its best partner in every other model. */
@@ -29,7 +33,7 @@ function laneLegend(lanes) {
 function laneValues(lane, example) {
   if (lane === 0) return example.quantised.map((each) => each * example.scale);
   const values = example.partner_quantised?.[lane - 1];
-  return values ? values.map((each) => each * example.partner_scales[lane - 1]) : null;
+  return values ? values.map((each) => each * example.partner_scales[lane - 1]) : null; // not read there, or no partner
 }
 
 function largest(lane, example) {
@@ -43,7 +47,7 @@ function exampleCard(example, lanes, scales) {
   const most = lanes.map((_, lane) => (view.shared ? scales[lane] : largest(lane, example) || 1));
   const readout = h("span", { class: "readout" }, `${KINDS[example.kind] || example.kind} · row ${count(example.row)} · ${subset(example)}largest here ${figure(largest(0, example))}`);
   const resting = readout.textContent;
-  const columns = example.token_ids.map((id, at) => h("span", { class: example.start + at === example.focus || at === example.focus ? "column focus" : "column", "data-at": at },
+  const columns = example.token_ids.map((id, at) => h("span", { class: example.start + at === example.focus ? "column focus" : "column", "data-at": at },
     tokenOf(id, at, values[0], most[0]),
     h("span", { class: "stack" }, values.map((each, lane) => laneBar(each?.[at], most[lane], lane)))));
   const text = h("div", { class: "score", tabindex: "0", role: "group", "aria-label": `Example, ${KINDS[example.kind]}: arrow keys move along its tokens` }, columns);
@@ -52,7 +56,7 @@ function exampleCard(example, lanes, scales) {
     columns[here]?.classList.remove("here");
     here = at;
     columns[here]?.classList.add("here");
-    readout.textContent = here < 0 ? resting : `“${textOf(example.token_ids[here])}” at ${count(example.start + here)}: ${lanes.map((lane, each) => `${lane.id} ${figure(values[each]?.[here])}`).join(", ")}`;
+    readout.textContent = here < 0 ? resting : `“${shownText(textOf(example.token_ids[here]))}” at ${count(example.start + here)}: ${lanes.map((lane, each) => `${lane.id} ${figure(values[each]?.[here])}`).join(", ")}`;
   };
   text.addEventListener("pointerover", (event) => point(Number(event.target.closest(".column")?.dataset.at ?? -1)));
   text.addEventListener("pointerleave", () => point(-1));
@@ -75,7 +79,7 @@ function subset(example) {
 function laneBar(value, most, lane) {
   if (!known(value)) return h("span", { class: "lane-bar unknown" });
   const share = Math.min(Math.abs(value) / most, 1);
-  return h("span", { class: `lane-bar lane-${Math.min(lane, 1)}${value < 0 ? " below" : ""}` }, share > 0.02 && h("i", { style: { height: `${Math.round(share * 100)}%` } }));
+  return h("span", { class: `lane-bar lane-${Math.min(lane, 1)}${value < 0 ? " below" : ""}` }, share > SEEN_FROM && h("i", { style: { height: `${Math.round(share * 100)}%` } }));
 }
 
 function tokenOf(id, at, values, most) {
@@ -90,6 +94,11 @@ function tokenOf(id, at, values, most) {
 
 function textOf(id) {
   return run.texts?.[id] ?? `#${id}`;
+}
+
+/** The same where only text can be: in a picture, or said. */
+function shownText(text) {
+  return visible(text).map((part) => part.textContent ?? part).join("");
 }
 
 /** Contexts of the tokens on which a neuron is largest, where there is nothing better. */
