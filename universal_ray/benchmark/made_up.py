@@ -38,6 +38,8 @@ class Extent:
     lists: int = 300
     texts: Sequence[str] = TEXTS
     seed: int = 0
+    shown: int = 2000
+    """Neurons with windows of examples."""
 
     @property
     def neurons(self) -> int:
@@ -72,8 +74,8 @@ def make(folder: str, extent: Extent) -> Store:
 def _table(table: Table, extent: Extent, rng: np.random.Generator) -> pa.Table:
     name = PurePosixPath(table.path).stem
     if name in WRITTEN:
-        rows = WRITTEN[name](extent, rng)
-        return pa.Table.from_pylist(list(rows), schema=table.schema)
+        written = list(WRITTEN[name](extent, rng))
+        return pa.Table.from_pylist(written, schema=table.schema)
     models = extent.models[:1] if name in ("neurons", "descriptions") else extent.models
     keys = _keys(name, models, extent)
     rows = len(keys["model"])
@@ -165,7 +167,7 @@ def examples(extent: Extent, rng: np.random.Generator) -> Iterator[dict[str, Any
     """Windows of every neuron of the first model; partners were read in all but the last."""
     kinds = ("top", "top", "quantile", "random", "silent")
     first, *others = extent.models
-    for flat in range(extent.neurons):
+    for flat in range(min(extent.neurons, extent.shown)):
         layer, neuron = divmod(flat, extent.width)
         partners = [f"{other}:{layer}.{neuron}" for other in others]
         for rank, kind in enumerate(kinds):

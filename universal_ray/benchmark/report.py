@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from universal_ray.benchmark import exactness, features, sections, sweep
+from universal_ray.benchmark import exactness, features, sections, site, sweep
 from universal_ray.benchmark.exactness import Extent
 from universal_ray.benchmark.loop import Means, Shape
 from universal_ray.benchmark.sections import Row
@@ -71,6 +71,7 @@ def _sections(
         "features": lambda: [features.beside(tokens=20_480, neurons=768, features=200)],
         "sweep": lambda: [sweep.beside(replace(gpt2_small, seeds=1, width=1024, tokens=0), means)],
         "workers": lambda: sections.workers(replace(SMALL, tokens=2**19), means, counts),
+        "report": lambda: [site.measured(extent) for extent in (site.SMALL, site.LARGE)],
         "exactness": lambda: [*exactness.policies(extent, means),
                               *exactness.forward_types(extent, means)],
     }
@@ -131,7 +132,7 @@ def tables(found: Found) -> list[str]:
         ))
     if "libraries" in found:
         texts.append(_rows(found["libraries"]))
-    plain = ("tokens", "neurons", "seeds", "features", "sweep", "workers")
+    plain = ("tokens", "neurons", "seeds", "features", "sweep", "workers", "report")
     texts += [_rows(found[name]) for name in plain if name in found]
     for title, rows in groupby(found.get("exactness", []), lambda row: row["table"]):
         untitled = [{k: v for k, v in row.items() if k != "table"} for row in rows]
@@ -148,6 +149,8 @@ def _rows(rows: list[Row]) -> str:
 def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    if value is None:
+        return "not measured"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

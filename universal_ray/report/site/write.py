@@ -144,7 +144,7 @@ def _texts(found: Gathered) -> Iterator[tuple[str, bytes]]:
         yield "vocabulary", script("vocabulary", {"texts": texts, "bytes": partial})
     told = found.tables.get("descriptions")
     if told is not None:
-        said = zip(found.places("descriptions").tolist(), told["description"].to_pylist(),
+        said = zip(found.places("descriptions").tolist(), told["text"].to_pylist(),
                    strict=True)  # fmt: skip
         texts = {place: text for place, text in said if text is not None}
         yield "descriptions", script("descriptions", {"texts": texts})

@@ -182,12 +182,12 @@ function descriptionsSection(page) {
   const told = (run.descriptions || []).find((each) => each.model === page.model);
   if (!told) return null;
   const groups = [["universal", told.universal], ["other", told.others]].filter(([, row]) => row);
-  const entries = groups.flatMap(([name, row]) => [["itself", "pearson", "own"], ["partners", "transfer", "own"], ["random neurons", "transfer_control", ""]].map(([who, key, kind]) => ({ name: `${name}: ${who}`, value: row[key], kind })));
+  const entries = groups.flatMap(([name, row]) => [["itself", "score", "own"], ["partners", "transfer", "own"], ["random neurons", "transfer_control", ""]].map(([who, key, kind]) => ({ name: `${name}: ${who}`, value: row[key], kind })));
   return section("Do descriptions carry over?", picture({
     alt: "Correlation of descriptions with the activations of their neurons, of partners and of random neurons", from: "descriptions.parquet, summary.json",
     draw: (width) => bars(width, { entries, text: (value) => fixed(value, 2), name: "correlation", room: 170 }),
     caption: [groups.map(([name, row]) => `Of ${count(row.neurons)} ${name} neurons ${count(row.described)} can be described in words with r of at least ${told.least}. `), "Drawn is how well the words of a neuron hold on tokens that they were not fitted on: for itself, for its partners in the other models, and for random neurons of their layers."],
-    table: { heads: ["neurons", "described", "r", "shuffled", "partners", "random", "gain", "from", "to"], rows: groups.map(([name, row]) => [name, count(row.described), ...["pearson", "pearson_shuffled", "transfer", "transfer_control", "gain", "gain_low", "gain_high"].map((key) => fixed(row[key], 2))]) },
+    table: { heads: ["neurons", "described", "r", "shuffled", "partners", "random", "gain", "from", "to"], rows: groups.map(([name, row]) => [name, count(row.described), ...["score", "score_shuffled", "transfer", "transfer_control", "gain", "gain_low", "gain_high"].map((key) => fixed(row[key], 2))]) },
   }));
 }
 

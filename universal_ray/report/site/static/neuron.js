@@ -68,7 +68,7 @@ function signs(place) {
 /** What the run says of it in words: the description that was scored, or what its best feature says. */
 function description(place, rows) {
   const told = rows?.descriptions;
-  if (told?.description) return [h("p", { class: "lead" }, h("bdi", {}, visible(told.description, true))), evidence(told)];
+  if (told?.text) return [h("p", { class: "lead" }, h("bdi", {}, visible(told.text, true))), evidence(told)];
   const family = labelOf("family", place), feature = labelOf("feature", place), status = labelOf("status", place);
   const share = rows?.taxonomy?.variance_reduction;
   const logit = rows?.roles?.logit_class;
@@ -80,7 +80,7 @@ function description(place, rows) {
 /** How well a description holds, here and for partners. */
 function evidence(told) {
   const mean = (values) => { const all = (values || []).filter(known); return all.length ? all.reduce((sum, each) => sum + each, 0) / all.length : NaN; };
-  return h("p", { class: "evidence" }, `On tokens that it was not fitted on: r ${fixed(told.pearson, 2)} (shuffled ${fixed(told.pearson_shuffled, 2)}), average precision ${fixed(told.auprc, 2)}, F1 ${fixed(told.f1, 2)}; with its partners r ${fixed(mean(told.transfer), 2)}, with random neurons ${fixed(mean(told.transfer_control), 2)}.`);
+  return h("p", { class: "evidence" }, `On tokens that it was not fitted on: r ${fixed(told.score, 2)} (shuffled ${fixed(told.score_shuffled, 2)}), average precision ${fixed(told.auprc, 2)}, F1 ${fixed(told.f1, 2)}; with its partners r ${fixed(mean(told.transfer), 2)}, with random neurons ${fixed(mean(told.transfer_control), 2)}.`);
 }
 
 /** Where it stands: excess and its error, and its place among its layer. */
