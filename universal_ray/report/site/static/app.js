@@ -16,7 +16,7 @@ async function show() {
   const mine = (turn += 1);
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
   const [name, rest = ""] = path.split(/\/(.*)/s);
-  const page = PAGES[name || "front"] ? name || "front" : "front";
+  const page = Object.hasOwn(PAGES, name) ? name : "front";
   let made;
   try {
     made = await PAGES[page](query, rest);
@@ -42,6 +42,7 @@ let before = "";
 function arrive(page, focus) {
   if (page === before && page === "list") {
     if (focus) document.getElementById(focus)?.focus();
+    say(document.querySelector(".summary").textContent);
   } else {
     scrollTo(0, 0);
     if (before) document.getElementById("main").focus({ preventScroll: true });

@@ -100,12 +100,12 @@ function say(text) {
   document.getElementById("said").textContent = text;
 }
 
-/** What is kept between visits, where the browser keeps anything. */
+/** What is kept between visits to this report, where the browser keeps anything. */
 const kept = {
   get(name) {
-    try { return localStorage.getItem(`universal_ray ${name}`); } catch { return null; }
+    try { return localStorage.getItem(`universal_ray ${location.pathname} ${name}`); } catch { return null; }
   },
   set(name, value) {
-    try { localStorage.setItem(`universal_ray ${name}`, value); } catch { /* it is kept for as long as the page is open */ }
+    try { localStorage.setItem(`universal_ray ${location.pathname} ${name}`, value); } catch { /* it is kept for as long as the page is open */ }
   },
 };
