@@ -93,7 +93,8 @@ def make_gpt2(
 def gpt2_shape(name: str, identity: str, layers: int, width: int) -> Model:
     """What planning needs of a GPT-2, of which there is no more."""
     return Model(
-        name=name, identity=identity, layers=layers, width=width, d_model=width // 4, d_mlp=width
+        name=name, given=name, identity=identity, layers=layers, width=width,
+        d_model=width // 4, d_mlp=width
     )
 
 

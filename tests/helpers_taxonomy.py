@@ -25,12 +25,12 @@ def make_rows(*rows: list[str | bytes | None]) -> TokenRows:
             if token is not None:
                 piece = token.encode() if isinstance(token, str) else token
                 tokens_BP[row, position] = ids.setdefault(piece, len(ids) + 1)
-    return TokenRows(tokens_BP, Vocabulary((b"", *ids), frozenset({SPECIAL})))
+    return TokenRows(tokens_BP, Vocabulary((b"", *ids), {SPECIAL: "<end>"}))
 
 
 def vocabulary_of(*texts: str) -> Vocabulary:
     """A vocabulary of these tokens and no special one."""
-    return Vocabulary(tuple(text.encode() for text in texts), frozenset())
+    return Vocabulary(tuple(text.encode() for text in texts), {})
 
 
 @cache

@@ -8,10 +8,12 @@ import pyarrow.compute as pc
 import pytest
 from helpers_jobs import enter
 from helpers_study import make
+from helpers_summary import differences
 
 from universal_ray.cli.options import composed
 from universal_ray.config.study import Study
 from universal_ray.report.screen import console, show_results
+from universal_ray.report.tables import SUMMARY
 from universal_ray.storage.store import Store
 from universal_ray.testbed import text, training
 
@@ -55,10 +57,12 @@ def universal(store: Store, model: str) -> list[bool]:
 def test_universal_sets_by_revision_and_what_stays(home, capsys):
     revisions = "[" + ",".join(map(str, REVISIONS)) + "]"
     store = made(home, "followed", f"models.revisions={revisions}")
-    (followed,) = store.get_json("tables/summary.json")["followed"]
-    assert followed["model"] == "runs/testbed/a-step{revision}"
+    summary = store.get_json("tables/summary.json")
+    assert differences(summary, SUMMARY["correlations"]) == (set(), set())
+    (followed,) = summary["followed"]
+    assert followed["model"] == "a-step{revision}"
     assert followed["revisions"] == [str(each) for each in REVISIONS]
-    sets = [universal(store, f"runs/testbed/a-step{each}") for each in REVISIONS]
+    sets = [universal(store, f"a-step{each}") for each in REVISIONS]
     assert followed["universal"] == [sum(each) for each in sets]
     assert sum(sets[-1]) > 0
     both = sum(a and b for a, b in zip(sets[1], sets[2], strict=True))
@@ -71,7 +75,7 @@ def test_universal_sets_by_revision_and_what_stays(home, capsys):
         f"models.compared=[{','.join(names[1:])}]",
     )
     together = store.get_table("tables/neurons.parquet")
-    mine = together.filter(pc.equal(together["model"], names[0]))
+    mine = together.filter(pc.equal(together["model"], Path(names[0]).name))
     assert mine.equals(alone.get_table("tables/neurons.parquet"))
     show_results(console(), store)
     shown = capsys.readouterr().out

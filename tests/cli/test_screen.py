@@ -81,6 +81,23 @@ def test_all_or_none_or_one_universal_neuron_can_be_shown(whole, capsys):
         assert "nan" not in shown and "None" not in shown
 
 
+@pytest.mark.parametrize("columns", ["80", ""])
+def test_where_there_is_no_terminal_lines_are_as_wide_as_asked_and_nothing_is_cut(
+    whole, capsys, monkeypatch, columns
+):
+    monkeypatch.setenv("COLUMNS", columns)
+    store = whole(-1.0)
+    capsys.readouterr()
+    show_results(console(), store)
+    lines = [line for line in capsys.readouterr().out.splitlines() if store.url not in line]
+    assert max(map(len, lines)) <= int(columns or 100)
+    assert not any("…" in line for line in lines)
+    pairs = store.get_table("tables/pairs.parquet").filter(pc.field("model") == "a")
+    best = pairs.sort_by([("max_corr", "descending")]).to_pylist()[0]
+    partner = f"b:{best['max_layer']}.{best['max_neuron']}"
+    assert any(partner in line for line in lines)
+
+
 def nulls(value):
     """Every number that is no name of a layer is null."""
     if isinstance(value, dict):

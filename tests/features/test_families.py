@@ -146,7 +146,7 @@ def test_scores_and_columns_belong_together():
 def test_every_family_of_the_bank_is_one_of_the_papers():
     pieces = (b"", b" a", b"A", b" the", b".", b"12", b" running")
     bank = feature_bank(
-        Vocabulary(pieces, frozenset({0})), np.ones(7, dtype=np.int64), BankOptions(), subsets=["x"]
+        Vocabulary(pieces, {0: "<end>"}), np.ones(7, dtype=np.int64), BankOptions(), subsets=["x"]
     )
     columns = [*bank.id_columns(CURRENT), *bank.id_columns(PREVIOUS), *bank.row_columns()]
     assert {neuron_family(column) for column in columns} == {

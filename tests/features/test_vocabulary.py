@@ -139,7 +139,7 @@ def test_all_groups_of_the_paper_are_there_in_their_sizes() -> None:
 
 
 def test_special_tokens_and_tokens_without_text_have_no_feature():
-    vocabulary = Vocabulary((b"", b"", b" the"), frozenset({0}))
+    vocabulary = Vocabulary((b"", b"", b" the"), {0: "<end>"})
     for feature in FEATURES.values():
         assert not feature.members(vocabulary)[:2].any(), feature.name
 
@@ -147,7 +147,7 @@ def test_special_tokens_and_tokens_without_text_have_no_feature():
 def test_byte_level_pieces_are_the_bytes():
     vocabulary = embedded_rows().vocabulary
     tokenizer = embedded_tokenizer()
-    assert vocabulary.special == {0} and vocabulary.pieces[0] == b""
+    assert [*vocabulary.special] == [0] and vocabulary.pieces[0] == b""
     assert set(range(256)) <= {piece[0] for piece in vocabulary.pieces if len(piece) == 1}
     for key in range(1, 1024):
         decoded = tokenizer.decode([key])
@@ -173,7 +173,7 @@ def test_sentencepiece_pieces_are_the_bytes():
     assert vocabulary.pieces[:4] == (b"", b" ", b" the", b"a")
     assert vocabulary.pieces[4:260] == tuple(bytes([byte]) for byte in range(256))
     assert vocabulary.pieces[260:] == (b"",) * 40
-    assert vocabulary.special == {0}
+    assert [*vocabulary.special] == [0]
 
 
 def test_plain_pieces_are_what_the_tokenizer_decodes():
@@ -212,7 +212,7 @@ def test_unigrams_need_ids_and_occurrences_in_proportion():
 
 
 def test_white_space_and_parts_of_characters_are_no_unigram():
-    vocabulary = Vocabulary((b"\n", b" ", b"\xe2", b"\xe3", b""), frozenset({4}))
+    vocabulary = Vocabulary((b"\n", b" ", b"\xe2", b"\xe3", b""), {4: "<end>"})
     assert unigrams(vocabulary, np.full(5, 9), ids=0, occurrences=0) == ()
 
 
@@ -233,3 +233,26 @@ def test_what_an_occurrence_is():
         other, word, begin, middle, middle, word, other, word, other, word, other, word, other,
         word, word, word, other, begin, middle, *[other] * 9,
     ]  # fmt: skip
+
+
+def test_every_token_can_be_read_and_none_is_empty_or_a_replacement():
+    pieces = (
+        b"", b"", b" the", b"\n\n", b"\t", b"\xe2", b"\x82\xac", "\u200b".encode(), b"\x00",
+        "\N{REPLACEMENT CHARACTER}".encode(), "\xa0".encode(), b"e\xcc\x81",
+    )  # fmt: skip
+    vocabulary = Vocabulary(pieces, {0: "<|endoftext|>"})
+    assert vocabulary.shown == (
+        "<|endoftext|>", "<id 1>", "␣the", "⏎⏎", "⇥", "<0xE2>", "<0x82><0xAC>", "<U+200B>",
+        "<U+0000>", "<U+FFFD>", "<U+00A0>", "e\u0301",
+    )  # fmt: skip
+    # In a row the parts of a character are one, and spaces stay as they are.
+    assert vocabulary.show([0, 2, 5, 6, 2, 3, 5]) == "<|endoftext|> the€ the⏎⏎<0xE2>"
+    assert vocabulary.show([]) == ""
+
+
+def test_every_id_of_real_tokenizers_can_be_read():
+    for vocabulary in (embedded_rows().vocabulary, read_vocabulary(sentencepiece(), 300)):
+        assert all(text.isprintable() and " " not in text for text in vocabulary.shown[1:260])
+        assert "" not in vocabulary.shown
+        assert not any("\N{REPLACEMENT CHARACTER}" in text for text in vocabulary.shown)
+    assert vocabulary.shown[0] == "<s>" and vocabulary.shown[299] == "<id 299>"

@@ -103,7 +103,7 @@ def test_a_planted_site_is_correlated(tmp_path, monkeypatch):
     tokens_BP = open_corpus(study.corpus.path).read(0, 97)
     x_TN, y_TN = (true_stream(name, tokens_BP).numpy() for name in names)
     r_NN = np.corrcoef(x_TN.T, y_TN.T)[:64, 64:]
-    told = {(row["layer"], row["neuron"]): row for row in table if row["model"] == names[0]}
+    told = {(row["layer"], row["neuron"]): row for row in table if row["model"] == "a"}
     assert len(told) == 64
     for unit, r_N in enumerate(r_NN):
         assert told[divmod(unit, 32)]["max_corr"] == pytest.approx(r_N.max(), abs=1e-5)

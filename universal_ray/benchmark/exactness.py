@@ -147,7 +147,9 @@ def correlations(
     """r as workers and the fold make it: `chunk` tokens to a product, units as long as allowed."""
     width = x_TN.shape[1] // layers
     pair = [  # made up, without a model
-        Model(name=name, identity=name, layers=layers, width=width, d_model=0, d_mlp=0)
+        Model(
+            name=name, given=name, identity=name, layers=layers, width=width, d_model=0, d_mlp=0
+        )
         for name in "ab"
     ]
     held = tuple(Part(item, 0, layers) for item in make_items([pair], Pairs.reference))

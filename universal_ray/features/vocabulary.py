@@ -7,6 +7,7 @@ Shapes: V ids of the vocabulary.
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,12 @@ from universal_ray.errors import ModelError
 METASPACE = "▁"
 """Stands for a space in SentencePiece vocabularies."""
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+SPACE = "␣"
+BREAKS = str.maketrans({"\n": "⏎", "\t": "⇥"})
+"""How white space is shown."""
+ESCAPED = 0xDC00
+"""What is added to a byte that is part of no character, as `surrogateescape` does."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +33,9 @@ class Vocabulary:
     """The bytes of every id: none for special ids, and for ids that the tokenizer does not know."""
 
     pieces: tuple[bytes, ...]
-    special: frozenset[int]
-    """Begin and end of text, padding and the like: they divide text and are no part of it."""
+    special: dict[int, str]
+    """Names by id of begin and end of text, padding and the like: they divide text and are no part
+    of it."""
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -36,6 +44,26 @@ class Vocabulary:
     def texts(self) -> tuple[str, ...]:
         """Text of every id alone, with U+FFFD for bytes that are no character by themselves."""
         return tuple(piece.decode("utf-8", "replace") for piece in self.pieces)
+
+    @cached_property
+    def shown(self) -> tuple[str, ...]:
+        """Every id alone as people read it: as in `show`, and spaces can be seen too."""
+        return tuple(self.show([key], SPACE) for key in range(len(self)))
+
+    def show(self, ids: Sequence[int], space: str = " ") -> str:
+        """Some ids in a row as people read them, never nothing: special ids by their name, an id
+        without bytes as <id 7>, breaks as ⏎ and ⇥, a byte that is part of no character as <0xE2>,
+        and a character that cannot be seen as <U+200B>.
+        """
+        shown: list[str] = []
+        text = b""
+        for key in ids:
+            if self.pieces[key]:
+                text += self.pieces[key]
+                continue
+            shown += [_readable(text, space), self.special.get(key) or f"<id {key}>"]
+            text = b""
+        return "".join([*shown, _readable(text, space)])
 
     @cached_property
     def stripped(self) -> tuple[str, ...]:
@@ -50,7 +78,7 @@ class Vocabulary:
     @cached_property
     def special_V(self) -> Bool[np.ndarray, "V"]:
         """Which ids are special."""
-        return np.isin(np.arange(len(self)), list(self.special))
+        return np.isin(np.arange(len(self)), [*self.special])
 
 
 def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
@@ -64,15 +92,35 @@ def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
             "use the tokenizer that belongs to the model"
         )
     added = {int(key): token for key, token in tokenizer.added_tokens_decoder.items()}
-    special = set(tokenizer.all_special_ids) | {key for key in added if added[key].special}
+    special_ids = set(tokenizer.all_special_ids) | {key for key in added if added[key].special}
+    special = {}
     to_bytes = _reader(tokenizer)
     pieces = [b""] * size
     ids = range(max(tokenizer.get_vocab().values()) + 1)  # of which some may stand for nothing
     for key, token in enumerate(tokenizer.convert_ids_to_tokens(ids)):
-        if key in special or token is None:
+        if key in special_ids:
+            special[key] = str(token)
+            continue
+        if token is None:
             continue
         pieces[key] = str(added[key]).encode() if key in added else to_bytes(key, token)
-    return Vocabulary(tuple(pieces), frozenset(special))
+    return Vocabulary(tuple(pieces), special)
+
+
+def _readable(text: bytes, space: str) -> str:
+    """Bytes as people read them."""
+    characters = text.decode("utf-8", "surrogateescape").translate(BREAKS).replace(" ", space)
+    if characters.isprintable() and REPLACEMENT not in characters:
+        return characters
+    return "".join(map(_visible, characters))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if 0x80 <= code - ESCAPED <= 0xFF:
+        return f"<0x{code - ESCAPED:02X}>"
+    seen = character.isprintable() and character != REPLACEMENT
+    return character if seen else f"<U+{code:04X}>"
 
 
 def _reader(tokenizer: Any) -> Any:

@@ -19,6 +19,9 @@ class Model:
     """What planning needs of a model: its content, whatever it is called."""
 
     name: str = field(compare=False)
+    """short, and its own within the study"""
+    given: str = field(compare=False)
+    """as the study names it: a path, or a hub id with its revision"""
     identity: str
     layers: int
     width: int

@@ -1,6 +1,7 @@
 """Plans, progress and results on a terminal, or as plain lines where there is none."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -20,22 +21,21 @@ log = logging.getLogger(__name__)
 LINE_EVERY = 10.0
 """Seconds between log lines where there is no terminal."""
 STRONGEST = 10
+WIDTH = 100
+"""Columns of a log, where nobody says how many."""
 
 
 def console(stderr: bool = False) -> Console:
-    """The terminal, or 110 columns of plain text.
+    """The terminal; where there is none, plain text as wide as COLUMNS says.
 
     Names of models, paths and texts are shown as they are: nothing in brackets or between colons
     is read as markup, in lines, titles, heads or cells.
     """
     plain: dict[str, Any] = {"stderr": stderr, "markup": False, "emoji": False}
     found = Console(**plain)
-    return found if found.is_terminal else Console(**plain, width=110)
-
-
-def short(name: str) -> str:
-    """A model's last path component, without its revision."""
-    return name.rstrip("/").split("/")[-1].split("@")[0]
+    if found.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        return found
+    return Console(**plain, width=WIDTH)
 
 
 def show_plan(out: Console, rows: list[tuple[str, str]], title: str) -> None:
@@ -53,8 +53,8 @@ def show_rows(
 ) -> None:
     """Rows of figures under their heads."""
     table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="right")
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right", no_wrap=place == 0)
     for row in rows:
         table.add_row(*row)
     out.print(table)
@@ -208,7 +208,7 @@ def _show_roles(out: Console, roles: dict[str, Any]) -> None:
             ))
         show_rows(
             out,
-            f"{short(name)}: neurons by role",
+            f"{name}: neurons by role",
             ("role", "neurons", "by layer", "in all models", "universal", "gain on peers"),
             rows,
         )
@@ -242,7 +242,7 @@ def _persistence(followed: dict[str, Any]) -> Table:
     """How many neurons are universal at each revision, and which share of them is at another."""
     revisions = followed["revisions"]
     table = Table(
-        title=f"{short(followed['model'])}: universal neurons by revision, in all and by layer, "
+        title=f"{followed['model']}: universal neurons by revision, in all and by layer, "
         "and their share that is universal at another revision",
         title_justify="left",
     )
@@ -258,9 +258,9 @@ def _persistence(followed: dict[str, Any]) -> Table:
 
 
 def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:
-    others = ", ".join(short(name) for name in reference["others"])
+    others = ", ".join(reference["others"])
     table = Table(
-        title=f"{short(reference['model'])} against {others}: neurons with excess correlation "
+        title=f"{reference['model']} against {others}: neurons with excess correlation "
         f"above {summary['threshold']}",
         title_justify="left",
     )
@@ -290,8 +290,7 @@ def _strongest(reference: dict[str, Any], neurons: Any, partners: Any) -> Table:
     table = Table(title="strongest, with their partner in every other seed", title_justify="left")
     for head in ("neuron", "excess", "best r", "rotated"):
         table.add_column(head, justify="right", no_wrap=True)
-    for name in reference["others"]:
-        table.add_column(short(name), justify="right", no_wrap=True)
+    table.add_column("partners", overflow="fold")
     found = partners.filter(pc.equal(partners["model"], reference["model"]))
     for row in best:
         here = found.filter(
@@ -300,14 +299,17 @@ def _strongest(reference: dict[str, Any], neurons: Any, partners: Any) -> Table:
             )
         )
         by_other = {entry["other"]: entry for entry in here.to_pylist()}
-        cells = [
-            UNDEFINED
-            if (best_one := by_other[name])["max_corr"] is None
-            else f"{best_one['max_layer']}.{best_one['max_neuron']} ({best_one['max_corr']:.2f})"
-            for name in reference["others"]
-        ]
+        partners_of_it = (_partner(by_other[name]) for name in reference["others"])
         table.add_row(
             f"{row['layer']}.{row['neuron']}", figure(row["excess_corr"]),
-            figure(row["mean_corr"]), figure(row["mean_baseline"]), *cells,
+            figure(row["mean_corr"]), figure(row["mean_baseline"]), "  ".join(partners_of_it),
         )
     return table
+
+
+def _partner(row: dict[str, Any]) -> str:
+    """By its id, with its correlation: one word, which no line breaks."""
+    if row["max_corr"] is None:
+        return f"{row['other']}:{UNDEFINED}"
+    name = f"{row['other']}:{row['max_layer']}.{row['max_neuron']}"
+    return f"{name}({row['max_corr']:.2f})"

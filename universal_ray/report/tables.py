@@ -8,12 +8,17 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from universal_ray.stages import registry
-from universal_ray.storage.columns import Table
+from universal_ray.storage.columns import UNITS, Table
 
 TABLES: dict[str, tuple[Table, ...]] = {
     stage: registry.room(stage, "schemas").TABLES for stage in registry.STAGES
 }
 """Of every stage, in their order: the tables as it leaves them."""
+
+SUMMARY: dict[str, dict[str, tuple[str, str]]] = {
+    stage: registry.room(stage, "schemas").SUMMARY for stage in registry.STAGES
+}
+"""Of every stage, in their order: what it writes into the summary."""
 
 HEAD = """\
 # Tables of a run
@@ -21,11 +26,15 @@ HEAD = """\
 Made from the schemas by `make docs`; the same words lie in the Parquet files, as metadata of each
 column (`description`, `unit`, `null`, `needs`).
 
-Layers, neurons, heads, rows and positions count from 0. Models are named as the options of
-the run name them, with `@revision` where one was given. Models and features come in the order in
-which the run lists them, numbers ascending. A row group has as many rows as the widest layer of any
-model has neurons: where a table has a row per neuron and models are of one width, a row group is a
-layer.
+Layers, neurons, heads, rows and positions count from 0. A model has a short name, the last part of
+its path or hub id with its `@revision` (more of it where two would be called the same);
+`summary.json` and `study.yaml` have the whole. Models and features come in the order in which the
+run lists them, numbers ascending. A row group has as many rows as the widest layer of any model has
+neurons: where a table has a row per neuron and models are of one width, a row group is a layer.
+
+Tokens are shown as people read them, and their ids beside them are exact: a space is ␣, a line
+break ⏎, a tab ⇥; special tokens have their name, ids without text are `<id 7>`, bytes that are part
+of a character only `<0xE2>`, characters that cannot be seen `<U+200B>`.
 
 *Null when*: a value that was looked for and is not there. A column that *needs* something is null
 in all rows of a model that lacks it, and the row's `not_measured` says why. Columns without either
@@ -46,7 +55,10 @@ def page() -> str:
         for table in tables:
             lines += _section(table, known.get(table.path))
             known[table.path] = table.schema
-    return "\n".join(lines)
+    lines += _summary()
+    lines += ["## Units\n", "| unit | meaning |", "|---|---|"]
+    lines += [f"| {unit} | {told} |" for unit, told in UNITS.items()]
+    return "\n".join([*lines, ""])
 
 
 def _section(table: Table, before: pa.Schema | None) -> Iterator[str]:
@@ -60,6 +72,19 @@ def _section(table: Table, before: pa.Schema | None) -> Iterator[str]:
         if before is None or column.name not in before.names:
             yield _row(column)
     yield ""
+
+
+def _summary() -> Iterator[str]:
+    """Every key of the summary, by who writes it."""
+    yield "## `tables/summary.json`\n"
+    yield "`[]` are the entries of a list, `{name}` is any key. What has no value is null.\n"
+    for stage, keys in SUMMARY.items():
+        yield f"### From the {stage}\n"
+        yield "| key | unit | meaning |"
+        yield "|---|---|---|"
+        for key, (unit, told) in keys.items():
+            yield f"| `{key}` | {unit} | {told.replace('|', ESCAPED)} |"
+        yield ""
 
 
 def _row(column: pa.Field) -> str:

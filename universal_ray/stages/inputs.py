@@ -37,6 +37,7 @@ from universal_ray.planning.items import (
     make_units,
     unit_rows,
 )
+from universal_ray.planning.names import short_names
 from universal_ray.stages.models import Models, find_models
 from universal_ray.stages.sums import bits
 from universal_ray.storage.record import read_record
@@ -235,8 +236,10 @@ def _cut(
         contents = [told.get(each, "") for each in ranges]
         calibrated = ""
     site = site_of(study.models.activation.value)
+    short = short_names([each.name for each in models.sources])
     planned = tuple(
-        tuple(_planned(each, site, calibrated) for each in group) for group in models.groups
+        tuple(_planned(each, short[each.name], site, calibrated) for each in group)
+        for group in models.groups
     )
     units = make_units(
         ranges, contents, bits_fingerprint=made_by, step=study.units.tokens // context
@@ -255,10 +258,11 @@ def _cut(
     )
 
 
-def _planned(found: source.ModelSource, site: Site, calibrated: str) -> Model:
+def _planned(found: source.ModelSource, name: str, site: Site, calibrated: str) -> Model:
     """What planning needs of a model whose units at a site are studied."""
     return Model(
-        name=found.name,
+        name=name,
+        given=found.name,
         identity=found.identity,
         **vars(site.shape(found)),
         d_model=found.d_model,

@@ -23,6 +23,46 @@ class Table:
     """columns, those that an earlier stage wrote among them, with unit and meaning"""
 
 
+UNITS = {
+    "id": "a neuron as `model:layer.neuron`",
+    "name": "what something is called: a model, a feature, a family, a role",
+    "text": "words for people",
+    "token": "tokens as people read them, see above",
+    "token id": "number of a token in the vocabulary",
+    "yes/no": "whether something is so",
+    "index from 0": "a place in an order",
+    "tokens": "how many",
+    "ids": "how many ids of the vocabulary",
+    "neurons": "how many",
+    "models": "how many",
+    "directions": "how many",
+    "features": "how many",
+    "1": "a number without a unit",
+    "share": "a part of the whole, from 0 to 1; a difference of two, or a change, may be below",
+    "percent": "of what it was",
+    "percentile": "place in an order, from 0 to 100",
+    "correlation": "Pearson's r, and differences of it",
+    "correlation²": "its square",
+    "cosine": "of the angle between two vectors",
+    "cosine²": "its square",
+    "pre-activation": "what enters the activation function, in the model's own scale",
+    "pre-activation²": "its square",
+    "activation": "what a neuron writes by, in the model's own scale",
+    "activation²": "its square",
+    "logit": "what enters the softmax over the vocabulary",
+    "nats": "natural units of information",
+    "of the statistic": "in a summary: the unit of the column that is meant",
+}
+"""Every unit that a column may have, with what it means."""
+
+
+def under(place: str, keys: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Unit and meaning by the place in a summary, of what lies under another place: `a[]` are the
+    entries of a list, `{name}` is any key.
+    """
+    return {f"{place}.{key}": told for key, told in keys.items()}
+
+
 def list_of(kind: pa.DataType) -> pa.DataType:
     """The type of a list of values of a kind."""
     return pa.list_(kind)

@@ -38,8 +38,8 @@ def field(
     null: str = "",
     needs: Sequence[str] = (),
 ) -> pa.Field:
-    """A column; `null`: when a value is null although it was measured, `needs`: what it is made of
-    that a model may lack."""
+    """A column, its unit one of `columns.UNITS`; `null`: when a value is null although it was
+    measured, `needs`: what it is made of that a model may lack."""
     told = {"description": description, "unit": unit}
     if null:
         told["null"] = null
@@ -49,7 +49,7 @@ def field(
 
 
 NOT_MEASURED = field(
-    KEY, pa.map_(pa.string(), pa.string()), "",
+    KEY, pa.map_(pa.string(), pa.string()), "text",
     "what the model's rows lack, and why; a column that `needs` it, by its metadata, is null",
 )  # fmt: skip
 

@@ -1,17 +1,21 @@
 """Why a row of the tables has no correlation, from the codes of the sums to what is counted."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import torch
 from helpers_models import gpt2_shape
+from helpers_summary import differences
 
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.correlation import CONSTANT, FAINT, MOVED
 from universal_ray.maths.moments.row_summary import summarise
 from universal_ray.stages.correlations.reduce import Direction
-from universal_ray.stages.correlations.schemas import NO_PARTNER
+from universal_ray.stages.correlations.schemas import NO_PARTNER, SUMMARY
 from universal_ray.stages.correlations.summary import partner_layers, summary
 from universal_ray.stages.correlations.tables import neuron_table, pair_table
 
+MODEL = gpt2_shape("m", "m", 2, 3)
 NULL_N = torch.tensor([0, CONSTANT, FAINT, 0, MOVED, FAINT])
 
 
@@ -24,7 +28,7 @@ def pairs(
         r_NM = torch.rand(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         r_NM[null_N > 0] = torch.nan
         direction = Direction(
-            model=gpt2_shape("m", "m", 2, 3),
+            model=MODEL,
             other=gpt2_shape(f"o{seed}", f"o{seed}", 1, 5),
             summary=summarise(r_NM, live_M, first=0, count=3),
             baseline_NK=torch.full((6, 2), 0.1).double(),
@@ -53,23 +57,35 @@ def test_every_reason_is_told_apart_in_both_tables_and_counted():
             assert reasons == [None, constant, faint, None, moved, faint]
             nothing = [value is None for value in table[column].to_pylist()]
             assert nothing == [reason is not None for reason in reasons]
-        counted = summary(neurons, tables, 2)
+        counted = summary(MODEL, neurons, tables)
         assert counted["neurons_without_correlation"] == 4
         assert counted["reasons_without_correlation"] == {constant: 1, faint: 2, moved: 1}
+
+
+def test_a_model_of_the_paper_stands_beside_its_figures_whatever_it_is_called():
+    tables = pairs("fp32", torch.ones(5, dtype=torch.bool))
+    hub = replace(MODEL, given="EleutherAI/pythia-160m@main")
+    told = summary(hub, neuron_table(tables, 0.5), tables)
+    assert told["model"] == "m" and told["published"]["universal"] == 465
+    said = {
+        key.removeprefix("references[]."): each
+        for key, each in SUMMARY.items() if key.startswith("references[]")
+    }  # fmt: skip
+    assert differences(told, said) == (set(), {"published.spread"})  # Pythia has none
 
 
 def test_where_no_neuron_has_a_correlation_how_many_are_universal_is_null():
     live_M = torch.ones(5, dtype=torch.bool)
     half_N = torch.tensor([0, 0, CONSTANT, FAINT, FAINT, FAINT])
     tables = pairs("fp32", live_M, null_N=half_N)
-    told = summary(neuron_table(tables, -1.0), tables, 2)
+    told = summary(MODEL, neuron_table(tables, -1.0), tables)
     first, second = told["layers"]
     assert (told["universal"], told["universal_share"]) == (2, 2 / 6)
     assert (first["universal"], first["universal_share"]) == (2, 2 / 3)
     assert second["neurons"] == 3
     assert second["universal"] is second["universal_share"] is None
     tables = pairs("fp32", live_M, null_N=torch.full((6,), FAINT))
-    told = summary(neuron_table(tables, -1.0), tables, 2)
+    told = summary(MODEL, neuron_table(tables, -1.0), tables)
     assert told["universal"] is told["universal_share"] is told["largest_excess"] is None
     assert set(told["excess_above"].values()) == {None}
 

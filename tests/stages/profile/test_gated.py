@@ -1,5 +1,6 @@
 """The profile of gated MLPs: activations of either sign, told at both ends."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def truth(found):
 def of_reference(found, table: str) -> list[dict]:
     study, store, _ = found
     rows = store.get_table(f"tables/{table}.parquet")
-    return rows.filter(pc.equal(rows["model"], study.models.reference)).to_pylist()
+    return rows.filter(pc.equal(rows["model"], Path(study.models.reference).name)).to_pylist()
 
 
 def test_both_ends_of_activations_are_told(found, truth):

@@ -82,7 +82,7 @@ def truth(inputs):
 
 def of_model(store: Store, table: str, model: str) -> list[dict]:
     found = store.get_table(f"tables/{table}.parquet")
-    return found.filter(pc.equal(found["model"], model)).to_pylist()
+    return found.filter(pc.equal(found["model"], Path(model).name)).to_pylist()
 
 
 def test_planted_neurons_get_their_family_and_feature_and_random_ones_none(run, inputs):

@@ -92,7 +92,9 @@ def run(tmp_path_factory):
 
 def table_of(store: Store, name: str, model: str) -> pa.Table:
     found = store.get_table(f"tables/{name}.parquet")
-    return found.filter(pc.equal(found["model"], model)) if "model" in found.column_names else found
+    if "model" not in found.column_names:
+        return found
+    return found.filter(pc.equal(found["model"], Path(model).name))
 
 
 def unaccounted(table: pa.Table) -> list[str]:
@@ -191,7 +193,8 @@ def test_what_is_measured_of_every_model_is_measured_of_each(run):
 
 
 def test_roles_that_were_not_measured_are_no_roles_that_no_neuron_has(run):
-    (opt_model, llama_model, gpt2_model), store = run
+    models, store = run
+    opt_model, llama_model, gpt2_model = (Path(model).name for model in models)
     roles = store.get_json("tables/summary.json")["roles"]
     by_model = {told["model"]: told for told in roles["models"]}
     for model in (opt_model, llama_model):

@@ -26,12 +26,14 @@ from helpers_planted import (
 from helpers_roles import hooked_logits, load
 from helpers_study import make, table_bytes
 from helpers_study import run as run_on_ray
+from helpers_summary import differences
 from helpers_whole import changed, copied, whole_study
 from transformers import AutoTokenizer
 
 from universal_ray.config.study import RolesConfig, Study
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.planning.items import marker
+from universal_ray.report.tables import SUMMARY
 from universal_ray.stages.roles.artifacts import (
     ARTIFACTS,
     DECLARED,
@@ -114,9 +116,23 @@ def test_every_file_of_a_run_bears_a_name_of_ours(run):
     assert [path for path in run[1].list() if not ours(path)] == []
 
 
+def test_the_summary_holds_what_the_docs_say(run):
+    """Also what each model is called, and what it is."""
+    study, store = run
+    summary = store.get_json("tables/summary.json")
+    said = {key: told for keys in SUMMARY.values() for key, told in keys.items()}
+    unsaid, unseen = differences(summary, said)
+    assert unsaid == set()
+    assert {key.split(".")[0] for key in unseen} == {"followed[]"}
+    given = [study.models.reference, *study.models.compared]
+    assert [(each["model"], each["given"]) for each in summary["models"]] == [
+        (Path(name).name, name) for name in given
+    ]
+
+
 def rows_of(store: Store, table: str, model: str) -> list[dict]:
     found = store.get_table(f"tables/{table}.parquet")
-    return found.filter(pc.equal(found["model"], model)).to_pylist()
+    return found.filter(pc.equal(found["model"], Path(model).name)).to_pylist()
 
 
 def test_planted_neurons_have_their_roles_and_random_ones_have_none(run, inputs):

@@ -96,7 +96,7 @@ def path_correlation(sums: PathSums, first: str, second: str) -> Float[Tensor, "
     The paper has activation with bos_change, bos_change with norm_change, activation with
     norm_change.
     """
-    i, j = QUANTITIES.index(first), QUANTITIES.index(second)
+    i, j = (list(QUANTITIES).index(name) for name in (first, second))
     mean_IQ = sums.totals_IQ / sums.count
     covariance_IQQ = sums.products_IQQ / sums.count - mean_IQ[:, :, None] * mean_IQ[:, None, :]
     constant_I = torch.zeros(len(mean_IQ), dtype=torch.bool)

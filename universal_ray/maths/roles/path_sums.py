@@ -8,12 +8,15 @@ from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
 
-QUANTITIES = ("activation", "bos", "bos_change", "norm", "norm_change")
-"""Of one position: the neuron's activation; the head's attention to the first token of the row, and
-its change; the length of what the head writes, centred and less what it writes whatever it attends
-to, and its change in percent."""
-
-
+QUANTITIES = {
+    "activation": ("activation", "activation of the neuron"),
+    "bos": ("share", "attention of the head to the first token of the row"),
+    "bos_change": ("share", "its change when the path is cut"),
+    "norm": ("1", "length of what the head writes, centred and less what it writes whatever it "
+             "attends to"),
+    "norm_change": ("percent", "its change when the path is cut"),
+}  # fmt: skip
+"""Of one position, by name: unit and meaning."""
 POINTS = 64
 """Positions of a batch whose quantities are kept one by one."""
 

@@ -10,17 +10,21 @@ from torch import Tensor
 from universal_ray.maths.roles.frequency import Unigram
 
 MEASURES = {
-    "loss": "cross-entropy of the true next token, nats",
-    "entropy": "entropy of the prediction, nats",
-    "reciprocal_rank": "1 / (1 + ids with a logit above the true next token's)",
-    "scale": "scale of the final LayerNorm, √(mean x² + ε) of the centred residual stream",
-    "kl": "KL divergence of the prediction from the untouched model's, KL(untouched ‖ held), nats",
-    "kl_unigram": "KL divergence of the prediction from unigrams, KL(unigram ‖ held), nats",
-    "top_changed": "1 where the likeliest next token is another one than untouched",
-    "loss_shift": "|loss - untouched loss|, nats",
-    "kl_unigram_shift": "|kl_unigram - untouched kl_unigram|, nats",
+    "loss": ("nats", "cross-entropy of the true next token"),
+    "entropy": ("nats", "entropy of the prediction"),
+    "reciprocal_rank": ("1", "1 / (1 + ids with a logit above the true next token's)"),
+    "scale": ("1", "scale of the final LayerNorm, √(mean x² + ε) of the centred residual stream"),
+    "kl": (
+        "nats", "KL divergence of the prediction from the untouched model's, KL(untouched ‖ held)"
+    ),
+    "kl_unigram": (
+        "nats", "KL divergence of the prediction from unigrams, KL(unigram ‖ held)"
+    ),
+    "top_changed": ("share", "tokens whose likeliest next token is another one than untouched"),
+    "loss_shift": ("nats", "|loss - untouched loss|"),
+    "kl_unigram_shift": ("nats", "|kl_unigram - untouched kl_unigram|"),
 }
-"""Every measure of one token, with its unit."""
+"""Every measure of one token by name, mean over tokens in tables: unit and meaning."""
 
 
 class Reference:

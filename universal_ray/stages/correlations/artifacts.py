@@ -30,7 +30,7 @@ MOMENTS = Artifact(
 CORRELATED = Artifact(name="correlations", version=1, depends_on=(MOMENTS,))
 TABLES = Artifact(
     name="tables of the correlations",
-    version=1,
+    version=2,
     depends_on=(CORRELATED, "models.revisions", "universal.threshold"),
 )
 ARTIFACTS = (SUMS, MOMENTS, CORRELATED, TABLES)
@@ -143,7 +143,7 @@ def tables_fingerprint(found: Outline, store: Store) -> str:
     return TABLES.fingerprint(
         found.settled,
         [recipe.folder(item) for item in found.items],
-        [model.name for model in found.everyone],
+        [[model.name, model.given] for model in found.everyone],
         [model.name for model in found.references],
     )
 

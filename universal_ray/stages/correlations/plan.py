@@ -133,8 +133,8 @@ def describe(plan: Plan, workers: int, speed: Speed | None) -> list[tuple[str, s
     blocks, trailing = len(plan.layout.blocks), len(plan.layout.trailing)
     passes = sum(len(group) for group in plan.groups)
     return [
-        ("reference", f"{reference.name}"),
-        ("compared", ", ".join(model.name for model in plan.models[1:])),
+        ("reference", reference.given),
+        ("compared", ", ".join(model.given for model in plan.models[1:])),
         (
             "neurons",
             ", ".join(f"{m.layers} x {m.width} = {m.neurons:,}" for m in plan.models[:1])

@@ -2,21 +2,24 @@
 
 import pyarrow as pa
 
-from universal_ray.storage.columns import Table, list_of
+from universal_ray.stages.neurons import INDEX, WHO
+from universal_ray.storage.columns import Table, list_of, under
 from universal_ray.storage.finished import NEURONS_PATH, PAIRS_PATH
 from universal_ray.storage.reasons import field
 
 NO_PARTNER = "no neuron of the other model varies enough over the kept tokens"
 
-R, INDEX = "correlation", "index from 0"
+R = "correlation"
 
+
+NULL_REASON = field("null_reason", pa.string(), "text", "why a row has no correlation",
+                    null="it has one")  # fmt: skip
 
 PAIRS = pa.schema(
     [
-        field("model", pa.string(), "id[@revision]", "model the neuron belongs to"),
-        field("other", pa.string(), "id[@revision]", "model whose neurons it is compared with"),
-        field("layer", pa.int16(), INDEX, "layer of the neuron"),
-        field("neuron", pa.int32(), INDEX, "neuron within its layer"),
+        *WHO[:2],
+        field("other", pa.string(), "name", "model whose neurons it is compared with"),
+        *WHO[2:],
         field("max_corr", pa.float64(), R, "largest correlation with any neuron of `other`"),
         field("max_layer", pa.int16(), INDEX, "layer of that neuron"),
         field("max_neuron", pa.int32(), INDEX, "that neuron within its layer"),
@@ -46,18 +49,16 @@ PAIRS = pa.schema(
         field("baseline_se", pa.float64(), R, "standard error of that mean",
               null="there is one draw"),
         field("baseline_draws", list_of(pa.float64()), R, "largest with any rotated unit, by draw"),
-        field("mutual", pa.bool_(), "", "whether the best partner's best partner is this neuron"),
+        field("mutual", pa.bool_(), "yes/no", "its best partner's best partner is this neuron"),
         field("n", pa.int64(), "tokens", "tokens that count"),
         field("n_excluded", pa.int64(), "tokens", "tokens left out by corpus.exclude"),
-        field("null_reason", pa.string(), "", "why a row has no correlation", null="it has one"),
+        NULL_REASON,
     ]
 )
 
 NEURONS = pa.schema(
     [
-        field("model", pa.string(), "id[@revision]", "reference model"),
-        field("layer", pa.int16(), INDEX, "layer of the neuron"),
-        field("neuron", pa.int32(), INDEX, "neuron within its layer"),
+        *WHO,
         field("max_corr", pa.float64(), R, "largest over the other models of max_corr"),
         field("mean_corr", pa.float64(), R, "mean over the other models of max_corr"),
         field("min_corr", pa.float64(), R, "smallest over the other models of max_corr"),
@@ -65,11 +66,11 @@ NEURONS = pa.schema(
         field("mean_baseline", pa.float64(), R, "mean over the other models of baseline_corr"),
         field("min_baseline", pa.float64(), R, "smallest over the other models"),
         field("excess_corr", pa.float64(), R, "mean_corr - mean_baseline"),
-        field("is_universal", pa.bool_(), "", "excess_corr above universal.threshold"),
+        field("is_universal", pa.bool_(), "yes/no", "excess_corr above universal.threshold"),
         field("baseline_se", pa.float64(), R, "standard error of mean_baseline over the draws",
               null="there is one draw"),
         field("n", pa.int64(), "tokens", "tokens that count"),
-        field("null_reason", pa.string(), "", "why a row has no correlation", null="it has one"),
+        NULL_REASON,
     ]
 )
 
@@ -87,3 +88,69 @@ TABLES = (
         schema=PAIRS,
     ),
 )
+
+_UNIVERSAL = {
+    "universal": ("neurons", "that are universal; null where none has a correlation"),
+    "universal_share": ("share", "of the neurons; null as before"),
+}
+_MEANS = {
+    "mean_corr": (R, "mean over neurons of mean_corr"),
+    "mean_baseline": (R, "mean over neurons of mean_baseline"),
+    "mean_excess": (R, "mean over neurons of excess_corr"),
+}
+_OVERLAP = {
+    "universal[]": ("neurons", "that are universal, by revision"),
+    "overlap[][]": ("neurons", "that are universal at two revisions, by both"),
+    "persistence[][]": ("share", "of those of the first revision that are so at the second"),
+    "jaccard[][]": ("share", "of those of either revision that are so at both"),
+}
+SUMMARY: dict[str, tuple[str, str]] = {
+    "threshold": (R, "universal.threshold"),
+    "tokens": ("tokens", "of the study"),
+    "tokens_kept": ("tokens", "of them that count"),
+    **under("models[]", {
+        "model": ("name", "as tables call it"),
+        "given": ("name", "its path, or hub id with revision, as the study gives it"),
+        "identity": ("name", "hash of its configuration and weights, as in study.yaml"),
+        "layers": ("1", "how many"),
+        "neurons_per_layer": ("neurons", "how many"),
+    }),
+    **under("references[]", {
+        "model": ("name", "the reference model"),
+        "others[]": ("name", "models that it is compared with"),
+        "neurons": ("neurons", "of the model"),
+        "neurons_without_correlation": ("neurons", "of them"),
+        "reasons_without_correlation.{reason}": ("neurons", "that have no correlation for it"),
+        **_UNIVERSAL,
+        **_MEANS,
+        **under("layers[]", {
+            "layer": (INDEX, "the layer"),
+            "neurons": ("neurons", "of the layer"),
+            **_UNIVERSAL,
+            **_MEANS,
+        }),
+        "largest_excess": (R, "of any neuron"),
+        "excess_above.{level}": ("share", "of neurons whose excess_corr is above the level"),
+        "spread": (R, "mean over neurons of max_corr - min_corr"),
+        "spread_universal": (R, "the same of universal neurons"),
+        "mutual_share": ("share", "of neurons whose best partner's best partner they are, mean "
+                         "over other models"),
+        "partner_layers[][]": ("share", "of a layer's neurons whose best partner lies in a layer, "
+                               "by both, mean over other models; null for a layer without any"),
+        "statistics.{column~column}": (R, "over neurons, of two columns of neurons.parquet"),
+        **under("published", {  # null where the paper has no such model
+            "universal": ("neurons", "the paper's count"),
+            "universal_share": ("share", "the paper's share"),
+            "universal_by_layer[]": ("neurons", "the paper's counts, by layer"),
+            "spread": (R, "the paper's spread; not there where it has none"),
+            "spread_universal": (R, "the paper's spread of universal neurons"),
+        }),
+    }),
+    **under("followed[]", {  # with models.revisions alone
+        "model": ("name", "a model that is followed, with its {revision}"),
+        "revisions[]": ("name", "models.revisions"),
+        **_OVERLAP,
+        **under("layers[]", {"layer": (INDEX, "the layer"), **_OVERLAP}),
+    }),
+}  # fmt: skip
+"""What the stage writes into `summary.json`: unit and meaning by the place in it."""

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 import torch
 
 from universal_ray.config.study import ModelsConfig
+from universal_ray.planning.items import Model
+from universal_ray.planning.names import short_names
 from universal_ray.stages.correlations.artifacts import Reduction
 from universal_ray.stages.correlations.persistence import persistence
 from universal_ray.stages.correlations.plan import Plan
@@ -60,20 +62,31 @@ def assemble(
     draft.put_table(PAIRS_PATH, pa.concat_tables(every), width)
     draft.put_table(NEURONS_PATH, pa.concat_tables(neurons), width)
     content: dict[str, Any] = {
+        "models": [
+            {
+                "model": model.name,
+                "given": model.given,
+                "identity": model.identity,
+                "layers": model.layers,
+                "neurons_per_layer": model.width,
+            }
+            for model in plan.models
+        ],
         "threshold": threshold,
         "tokens": plan.total_tokens,
         "tokens_kept": int(rows.n),
         "references": [
-            summary(table, by_model[model.name], model.layers)
+            summary(model, table, by_model[model.name])
             for model, table in zip(plan.references, neurons, strict=True)
         ],
     }
     if models.revisions:
         # References are listed revision by revision: one model's are a group's length apart.
         step = len(plan.references) // len(models.revisions)
+        short = short_names([models.reference, *models.compared])
         content["followed"] = [
             {
-                "model": [models.reference, *models.compared][first],
+                "model": list(short.values())[first],
                 **persistence(models.revisions, neurons[first::step], reference.layers),
             }
             for first, reference in enumerate(plan.references[:step])
@@ -98,7 +111,7 @@ def _universal(known: np.ndarray, neurons: int) -> dict[str, int | float | None]
     return {"universal": int(known.sum()), "universal_share": float(known.sum() / neurons)}
 
 
-def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
+def summary(model: Model, neurons: pa.Table, pairs: list[pa.Table]) -> dict:
     """What the paper prints about a reference model, with the published figures where it has them;
     null where no neuron has a correlation.
 
@@ -106,7 +119,7 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
     over the other models. `spread`: mean of max_corr - min_corr. `statistics`: Pearson
     correlations between columns of the neuron table.
     """
-    name = neurons["model"][0].as_py()
+    layers = model.layers
     live = neurons.filter(pc.is_valid(neurons["excess_corr"]))
     layer = live["layer"].to_numpy()
     universal = live["is_universal"].to_numpy(zero_copy_only=False)
@@ -126,7 +139,7 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
             for i in range(len(keys)) for j in range(i)
         }
     return {
-        "model": name,
+        "model": model.name,
         "others": [table["other"][0].as_py() for table in pairs],
         "neurons": neurons.num_rows,
         "neurons_without_correlation": neurons.num_rows - len(layer),
@@ -162,7 +175,7 @@ def summary(neurons: pa.Table, pairs: list[pa.Table], layers: int) -> dict:
         ),
         "partner_layers": partner_layers(pairs, layers),
         "statistics": statistics,
-        "published": published(name),
+        "published": published(model.given),
     }
 
 

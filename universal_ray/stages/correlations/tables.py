@@ -9,6 +9,7 @@ from universal_ray.maths.moments.correlation import NULL_REASONS, split_index
 from universal_ray.maths.moments.row_summary import distribution_moments
 from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NEURONS, NO_PARTNER, PAIRS
+from universal_ray.stages.neurons import WHO, who
 from universal_ray.storage.columns import lists, numbers
 
 
@@ -24,13 +25,10 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
     error_N = torch.full((neurons,), torch.nan, dtype=torch.float64)
     if count > 1:
         error_N = draws_NK.std(1) / count**0.5
-    layer, neuron = split_index(torch.arange(neurons), model.width)
     reasons = {k: text.format(policy=direction.policy) for k, text in NULL_REASONS.items()}
     columns: dict[str, Any] = {
-        "model": pa.array([model.name] * neurons),
+        **who(model),
         "other": pa.array([other.name] * neurons),
-        "layer": pa.array(layer.numpy()).cast(pa.int16()),
-        "neuron": pa.array(neuron.numpy()).cast(pa.int32()),
         "diag_corr": numbers(direction.diagonal_N, null, pa.float64()),
         "corr_se": numbers(direction.error_N, null, pa.float64()),
         "baseline_corr": numbers(draws_NK.mean(1), null, pa.float64()),
@@ -95,9 +93,7 @@ def neuron_table(pairs: list[pa.Table], threshold: float) -> pa.Table:
     excess = best_MN.mean(0) - baseline_MN.mean(0)
     reasons = [table["null_reason"].to_pylist() for table in pairs]
     columns: dict[str, Any] = {
-        "model": first["model"],
-        "layer": first["layer"],
-        "neuron": first["neuron"],
+        **{each.name: first[each.name] for each in WHO},
         "excess_corr": numbers(excess, null, pa.float64()),
         "is_universal": numbers(excess > threshold, null, pa.bool_()),
         "baseline_se": numbers(

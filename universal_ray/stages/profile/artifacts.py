@@ -43,7 +43,7 @@ TOPICS = Artifact(
 )
 BANK = Artifact(
     name="feature bank",
-    version=1,
+    version=2,
     depends_on=(
         TOPICS,
         "taxonomy.syntax",
@@ -81,7 +81,7 @@ SCORES = Artifact(
 )
 TABLES = Artifact(
     name="tables of the profile",
-    version=1,
+    version=2,
     depends_on=(SCORES, WEIGHTS, correlations.TABLES, "taxonomy.features"),
 )
 ARTIFACTS = (TOPICS, BANK, LABELS, SHIFTS, STATISTICS_SUMS, WEIGHTS, SCORES, TABLES)

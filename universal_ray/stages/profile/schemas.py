@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from universal_ray.maths.statistics.weights import NEEDS
 from universal_ray.stages.correlations.schemas import NEURONS
-from universal_ray.storage.columns import Table, list_of
+from universal_ray.stages.neurons import INDEX, WHO
+from universal_ray.storage.columns import Table, list_of, under
 from universal_ray.storage.finished import (
     BANK_PATH,
     FEATURES_PATH,
@@ -23,11 +24,6 @@ PUBLISHED = (
 )  # fmt: skip
 """Statistics by the names of the authors' published tables."""
 
-WHO = [
-    field("model", pa.string(), "id[@revision]", "model the neuron belongs to"),
-    field("layer", pa.int16(), "index from 0", "layer of the neuron"),
-    field("neuron", pa.int32(), "index from 0", "neuron within its layer"),
-]
 PRE = "pre-activation, what enters the activation function (of a gated MLP the gate's)"
 POST = "activation, what enters W_out: act(pre), or act(gate)·up in a gated MLP"
 UNGATED = (
@@ -53,7 +49,8 @@ NUMBERS = {
     "vocab_var": ("cosine²", "population variance over the vocabulary"),
     "vocab_skew": ("1", "population skewness over the vocabulary"),
     "vocab_kurt": ("1", "population kurtosis over the vocabulary, Gaussian = 3"),
-    "sparsity": ("share", f"tokens on which it fires: the {PRE}, is above zero"),
+    "sparsity": ("share", f"tokens on which it fires: the {PRE}, is above zero (by its published "
+                 "name, although a large one means that it fires often)"),
     "post_mean": ("activation", f"mean over tokens of the {POST}"),
     "post_var": ("activation²", f"population variance over tokens of the {POST}"),
     "position_information": ("nats", "mutual information of position and firing, of all tokens "
@@ -91,14 +88,18 @@ LISTS = {
 }
 UNSEEN = "an entry is null where no token counts"
 TOKENS = {
-    "vocab_top": "largest cos(w_out, W_U[:, v])",
-    "vocab_bottom": "smallest cos(w_out, W_U[:, v])",
-    "token_mean": "largest mean activations by token, of tokens seen 50 times or more",
-    "token_max": "largest activations by token",
+    "vocab_top": ("cosine", "largest cos(w_out, W_U[:, v])"),
+    "vocab_bottom": ("cosine", "smallest cos(w_out, W_U[:, v])"),
+    "token_mean": (
+        "activation", "largest mean activations by token, of tokens seen 50 times or more"
+    ),
+    "token_max": ("activation", "largest activations by token"),
 }
 LOW_TOKENS = {
-    "token_mean_low": "smallest mean activations by token, of tokens seen 50 times or more",
-    "token_min": "smallest activations by token",
+    "token_mean_low": (
+        "activation", "smallest mean activations by token, of tokens seen 50 times or more"
+    ),
+    "token_min": ("activation", "smallest activations by token"),
 }
 LOWER_END = "lower end"
 """Of activations of either sign, as those of gated neurons are."""
@@ -108,11 +109,13 @@ def _examples(end: str, what: str, *needs: str) -> list[pa.Field]:
     return [
         field(f"example{end}_value", list_of(pa.float32()), "activation", f"{what} activations",
               null=FEWER, needs=needs),
-        field(f"example{end}_row", list_of(pa.int32()), "index from 0", "their rows of the corpus",
+        field(f"example{end}_row", list_of(pa.int32()), INDEX, "their rows of the corpus",
               needs=needs),
-        field(f"example{end}_position", list_of(pa.int32()), "index from 0", "their positions",
+        field(f"example{end}_position", list_of(pa.int32()), INDEX, "their positions",
               needs=needs),
-        field(f"example{end}_text", list_of(pa.string()), "", "up to eight tokens, then theirs",
+        field(f"example{end}_text", list_of(pa.string()), "token", "up to eight tokens, then "
+              "theirs; spaces as they are", null=FEWER, needs=needs),
+        field(f"example{end}_ids", list_of(list_of(pa.int32())), "token id", "the ids of these",
               null=FEWER, needs=needs),
     ]  # fmt: skip
 
@@ -126,7 +129,7 @@ STATISTICS = pa.schema(
             for name, told in NUMBERS.items()
         ),
         *(
-            field(f"{name}_{what}", pa.int16(), "index from 0", f"{what} of that head",
+            field(f"{name}_{what}", pa.int16(), INDEX, f"{what} of that head",
                   null=NULLS[name], needs=NEEDS[name])
             for name in (f"{kind}_composition" for kind in "qkvo")
             for what in ("layer", "head")
@@ -137,8 +140,10 @@ STATISTICS = pa.schema(
             for names, needs in ((TOKENS, ()), (LOW_TOKENS, (LOWER_END,)))
             for name, told in names.items()
             for entry in (
-                field(name, list_of(pa.float32()), "", told, null=FEWER, needs=needs),
-                field(f"{name}_token", list_of(pa.string()), "", "the tokens of these", null=FEWER,
+                field(name, list_of(pa.float32()), *told, null=FEWER, needs=needs),
+                field(f"{name}_token", list_of(pa.string()), "token", "the tokens of these",
+                      null=FEWER, needs=needs),
+                field(f"{name}_id", list_of(pa.int32()), "token id", "and their ids", null=FEWER,
                       needs=needs),
             )
         ),
@@ -150,10 +155,10 @@ STATISTICS = pa.schema(
 FEATURES = pa.schema(
     [
         *WHO,
-        field("rank", pa.int16(), "index from 0", "place among the best features of the neuron"),
-        field("feature", pa.string(), "", "name of the feature"),
-        field("feature_family", pa.string(), "", "family of the feature"),
-        field("looks_at", pa.string(), "", "the token that is labelled: current or previous"),
+        field("rank", pa.int16(), INDEX, "place among the best features of the neuron"),
+        field("feature", pa.string(), "name", "name of the feature"),
+        field("feature_family", pa.string(), "name", "family of the feature"),
+        field("looks_at", pa.string(), "name", "the token that is labelled: current or previous"),
         field("variance_reduction", pa.float64(), "share", "variance explained by the feature"),
         field("mean_difference", pa.float64(), "activation", "mean with minus mean without it",
               null="the feature is the position, which has no mean"),
@@ -162,12 +167,12 @@ FEATURES = pa.schema(
 )  # fmt: skip
 BANK = pa.schema(
     [
-        field("feature", pa.string(), "", "name of the feature"),
-        field("feature_family", pa.string(), "", "family of the feature"),
-        field("looks_at", pa.string(), "", "the token that is labelled: current or previous"),
-        field("description", pa.string(), "", "what the feature is"),
+        field("feature", pa.string(), "name", "name of the feature"),
+        field("feature_family", pa.string(), "name", "family of the feature"),
+        field("looks_at", pa.string(), "name", "the token that is labelled: current or previous"),
+        field("description", pa.string(), "text", "what the feature is"),
         field("support", pa.int64(), "tokens", "tokens with the feature"),
-        field("null_reason", pa.string(), "", "why no neuron has a score for it",
+        field("null_reason", pa.string(), "text", "why no neuron has a score for it",
               null="neurons have one"),
     ]
 )  # fmt: skip
@@ -175,19 +180,19 @@ SCORELESS = "no feature has a score on it: it does not vary"
 TAXONOMY = pa.schema(
     [
         *WHO,
-        field("family", pa.string(), "", "family of the neuron's best feature", null=SCORELESS),
-        field("feature", pa.string(), "", "that feature", null=SCORELESS),
+        field("family", pa.string(), "name", "family of the neuron's best feature", null=SCORELESS),
+        field("feature", pa.string(), "name", "that feature", null=SCORELESS),
         field("variance_reduction", pa.float64(), "share", "variance explained by it",
               null=SCORELESS),
         field("threshold", pa.float64(), "share", "above which a neuron is a member of the family",
               null=SCORELESS),
-        field("status", pa.string(), "", "member, partly or unexplained", null=SCORELESS),
-        field("runner_up_family", pa.string(), "", "of the best feature of any other family",
+        field("status", pa.string(), "name", "member, partly or unexplained", null=SCORELESS),
+        field("runner_up_family", pa.string(), "name", "of the best feature of any other family",
               null=SCORELESS),
-        field("runner_up_feature", pa.string(), "", "that feature", null=SCORELESS),
+        field("runner_up_feature", pa.string(), "name", "that feature", null=SCORELESS),
         field("runner_up_variance_reduction", pa.float64(), "share", "variance explained by it",
               null=SCORELESS),
-        field("is_universal", pa.bool_(), "", "of neurons of a reference model",
+        field("is_universal", pa.bool_(), "yes/no", "of neurons of a reference model",
               null="its model is no reference, or it has no correlation, as neurons.parquet says"),
         field("partners", pa.int16(), "models", "other models with a best partner of the neuron"),
         field("partners_in_family", pa.int16(), "models", "whose partner is of its family",
@@ -237,3 +242,70 @@ TABLES = (
         schema=pa.schema([*NEURONS, *ADDED]),
     ),
 )
+
+BESIDE_PEERS = {
+    "neurons": ("neurons", "universal ones"),
+    "members": ("neurons", "of them that belong to it"),
+    "share": ("share", "members of the universal ones"),
+    "gain": ("share", "that share minus what other neurons of the same layers have"),
+    "gain_low": ("share", "its 95 % interval's low end"),
+    "gain_high": ("share", "its 95 % interval's high end"),
+    "share_of_others": ("share", "of neurons that are not universal"),
+}
+"""A share among universal neurons, beside the others."""
+_AGREEMENT = {
+    "pairs": ("neurons", "that have a family and a best partner, over all other models"),
+    "same": ("share", "of them whose partner is of their family"),
+    "same_low": ("share", "its 95 % interval's low end"),
+    "same_high": ("share", "its 95 % interval's high end"),
+    "chance": ("share", "the same for a random neuron of the partner's layer"),
+    "gain": ("share", "same minus chance"),
+    "gain_low": ("share", "its 95 % interval's low end"),
+    "gain_high": ("share", "its 95 % interval's high end"),
+}
+SUMMARY: dict[str, tuple[str, str]] = {
+    **under("references[].profile", {
+        **under("universal_against_others.{statistic}", {  # null where not measured
+            "universal": ("neurons", "universal ones that have the statistic, and peers with it"),
+            "others": ("neurons", "others that have it"),
+            "median_universal": ("of the statistic", "median of universal neurons"),
+            "median_others": ("of the statistic", "median of others"),
+            "median_percentile": ("percentile", "median of universal neurons', each in its layer"),
+            "delta": ("1", "Cliff's: share of others of its layer below a universal neuron minus "
+                      "share above it, mean over universal neurons"),
+            "delta_low": ("1", "its 95 % interval's low end"),
+            "delta_high": ("1", "its 95 % interval's high end"),
+            "direction": ("1", "1 or -1 where the interval leaves no doubt, else 0"),
+            "published_direction": ("1", "the paper's, null where it has none"),
+        }),
+        "not_measured.{statistic}": ("text", "why"),
+        **under("statistics", {
+            "sparsity~in_out_sim": ("correlation", "of these columns over neurons"),
+            "redundant_by_weights": ("share", "of neurons with a both_sim above 0.9"),
+            "redundant_by_weights_universal": ("share", "the same of universal neurons"),
+        }),
+        **under("families.explained", BESIDE_PEERS),
+        **under("families.unexplained", BESIDE_PEERS),
+        **under("families.by_family.{family}", BESIDE_PEERS),
+        **under("families.by_layer[]", {"layer": (INDEX, "the layer"), **BESIDE_PEERS}),
+        **under("groups[]", {
+            "feature": ("name", "a feature that explains three neurons or more best"),
+            "family": ("name", "its family"),
+            "neurons": ("neurons", "that it explains best"),
+            "universal": ("neurons", "universal ones of them"),
+        }),
+        **under("agreement.universal", _AGREEMENT),
+        **under("agreement.others", _AGREEMENT),
+    }),
+    **under("profile", {
+        "tokens": ("tokens", "that were read"),
+        "tokens_counted": ("tokens", "of them that count"),
+        "subsets[]": ("name", "labels of rows, in the order of mean_by_subset"),
+        "features": ("features", "that were tried"),
+        "convention": ("name", "taxonomy.convention"),
+        "features_without_tokens_of_their_own.{feature}": (
+            "name", "the feature with the same tokens, null for no token"
+        ),
+    }),
+}  # fmt: skip
+"""What the stage adds to `summary.json`: unit and meaning by the place in it."""

@@ -58,14 +58,12 @@ class StoredBank:
     """A bank as it is stored: see `Bank`."""
 
     told: str
-    """JSON: the columns of the scores, and what is left out"""
+    """JSON: the columns of the scores, what is left out, and special ids by name"""
     membership_VF: Tensor
     counts_V: Tensor
     pieces: Tensor
     """bytes of all ids, one after the other"""
     piece_lengths_V: Tensor
-    special: Tensor
-    """ids"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +93,17 @@ class Bank:
     def stored(self) -> StoredBank:
         pieces = self.vocabulary.pieces
         every = np.frombuffer(b"".join(pieces), dtype=np.uint8).copy()
-        told = {"columns": [asdict(column) for column in self.columns], "left_out": self.left_out}
+        told = {
+            "columns": [asdict(column) for column in self.columns],
+            "left_out": self.left_out,
+            "special": [*self.vocabulary.special.items()],
+        }
         return StoredBank(
             told=json.dumps(told),
             membership_VF=self.membership_VF,
             counts_V=self.counts_V,
             pieces=torch.from_numpy(every),
             piece_lengths_V=torch.tensor([len(piece) for piece in pieces]),
-            special=torch.tensor(sorted(self.vocabulary.special), dtype=torch.int64),
         )
 
     @classmethod
@@ -114,7 +115,7 @@ class Bank:
         return cls(
             vocabulary=Vocabulary(
                 tuple(every[start:stop] for start, stop in spans),
-                frozenset(stored.special.tolist()),
+                dict(told["special"]),
             ),
             counts_V=stored.counts_V,
             membership_VF=stored.membership_VF,

@@ -12,9 +12,9 @@ from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.features.bank import Column
 from universal_ray.features.families import NONE, Membership, top_features
 from universal_ray.features.vocabulary import Vocabulary
-from universal_ray.maths.moments.correlation import split_index
 from universal_ray.maths.statistics.weights import Resemblance
 from universal_ray.planning.items import Model
+from universal_ray.stages.neurons import who
 from universal_ray.stages.profile.schemas import (
     BANK,
     FEATURES,
@@ -29,7 +29,7 @@ from universal_ray.stages.profile.stored import (
     StrongestHead,
     WeightStatistics,
 )
-from universal_ray.storage.columns import numbers
+from universal_ray.storage.columns import list_of, numbers
 from universal_ray.storage.reasons import assembled
 
 BEFORE = 8
@@ -71,15 +71,6 @@ def _number(name: str, found: LayerStatistics, weights: WeightStatistics) -> tor
     return value.value_N if isinstance(value, StrongestHead) else value
 
 
-def _who(model: Model) -> dict[str, Any]:
-    layer_N, neuron_N = split_index(torch.arange(model.neurons), model.width)
-    return {
-        "model": pa.array([model.name] * model.neurons),
-        "layer": pa.array(layer_N.numpy()).cast(pa.int16()),
-        "neuron": pa.array(neuron_N.numpy()).cast(pa.int32()),
-    }
-
-
 def _floats(values_N: torch.Tensor, kind: pa.DataType | None = None) -> pa.Array:
     return numbers(values_N.double(), values_N.isnan(), kind or pa.float64())
 
@@ -92,7 +83,7 @@ def statistics_table(
     vocabulary: Vocabulary,
 ) -> pa.Table:
     """One row per neuron. What an architecture has no such weights for is null."""
-    columns: dict[str, Any] = _who(model)
+    columns = who(model)
     for name in NUMBERS:
         value_N = _number(name, found, weights)
         if value_N is not None:
@@ -122,12 +113,18 @@ def statistics_table(
     for name, (id_NK, value_NK) in listed.items():
         columns[name] = _rows(value_NK.float().numpy())
         columns[f"{name}_token"] = _texts(id_NK, value_NK, vocabulary)
+        columns[f"{name}_id"] = _ids(id_NK, value_NK)
     for name, end in examples.items():
         columns[f"{name}_value"] = _rows(end.value.float().numpy())
         row_NK, position_NK = end.row.int(), end.position.int()
         columns[f"{name}_row"] = _rows(row_NK.numpy())
         columns[f"{name}_position"] = _rows(position_NK.numpy())
-        columns[f"{name}_text"] = _contexts(row_NK, position_NK, corpus, vocabulary)
+        windows = _windows(row_NK, position_NK, corpus)
+        for what, kind, told in (
+            ("text", pa.string(), vocabulary.show), ("ids", list_of(pa.int32()), list[int]),
+        ):
+            entries = pa.array([None if w is None else told(w) for w in windows], kind)
+            columns[f"{name}_{what}"] = _split(entries, row_NK)
     missing = weights.not_measured | found.not_measured
     return assembled(STATISTICS, columns, missing, model.neurons)
 
@@ -144,17 +141,28 @@ def _texts(id_NK: torch.Tensor, value_NK: torch.Tensor, vocabulary: Vocabulary) 
     """Tokens of values; null where there is no finite one."""
     some = value_NK.isfinite().flatten().tolist()
     texts = [
-        vocabulary.texts[index] if told else None
+        vocabulary.shown[index] if told else None
         for index, told in zip(id_NK.flatten().tolist(), some, strict=True)
     ]
-    offsets = np.arange(len(id_NK) + 1, dtype=np.int32) * id_NK.shape[1]
-    return pa.ListArray.from_arrays(offsets, pa.array(texts, pa.string()))
+    return _split(pa.array(texts, pa.string()), id_NK)
 
 
-def _contexts(
-    row_NK: torch.Tensor, position_NK: torch.Tensor, corpus: TokenCorpus, vocabulary: Vocabulary
-) -> pa.Array:
-    """The text that leads to each example; null where there are too few tokens for one."""
+def _ids(id_NK: torch.Tensor, value_NK: torch.Tensor) -> pa.Array:
+    """Ids of values; null where there is no finite one."""
+    missing = ~value_NK.isfinite().flatten().numpy()
+    return _split(pa.array(id_NK.flatten().int().numpy(), pa.int32(), mask=missing), id_NK)
+
+
+def _split(flat: pa.Array, like_NK: torch.Tensor) -> pa.Array:
+    """Entries as the rows of a matrix."""
+    offsets = np.arange(len(like_NK) + 1, dtype=np.int32) * like_NK.shape[1]
+    return pa.ListArray.from_arrays(offsets, flat)
+
+
+def _windows(
+    row_NK: torch.Tensor, position_NK: torch.Tensor, corpus: TokenCorpus
+) -> list[list[int] | None]:
+    """Ids that lead to each example, and its own; None where there are too few tokens for one."""
     tokens: dict[int, np.ndarray] = {}
     wanted_R = row_NK[row_NK >= 0].unique().numpy()
     for block in (np.unique(wanted_R // ROWS) * ROWS).tolist():
@@ -162,17 +170,14 @@ def _contexts(
         tokens_BP = corpus.read(block, stop)
         inside_R = wanted_R[(wanted_R >= block) & (wanted_R < stop)]
         tokens |= dict(zip(inside_R.tolist(), tokens_BP[inside_R - block], strict=True))
-    texts: list[str | None] = []
+    windows: list[list[int] | None] = []
     places = zip(row_NK.flatten().tolist(), position_NK.flatten().tolist(), strict=True)
     for row, position in places:
         if row < 0:
-            texts.append(None)
+            windows.append(None)
             continue
-        window = tokens[row][max(position - BEFORE, 0) : position + 1].tolist()
-        pieces = b"".join(vocabulary.pieces[index] for index in window)
-        texts.append(pieces.decode("utf-8", "replace"))
-    offsets = np.arange(len(row_NK) + 1, dtype=np.int32) * row_NK.shape[1]
-    return pa.ListArray.from_arrays(offsets, pa.array(texts, pa.string()))
+        windows.append(tokens[row][max(position - BEFORE, 0) : position + 1].tolist())
+    return windows
 
 
 def features_table(
@@ -184,14 +189,11 @@ def features_table(
     feature_R = feature_NK.flatten()[kept_NK]
     neuron_R = torch.arange(model.neurons).repeat_interleave(feature_NK.shape[1])[kept_NK]
     rank_R = torch.arange(feature_NK.shape[1]).repeat(model.neurons)[kept_NK]
-    layer_R, place_R = split_index(neuron_R, model.width)
     difference_R = found.difference[feature_R, neuron_R]
     chosen = [columns[index] for index in feature_R.tolist()]
     return pa.table(
         [
-            pa.array([model.name] * len(chosen), pa.string()),
-            pa.array(layer_R.numpy()).cast(pa.int16()),
-            pa.array(place_R.numpy()).cast(pa.int32()),
+            *who(model, neuron_R).values(),
             pa.array(rank_R.numpy()).cast(pa.int16()),
             pa.array([column.name for column in chosen], pa.string()),
             pa.array([column.family for column in chosen], pa.string()),
@@ -229,7 +231,7 @@ def taxonomy_table(
     partners: Sequence[tuple[np.ndarray, Membership]],
 ) -> pa.Table:
     """One row per neuron; `partners`: its best partner in each other model, -1 for none."""
-    found: dict[str, Any] = {**_who(model), **members.table(columns)}
+    found: dict[str, Any] = {**who(model), **members.table(columns)}
     found["is_universal"] = is_universal
     own_N = members.member_family_N.numpy()
     count_N, same_N = (np.zeros(model.neurons, np.int16) for _ in range(2))

@@ -80,7 +80,7 @@ PATHS = Artifact(
 )
 TABLES = Artifact(
     name="tables of the roles",
-    version=1,
+    version=2,
     depends_on=(profile.TABLES, SCORES, RESPONSES, DECLARED, EFFECTS, PATHS, "roles.tokens"),
 )
 ARTIFACTS = (SCORES, RESPONSES, EFFECTS, PATHS, TABLES)
@@ -270,7 +270,7 @@ class Roles:
 
     def paths_folder(self, model: Model, paths: Sequence[Path]) -> str:
         """Of the sums of paths that are ablated; the same lead to the same place."""
-        of = [[vars(path) for path in paths], list(self.excluded), QUANTITIES, POINTS]
+        of = [[vars(path) for path in paths], list(self.excluded), list(QUANTITIES), POINTS]
         key = PATHS.fingerprint(self.settled, *of)
         return f"{FOLDER}/paths-{key[:12]}/{model.short}"
 

@@ -7,7 +7,9 @@ import pyarrow as pa
 
 from universal_ray.maths.roles.path_sums import QUANTITIES
 from universal_ray.maths.roles.readout import MEASURES
-from universal_ray.storage.columns import Table, list_of
+from universal_ray.stages.neurons import INDEX, WHO
+from universal_ray.stages.profile.schemas import BESIDE_PEERS
+from universal_ray.storage.columns import Table, list_of, under
 from universal_ray.storage.finished import (
     ATTENTION_PATH,
     HEADS_PATH,
@@ -27,12 +29,6 @@ ROLES = (
 ROLE_NEEDS = dict.fromkeys(("attention deactivation", "attention activation"), AT_BOS)
 """Roles that are told from what a model may lack."""
 
-INDEX = "index from 0"
-WHO = [
-    field("model", pa.string(), "id[@revision]", "model the neuron belongs to"),
-    field("layer", pa.int16(), INDEX, "layer of the neuron"),
-    field("neuron", pa.int32(), INDEX, "neuron within its layer"),
-]
 SILENT, CLASSLESS = "it writes nothing", "no class of tokens has a score for it"
 ALIKE = "it writes nothing, or the same to every token"
 ROLELESS = "no prediction, suppression or partition neuron, or its class has no id or all of them"
@@ -86,36 +82,36 @@ MEDIATED = {
 }
 """Of neurons that were intervened on: name to description, each with the ends of an interval."""
 HISTOGRAMS = {
-    "effect_inside": "60 bins of w_out W_U between effect_low and effect_high, ids of its class",
-    "effect_outside": "the same of all other ids",
-    "next_inside_histogram": "257 bins of pre-activations between (25·i − 2550)/255 where the next "
-    "token is in its class",
-    "next_outside_histogram": "the same elsewhere",
+    "effect_inside": (
+        "ids", "60 bins of w_out W_U between effect_low and effect_high, of its class", UNCHOSEN,
+    ),
+    "effect_outside": ("ids", "the same of all other ids", UNCHOSEN),
+    "next_inside_histogram": (
+        "tokens", "257 bins of pre-activations between (25·i − 2550)/255 where the next token is "
+        "in its class", ROLELESS,
+    ),
+    "next_outside_histogram": ("tokens", "the same elsewhere", ROLELESS),
 }
-HISTOGRAM_NULLS = dict(
-    zip(HISTOGRAMS, (UNCHOSEN, UNCHOSEN, ROLELESS, ROLELESS), strict=True)
-)
 ENDS = ("", "_low", "_high")
-RANK = "index from 0"
 NEURON_ROLES = pa.schema(
     [
         *WHO,
-        field("is_universal", pa.bool_(), "", "of neurons of a reference model",
+        field("is_universal", pa.bool_(), "yes/no", "of neurons of a reference model",
               null="its model is no reference, or it has no correlation, as neurons.parquet says"),
-        field("roles", list_of(pa.string()), "", "every role it has of those that were measured, "
-              "all but what not_measured names"),
-        field("logit_class", pa.string(), "", "feature of the id that explains w_out W_U best",
+        field("roles", list_of(pa.string()), "name", "every role it has of those that were "
+              "measured, all but what not_measured names"),
+        field("logit_class", pa.string(), "name", "feature of the id that explains w_out W_U best",
               null=CLASSLESS),
-        field("logit_class_family", pa.string(), "", "family of that feature", null=CLASSLESS),
-        field("logit_effect", pa.string(), "", "promotes or suppresses that class",
+        field("logit_class_family", pa.string(), "name", "family of that feature", null=CLASSLESS),
+        field("logit_effect", pa.string(), "name", "promotes or suppresses that class",
               null=CLASSLESS),
         *(
             field(name, pa.float64(), unit, told, null=null, needs=needs)
             for name, (unit, told, null, needs) in SCORES.items()
         ),
-        field("entropy_rank", pa.int32(), RANK, "place by ascending vocab_var among long neurons "
+        field("entropy_rank", pa.int32(), INDEX, "place by ascending vocab_var among long neurons "
               "of the last layers with no high vocab_kurt (arXiv 2401.12181)", null="none of them"),
-        field("null_share_rank", pa.int32(), RANK, "place by descending null_share among neurons "
+        field("null_share_rank", pa.int32(), INDEX, "place by descending null_share among neurons "
               "of the last layers (arXiv 2406.16254)", null="none of them"),
         field("antipode_layer", pa.int16(), INDEX, "layer of the neuron that writes against it",
               null="no antipode"),
@@ -127,12 +123,14 @@ NEURON_ROLES = pa.schema(
               needs=(AT_BOS,)),
         field("detector_length", pa.int16(), "tokens", "length of the n-grams it detects",
               null=NO_DETECTOR),
-        field("detector_ngrams", list_of(pa.string()), "", "these n-grams", null=NO_DETECTOR),
-        field("detector_suppresses", pa.bool_(), "", "whether it writes against their last token",
+        field("detector_ngrams", list_of(pa.string()), "token", "these n-grams", null=NO_DETECTOR),
+        field("detector_ngram_ids", list_of(list_of(pa.int32())), "token id", "the ids of each",
               null=NO_DETECTOR),
-        field("position_kind", pa.string(), "", "how its rate of firing goes with the position",
+        field("detector_suppresses", pa.bool_(), "yes/no", "it writes against their last token",
+              null=NO_DETECTOR),
+        field("position_kind", pa.string(), "name", "how its rate of firing goes with position",
               null="no neuron of position"),
-        field("position_strong", pa.bool_(), "", "whether that rate goes nearly from 0 to 1",
+        field("position_strong", pa.bool_(), "yes/no", "that rate goes nearly from 0 to 1",
               null="no neuron of position"),
         *(
             field(f"{name}{end}", pa.float64(), "nats" if "share" not in name else "share",
@@ -142,42 +140,43 @@ NEURON_ROLES = pa.schema(
             for end in ENDS
         ),
         *(
-            field(name, list_of(pa.int32()), "count", told, null=HISTOGRAM_NULLS[name])
-            for name, told in HISTOGRAMS.items()
+            field(name, list_of(pa.int32()), unit, told, null=null)
+            for name, (unit, told, null) in HISTOGRAMS.items()
         ),
         NOT_MEASURED,
     ]
 )  # fmt: skip
 
-NULL_REASON = field("null_reason", pa.string(), "", "why a model has this one row and no other",
+NULL_REASON = field("null_reason", pa.string(), "text", "why a model has this one row and no other",
                     null="it has what the table tells")  # fmt: skip
 CHANGED = ("loss", "entropy", "reciprocal_rank", "scale", "kl_unigram")
 """Measures whose change from the untouched model has an interval of its own, row by row paired."""
 INTERVENTIONS = pa.schema(
     [
-        field("model", pa.string(), "id[@revision]", "model that was intervened on"),
-        field("kind", pa.string(), "", "untouched, sweep (one neuron at a value), mean (one at its "
-              "mean) or set"),
-        field("group", pa.string(), "", "entropy, token frequency, control; universal or random",
-              null="nothing is held"),
+        field("id", pa.string(), "id", "the neuron, by one word", null="not one is held"),
+        field("model", pa.string(), "name", "model that was intervened on"),
+        field("kind", pa.string(), "name", "untouched, sweep (one neuron at a value), mean (one at "
+              "its mean) or set"),
+        field("group", pa.string(), "name", "entropy, token frequency, control; universal or "
+              "random", null="nothing is held"),
         field("layer", pa.int16(), INDEX, "of the neuron, or of a set of one layer",
               null="nothing is held, or a set of all layers"),
         field("neuron", pa.int32(), INDEX, "the neuron within its layer", null="not one is held"),
         field("neurons", pa.int32(), "neurons", "how many are held"),
         field("draw", pa.int16(), INDEX, "which random set", null="no random set"),
-        field("at", pa.string(), "", "what a set is held at: zero or mean", null="no set"),
+        field("at", pa.string(), "name", "what a set is held at: zero or mean", null="no set"),
         field("value", pa.float64(), "activation", "what one neuron is held at",
               null="not one is held"),
-        field("frozen", pa.string(), "", "what stays as untouched: scale or unigram",
+        field("frozen", pa.string(), "name", "what stays as untouched: scale or unigram",
               null="nothing does"),
         field("tokens", pa.int64(), "tokens", "that were measured"),
         *(
-            field(f"{name}{end}", pa.float64(), "", f"its {end[1:]} end (95 %)" if end else told)
-            for name, told in MEASURES.items()
+            field(f"{name}{end}", pa.float64(), unit, f"its {end[1:]} end (95 %)" if end else told)
+            for name, (unit, told) in MEASURES.items()
             for end in ENDS
         ),
         *(
-            field(f"{name}_change{end}", pa.float64(), "",
+            field(f"{name}_change{end}", pa.float64(), MEASURES[name][0],
                   f"{name} minus the untouched model's" if not end else f"its {end[1:]} end (95 %)")
             for name in CHANGED
             for end in ENDS
@@ -199,14 +198,8 @@ ATTENTION = pa.schema(
         field("deviations", pa.float64(), "1", "the same in standard deviations of random ones"),
         field("positions", pa.int64(), "tokens", "positions that were measured"),
         *(
-            field(f"mean_{name}", pa.float64(), "", f"mean {told}")
-            for name, told in zip(
-                QUANTITIES,
-                ("activation", "attention to the first token", "its change when the path is cut",
-                 "length of what the head writes, centred and less what it writes whatever it "
-                 "attends to", "its change in percent"),
-                strict=True,
-            )
+            field(f"mean_{name}", pa.float64(), unit, f"mean {told}")
+            for name, (unit, told) in QUANTITIES.items()
         ),
         *(
             field(f"corr_{name}", pa.float64(), "correlation", f"of {first} and {second}",
@@ -214,8 +207,8 @@ ATTENTION = pa.schema(
             for name, (first, second) in CORRELATED.items()
         ),
         *(
-            field(f"points_{name}", list_of(pa.float32()), "", f"{name} at some of the positions")
-            for name in QUANTITIES
+            field(f"points_{name}", list_of(pa.float32()), unit, f"{name} at some positions")
+            for name, (unit, _) in QUANTITIES.items()
         ),
         NULL_REASON,
     ]
@@ -223,7 +216,7 @@ ATTENTION = pa.schema(
 FIRST = "no ten neurons of earlier layers have a score in it"
 HEADS = pa.schema(
     [
-        field("model", pa.string(), "id[@revision]", "model"),
+        field("model", pa.string(), "name", "model"),
         field("layer", pa.int16(), INDEX, "layer of the head"),
         field("head", pa.int16(), INDEX, "the head within its layer"),
         field("neurons", pa.int32(), "neurons", "neurons of earlier layers"),
@@ -273,3 +266,69 @@ TABLES = (
         schema=HEADS,
     ),
 )
+
+_INTERVAL = {
+    "mean": ("nats", "mean over tokens"),
+    "low": ("nats", "its 95 % interval's low end"),
+    "high": ("nats", "its 95 % interval's high end"),
+}
+_SETS = {"universal": "when the universal neurons are ablated", "random": "when random ones of the "
+         "same layers are, mean over sets", "difference": "the first minus the second"}  # fmt: skip
+SUMMARY: dict[str, tuple[str, str]] = {
+    **under("roles", {
+        "tokens_intervened": ("tokens", "that interventions were measured on"),
+        **under("models[]", {
+            "model": ("name", "any model"),
+            "roles.{role}.neurons": ("neurons", "that have it; the role is null if not measured"),
+            "roles.{role}.by_layer[]": ("neurons", "the same, by layer"),
+            "not_measured.{role}": ("text", "why"),
+            **under("entropy_by_rule.{rule}[]", {
+                "layer": (INDEX, "of a neuron that the rule puts first"),
+                "neuron": (INDEX, "that neuron within its layer"),
+                "vocab_var": ("cosine²", "as in roles.parquet"),
+                "null_share": ("share", "as in roles.parquet"),
+                "candidate": ("yes/no", "it is intervened on"),
+            }),
+            "percentiles[]": ("percentile", "which"),
+            "percentiles_by_layer.{statistic}[][]": (
+                "of the statistic", "within a layer, by layer and percentile"
+            ),
+        }),
+        **under("seeds.{role}", {  # null where models differ in shape, or lack what it needs
+            "mean[]": ("neurons", "of the role, mean over models, by layer"),
+            "minimum[]": ("neurons", "the least"),
+            "maximum[]": ("neurons", "the most"),
+            "deviation[]": ("neurons", "standard deviation"),
+        }),
+        "not_measured.{what}": ("text", "why"),
+        **under("references[]", {
+            "model": ("name", "a reference model"),
+            "not_measured.{what}": ("text", "why"),
+            **under("sweeps.{group}", {  # null where nothing was held
+                "neurons": ("neurons", "that were held at every value of roles.sweep"),
+                **{
+                    name: (MEASURES[name][0], "largest minus smallest mean, mean over neurons")
+                    for name in ("scale", "entropy", "loss", "reciprocal_rank")
+                },
+            }),
+            **under("sets[]", {  # null where no set was ablated
+                "at": ("name", "what the set is held at: zero or mean"),
+                "layer": (INDEX, "of a set of one layer, null for all"),
+                "neurons": ("neurons", "of the set"),
+                **{
+                    f"{name}_{what}.{end}": (unit, f"change of {name}, {told}: {meaning}")
+                    for name in ("loss", "kl")
+                    for what, told in _SETS.items()
+                    for end, (unit, meaning) in _INTERVAL.items()
+                },
+            }),
+            **under("overlap.{role}", BESIDE_PEERS),  # null where not measured
+            **under("next_token.{role, effect}", {
+                "neurons": ("neurons", "of the role that promote, or suppress, their class"),
+                "fire_before_class": ("share", "of them whose next_correlation is above zero"),
+                "mean_correlation": ("correlation", "mean of next_correlation"),
+            }),
+        }),
+    }),
+}  # fmt: skip
+"""What the stage adds to `summary.json`: unit and meaning by the place in it."""

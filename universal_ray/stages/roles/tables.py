@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from universal_ray.maths.roles.detectors import POSITION_KINDS
 from universal_ray.maths.roles.path_sums import QUANTITIES, PathSums
 from universal_ray.maths.statistics.bootstrap import Interval
 from universal_ray.planning.items import Model
+from universal_ray.stages.neurons import who
 from universal_ray.stages.profile.artifacts import Bank
 from universal_ray.stages.roles.artifacts import AttentionScores, LayerResponses
 from universal_ray.stages.roles.reduce import Known, Measured, Mediated
@@ -78,13 +80,7 @@ def roles_table(
     lacks, and why."""
     model, scores, answers = known.model, known.scores, known.responses
     count, columns = model.neurons, bank.id_columns(CURRENT)
-    index_N = torch.arange(count)
-    found: dict[str, Any] = {
-        "model": pa.array([model.name] * count),
-        "layer": pa.array((index_N // model.width).numpy()).cast(pa.int16()),
-        "neuron": pa.array((index_N % model.width).numpy()).cast(pa.int32()),
-        "is_universal": universality,
-    }
+    found = {**who(model), "is_universal": universality}
     told = [(name, has_N) for name in ROLES if (has_N := known.has[name]) is not None]
     found["roles"] = pa.array(
         [[name for name, has_N in told if has_N[neuron]] for neuron in range(count)],
@@ -170,19 +166,18 @@ def _detectors(responses: LayerResponses, vocabulary: Vocabulary) -> dict[str, A
     none = (length_N == 0).numpy()
     kinds = [POSITION_KINDS[kind] for kind in kind_N.tolist()]
     plain = kind_N == 0
+    ids = [
+        [_ids(ngram, length, len(vocabulary)) for ngram in ngrams if ngram >= 0] if length else None
+        for length, ngrams in zip(length_N.tolist(), found.detector_ngram_DG.tolist(), strict=True)
+    ]
+    shown = [
+        None if told is None else ["".join(vocabulary.shown[key] for key in each) for each in told]
+        for told in ids
+    ]
     return {
         "detector_length": pa.array(length_N.numpy(), mask=none).cast(pa.int16()),
-        "detector_ngrams": pa.array(
-            [
-                [_text(ngram, length, vocabulary) for ngram in ngrams if ngram >= 0]
-                if length
-                else None
-                for length, ngrams in zip(
-                    length_N.tolist(), found.detector_ngram_DG.tolist(), strict=True
-                )
-            ],
-            list_of(pa.string()),
-        ),
+        "detector_ngrams": pa.array(shown, list_of(pa.string())),
+        "detector_ngram_ids": pa.array(ids, list_of(list_of(pa.int32()))),
         "detector_suppresses": pa.array(
             responses.detector_suppresses_D.numpy(), pa.bool_(), mask=none
         ),
@@ -193,23 +188,23 @@ def _detectors(responses: LayerResponses, vocabulary: Vocabulary) -> dict[str, A
     }
 
 
-def _text(ngram: int, length: int, vocabulary: Vocabulary) -> str:
-    size = len(vocabulary)
-    ids = [ngram // size**back % size for back in reversed(range(length))]
-    return b"".join(vocabulary.pieces[index] for index in ids).decode("utf-8", "replace")
+def _ids(ngram: int, length: int, size: int) -> list[int]:
+    return [ngram // size**back % size for back in reversed(range(length))]
 
 
 def interventions_table(model: Model, measured: Measured) -> pa.Table:
     """One row per intervention, in the order declared."""
     rows = measured.declared.interventions
     one = np.array([each.neuron for each in rows])
+    known = who(model, torch.from_numpy(one).clamp_min(0))
     layer = np.array(
         [each.neuron // model.width if each.neuron >= 0 else each.layer for each in rows]
     )
     value = np.array([each.value for each in rows])
     draw = np.array([each.draw for each in rows])
     found: dict[str, Any] = {
-        "model": pa.array([model.name] * len(rows)),
+        "id": pc.if_else(pa.array(one >= 0), known["id"], None),
+        "model": known["model"],
         "kind": pa.array([each.kind for each in rows]),
         "group": pa.array([each.group or None for each in rows], pa.string()),
         "layer": pa.array(layer, mask=layer < 0).cast(pa.int16()),
@@ -236,9 +231,7 @@ def attention_table(
     neuron_I = torch.tensor([path.neuron for path in sums.paths])
     head_I = torch.tensor([path.layer * heads + path.head for path in sums.paths])
     found: dict[str, Any] = {
-        "model": pa.array([model.name] * len(sums.paths)),
-        "layer": pa.array((neuron_I // model.width).numpy()).cast(pa.int16()),
-        "neuron": pa.array((neuron_I % model.width).numpy()).cast(pa.int32()),
+        **who(model, neuron_I),
         "head_layer": pa.array((head_I // heads).numpy()).cast(pa.int16()),
         "head": pa.array((head_I % heads).numpy()).cast(pa.int16()),
         "score": _numbers(scores.path_score_I),
