@@ -140,7 +140,7 @@ def test_tables_have_the_columns_and_the_order_that_docs_tables_says(run, table)
     for name in table.sorted_by:
         values = found[name].to_pylist()
         if pa.types.is_string(found[name].type):
-            listed = [*models, *dict.fromkeys(values)]
+            listed = [*(Path(model).name for model in models), *dict.fromkeys(values)]
             values = [listed.index(value) for value in values]
         keys.append(values)
     rows = list(zip(*keys, strict=True))
