@@ -173,7 +173,7 @@ def test_activations_with_a_floor_have_no_lower_end_and_say_so(run):
     _, store = run
     table = store.get_table("tables/statistics.parquet")
     lower = [column.name for column in table.schema if LOWER_END in needs(column)]
-    assert len(lower) == 8
+    assert len(lower) == 11
     for name in lower:
         assert table[name].null_count == len(table), name
     assert {dict(missing)[LOWER_END] for missing in table["not_measured"].to_pylist()} == {UNGATED}
