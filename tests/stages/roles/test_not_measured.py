@@ -180,8 +180,8 @@ def test_what_is_measured_of_every_model_is_measured_of_each(run):
     models, store = run
     by_chance = {
         "antipode_layer", "antipode_neuron", "antipode_cosine", "detector_length",
-        "detector_ngrams", "detector_suppresses", "detector_share", "position_kind",
-        "position_strong",
+        "detector_ngrams", "detector_ngram_ids", "detector_suppresses", "detector_share",
+        "position_kind", "position_strong",
     }  # fmt: skip
     for model in models:
         for name in ("statistics", "roles"):
