@@ -92,9 +92,9 @@ def test_where_there_is_no_terminal_lines_are_as_wide_as_asked_and_nothing_is_cu
     lines = [line for line in capsys.readouterr().out.splitlines() if store.url not in line]
     assert max(map(len, lines)) <= int(columns or 100)
     assert not any("…" in line for line in lines)
-    pairs = store.get_table("tables/pairs.parquet").filter(pc.field("model") == "a")
+    pairs = store.get_table("tables/pairs.parquet").filter(pc.field("model") == NAMES[0])
     best = pairs.sort_by([("max_corr", "descending")]).to_pylist()[0]
-    partner = f"b:{best['max_layer']}.{best['max_neuron']}"
+    partner = f"{NAMES[1]}:{best['max_layer']}.{best['max_neuron']}("
     assert any(partner in line for line in lines)
 
 

@@ -53,8 +53,10 @@ def show_rows(
 ) -> None:
     """Rows of figures under their heads."""
     table = Table(title=title, title_justify="left")
-    for place, head in enumerate(heads):
-        table.add_column(head, justify="right", no_wrap=place == 0)
+    for place, (head, *cells) in enumerate(zip(heads, *rows, strict=True)):
+        # Names stay whole, and no column becomes narrower than its longest word.
+        longest = max(map(len, " ".join([head, *cells]).split()))
+        table.add_column(head, justify="right", no_wrap=place == 0, min_width=longest)
     for row in rows:
         table.add_row(*row)
     out.print(table)

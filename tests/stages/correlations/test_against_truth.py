@@ -146,7 +146,7 @@ def test_mutual_partners(study):
 
 def test_baseline_equals_rotating_the_raw_activations(study):
     config, store, truth = study
-    identities = {s.name: key for key, s in inputs_of(config).sources.items()}
+    identities = {Path(s.name).name: key for key, s in inputs_of(config).sources.items()}
     for model, other in directions(config):
         x = truth.x[model]
         best = np.full((3, NEURONS), -np.inf)
