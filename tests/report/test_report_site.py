@@ -191,14 +191,14 @@ def test_what_stands_out_is_told_in_full_and_the_rest_while_it_fits(run):
 def test_the_site_stays_within_its_megabytes(tmp_path):
     make(str(tmp_path), Extent(models=("a", "b"), width=256))
     sizes, told = {}, {}
-    for megabytes in (0, 0.9, 1.2):
+    for megabytes in (0, 1.0, 1.4):
         write(tmp_path, megabytes=megabytes)
         sizes[megabytes] = sum(path.stat().st_size for path in tmp_path.glob("report/data/*"))
         told[megabytes] = levels(tmp_path)
     universal = column(tmp_path, "is_universal") == 1
     assert not told[0].any()
-    assert (told[0.9][universal] == 2).all() and (told[0.9] == 0).any()
-    assert sizes[0] < sizes[0.9] < 0.96e6 < sizes[1.2] < 1.27e6
+    assert (told[1.0][universal] == 2).all() and (told[1.0] == 0).any()
+    assert sizes[0] < sizes[1.0] < 1.07e6 < sizes[1.4] < 1.48e6
 
 
 @pytest.mark.parametrize(

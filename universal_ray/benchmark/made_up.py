@@ -98,7 +98,8 @@ def _keys(name: str, models: Sequence[str], extent: Extent) -> dict[str, np.ndar
     neuron = np.tile(np.repeat(np.arange(extent.width), each), extent.layers * len(who))
     model = np.repeat([model for model, _ in who], extent.neurons * each)
     told = {"model": model, "layer": layer, "neuron": neuron}
-    told["id"] = np.array([f"{m}:{k}.{n}" for m, k, n in zip(model, layer, neuron, strict=True)])
+    ids = [f"{m}:{k}.{n}" for m, k, n in zip(model, layer, neuron, strict=True)]
+    told["id"] = np.array(ids, dtype=np.str_)
     if name == "pairs":
         told["other"] = np.repeat([other for _, other in who], extent.neurons)
     if name == "features":
