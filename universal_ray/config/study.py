@@ -4,11 +4,13 @@ Every field here is a key a user may set; `conf/` holds the values. Checks acros
 `check`; what a change of a key means for a run that exists, in `changes`.
 """
 
-import re
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
+from universal_ray.config.cluster import ClusterConfig as ClusterConfig
+from universal_ray.config.cluster import Device as Device
+from universal_ray.config.cluster import check_cluster as check_cluster
 from universal_ray.config.numbers import check_finite, check_positive
 from universal_ray.errors import ConfigurationError
 
@@ -60,13 +62,6 @@ class Rotation(Enum):
 
     gaussian = "gaussian"
     orthogonal = "orthogonal"
-
-
-class Device(Enum):
-    """What a worker computes on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @dataclass(kw_only=True)
@@ -151,22 +146,6 @@ class UnitsConfig:
     """Raw tokens of one forward pass and of one product, rounded down to whole rows."""
     fold: int | None = None
     """Full units that fold into one block; blocks are what the jackknife leaves out."""
-
-
-@dataclass(kw_only=True)
-class ClusterConfig:
-    address: str | None = None
-    """None: a local cluster; `auto` or an address: join that one."""
-    workers: int = 2
-    """Processes that compute, each one task at a time."""
-    threads: int = 1
-    """CPU threads of each worker."""
-    device: Device = Device.cpu
-    """`cuda` pins one GPU to each worker."""
-    memory: float | None = None
-    """GiB of device memory each worker may use; by default what the workers' devices have."""
-    tflops: float | None = None
-    """TFLOP/s of sums that one worker sustains, for the plan's times; by default as measured."""
 
 
 @dataclass(kw_only=True)
@@ -329,25 +308,6 @@ def check(study: Study) -> None:
     if not -1 <= study.universal.threshold <= 2:
         raise ConfigurationError(
             f"universal.threshold is {study.universal.threshold}: give a correlation"
-        )
-
-
-def check_cluster(cluster: ClusterConfig) -> None:
-    """Raises ConfigurationError for a cluster that cannot be."""
-    check_positive({"cluster.workers": cluster.workers, "cluster.threads": cluster.threads})
-    check_finite(plain(cluster), "cluster.")
-    for key in ("memory", "tflops"):
-        value = getattr(cluster, key)
-        if value is not None and value <= 0:
-            raise ConfigurationError(f"cluster.{key} is {value}: give a number above 0")
-    if (cluster.address or "").startswith("ray://"):
-        raise ConfigurationError(
-            f"cluster.address={cluster.address} is Ray Client's, whose driver is outside the "
-            "cluster: submit the job to it (deploy/job_submit.sh), with cluster.address=auto"
-        )
-    if cluster.address is not None and not re.fullmatch(r"auto|.+:\d{1,5}", cluster.address):
-        raise ConfigurationError(
-            f"cluster.address={cluster.address} is no address: give auto or HOST:PORT"
         )
 
 

@@ -3,12 +3,14 @@
 import logging
 import mmap
 import os
+import re
 import resource
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.exceptions import AuthenticationError, RayActorError, RayTaskError
+from ray._private import ray_constants, services
+from ray._raylet import (  # type: ignore[attr-defined]
+    AuthenticationTokenLoader,
+    Config,
+    GcsClient,
+)
+from ray.exceptions import AuthenticationError, RayActorError, RayTaskError, RpcError
 
-from universal_ray.config.study import ClusterConfig, Device
+from universal_ray.config.cluster import ADDRESS, ClusterConfig, Device
 from universal_ray.errors import ResourceError, UniversalRayError
 from universal_ray.planning.capacity import GIB
 from universal_ray.runtime.ending import SIGNALS, Stopped
@@ -33,6 +39,10 @@ OBJECT_SHARE = 0.3
 """Of the machine's memory, that Ray maps as one file for its objects."""
 PROCESS_BYTES = 4 * GIB
 """Address space that one of Ray's processes needs beside that."""
+SOCKET_BYTES = 107
+"""Of the name of a socket, as Linux has them."""
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest that Ray makes in the temporary folder."""
 SCRATCH_BYTES = 2**26
 """What Ray's sockets and logs need in the temporary folder at the least."""
 
@@ -67,31 +77,81 @@ def cluster(settings: ClusterConfig) -> Iterator[None]:
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
     """The cluster at an address, as whoever started it has set it up."""
+    where = f"cluster.address={address}"
     try:
         try:
-            _knock(address)
+            place, where = _found() if address == "auto" else (address, where)
+            _knock(place)
             with _own_signals():
                 ray.init(address=address, **QUIET)
+        except UniversalRayError:
+            raise
         except AuthenticationError as error:
             raise ResourceError(
-                f"the Ray cluster at cluster.address={address} asks for a token: set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that has the cluster's"
+                f"the Ray cluster at {where} asks for a token: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH to a file that has the cluster's"
             ) from error
-        except OSError as error:
+        except (OSError, UnicodeError, RpcError) as error:
             raise ResourceError(
-                f"no Ray cluster answers at cluster.address={address}: start one with "
-                "`ray start --head`, or leave cluster.address out"
+                f"no Ray cluster answers at {where}: start one with `ray start --head`, or leave "
+                "cluster.address out"
+            ) from error
+        except RuntimeError as error:
+            raise ResourceError(
+                f"the Ray cluster at {where} cannot be joined ({_first(error)}): start this on one "
+                "of its nodes, with its versions of Ray and Python"
             ) from error
         yield
     finally:
         ray.shutdown()
 
 
+def _found() -> tuple[str, str]:
+    """What `auto` stands for, as Ray looks for it, and in words. Raises OSError for nothing, and
+    ResourceError where the environment names no address.
+    """
+    told = os.environ.get("RAY_ADDRESS")
+    if told in (None, "", "auto"):
+        place = services.canonicalize_bootstrap_address("auto")
+        if place is None:
+            raise ConnectionError("no cluster was started here")
+        return place, f"{place}, the last that was started here (cluster.address=auto)"
+    if not re.fullmatch(ADDRESS, told):
+        raise ResourceError(
+            f"RAY_ADDRESS={told}, which cluster.address=auto joins, is no HOST:PORT of a cluster's "
+            "head: set it to that, or unset it"
+        )
+    return told, f"RAY_ADDRESS={told} (cluster.address=auto)"
+
+
 def _knock(address: str) -> None:
-    """Raise OSError where nothing listens; Ray itself would try for minutes."""
-    host, colon, port = address.rpartition(":")
-    if colon:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    """Raise OSError, or within a minute RpcError, where no cluster answers; Ray itself would try
+    for many.
+    """
+    place = str(services.canonicalize_bootstrap_address(address))  # the host's for the loopback's
+    host, _, port = place.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    with _unheard():
+        GcsClient(address=place)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What Ray's own code writes to the standard error, past Python's, goes nowhere."""
+    sys.stderr.flush()
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+
+
+def _first(error: Exception) -> str:
+    """The first line of what Ray says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 @contextmanager
@@ -105,9 +165,8 @@ def _started(cpus: int) -> Iterator[None]:
                 ray.init("local", num_cpus=cpus, include_dashboard=False, **QUIET)
         except Exception as error:
             ray.shutdown()
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise ResourceError(
-                f"Ray could not start on this machine ({first}): its logs are in "
+                f"Ray could not start on this machine ({_first(error)}): its logs are in "
                 f"{scratch()}/ray/session_latest/logs, see which limit or disk they name"
             ) from error
         with _watched(_descendants(os.getpid()) - before, folder):
@@ -118,12 +177,21 @@ def _started(cpus: int) -> Iterator[None]:
 
 
 def scratch() -> str:
-    """Where Ray has its sockets and logs."""
+    """Where Ray has its sockets and logs, in folders of its own."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
 def check_limits() -> None:
-    """Raise ResourceError for limits on this process under which Ray would end after minutes."""
+    """Raise ResourceError for limits on this process under which Ray would end after minutes, and
+    for a temporary folder whose name leaves no room for that of a socket.
+    """
+    room = SOCKET_BYTES - len(SOCKET)
+    if len(os.fsencode(scratch())) > room:
+        raise ResourceError(
+            f"Ray's sockets take a temporary folder with a name of at most {room} bytes, and "
+            f"{scratch()} has {len(os.fsencode(scratch()))}: set RAY_TMPDIR to a shorter one, "
+            "as /tmp"
+        )
     objects = round(OBJECT_SHARE * machine_bytes())
     files = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if files != resource.RLIM_INFINITY and files < objects:

@@ -21,7 +21,7 @@ import torch
 
 from universal_ray.errors import ConfigurationError, MissingError, NumericalError
 from universal_ray.testbed import text
-from universal_ray.testbed.settings import Settings
+from universal_ray.testbed.settings import Settings as Settings
 
 log = logging.getLogger(__name__)
 
