@@ -124,20 +124,20 @@ def status(job: Status) -> None:
 )
 def compare(job: Compare) -> None:
     """Hold a run's neurons against a published table: published=FILE.csv, run.dir=RUN."""
-    from universal_ray.report.compare import compared, draw, rows
+    from universal_ray.report.compare import HEADS, compared, draw, rows
     from universal_ray.report.screen import console, show_rows
     from universal_ray.storage.store import Store
 
-    found, flipped, own, published = compared(
-        Store(job.run.dir), job.published, job.model, job.threshold
-    )
+    found = compared(Store(job.run.dir), job.published, job.model, job.threshold)
     out = console()
-    heads = ("column", "neurons", "r", "median apart", "most apart", "where")
-    show_rows(out, f"{job.run.dir} beside {job.published}", heads, rows(found))
-    for what, neurons in (("lost", flipped.lost), ("gained", flipped.gained)):
+    show_rows(out, f"{job.run.dir} beside {job.published}", HEADS, rows(found.columns))
+    out.print("apart: root mean square of the differences, over the spread of the published column")
+    for note in found.notes:
+        out.print(note)
+    for what, neurons in (("lost", found.flips.lost), ("gained", found.flips.gained)):
         some = ", ".join(f"{layer}.{neuron}" for layer, neuron in list(neurons)[:10])
         out.print(f"{len(neurons)} neurons {what} at the threshold{': ' if some else ''}{some}")
-    draw(found, own, published, Path(job.picture))
+    draw(found.columns, found.own, found.published, Path(job.picture).expanduser())
     out.print(job.picture)
 
 

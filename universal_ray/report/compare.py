@@ -1,5 +1,6 @@
 """A run's neurons beside a published table: agreement by column, flips, and a picture."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
-from universal_ray.maths.statistics.comparison import Agreement, Flips, Table, agreement, flips
+from universal_ray.maths.statistics.comparison import (
+    WEIGHTS,
+    Agreement,
+    Flips,
+    Table,
+    agreement,
+    flips,
+    other_weights,
+    published_sparsity,
+)
 from universal_ray.report.run import Run
 from universal_ray.report.screen import UNDEFINED, figure
 from universal_ray.storage.failures import reason
@@ -19,12 +29,23 @@ from universal_ray.storage.store import Store
 PANELS = 4
 
 
-def compared(
-    store: Store, published: str, model: str | None, threshold: float
-) -> tuple[dict[str, Agreement], Flips, Table, Table]:
-    """Agreement and flips of a run's reference model with a published CSV, and both tables.
+@dataclass(frozen=True)
+class Compared:
+    """A run's reference model beside a published table."""
 
-    Raises MissingError where a table is not there, ConfigurationError where they do not fit.
+    columns: dict[str, Agreement]
+    flips: Flips
+    own: Table
+    published: Table
+    notes: list[str]
+    """what else is to be known of it, in sentences"""
+
+
+def compared(store: Store, published: str, model: str | None, threshold: float) -> Compared:
+    """A run's reference model beside a published CSV.
+
+    Raises MissingError where a table is not there, ConfigurationError where they do not fit or are
+    of models with other weights.
     """
     if not -1 <= threshold <= 2:
         raise ConfigurationError(f"threshold is {threshold}: give a correlation")
@@ -51,7 +72,34 @@ def compared(
                 f"column {name} of {published} has {theirs[name][0]!r} where numbers belong: give "
                 "a table as the paper's authors publish it"
             )
-    return agreement(own, theirs), flips(own, theirs, threshold), own, theirs
+    notes = []
+    if "sparsity" in own.keys() & theirs.keys():
+        own["sparsity"] = _their_sparsity(run, model, own)
+        notes.append(
+            "sparsity is compared as the authors' code counts it, by our histogram: "
+            "pre-activations above -0.098, where the run's own column has those above zero"
+        )
+    found = agreement(own, theirs)
+    apart = other_weights(found)
+    if apart:
+        notes.append(
+            f"{', '.join(apart)} are of weights alone, and differ: see whether the table is of "
+            "this model, and taxonomy.convention (the authors' is folded)"
+        )
+    elif not found.keys() & set(WEIGHTS):
+        notes.append("the tables share no column of weights, so that nothing shows one model")
+    return Compared(found, flips(own, theirs, threshold), own, theirs, notes)
+
+
+def _their_sparsity(run: Run, model: str, own: Table) -> np.ndarray:
+    """By neuron, in the order of our table."""
+    table = run.table("statistics", ["model", "layer", "neuron", "histogram"])
+    table = table.filter(pc.equal(table["model"], model))
+    counts = np.stack(table["histogram"].to_numpy())
+    keys = zip(table["layer"].to_pylist(), table["neuron"].to_pylist(), strict=True)
+    share = dict(zip(keys, published_sparsity(counts), strict=True))
+    wanted = zip(own["layer"].tolist(), own["neuron"].tolist(), strict=True)
+    return np.array([share[key] for key in wanted])
 
 
 def read_published(path: str) -> dict[str, np.ndarray]:
@@ -107,20 +155,31 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.to_pylist(), dtype=object)
 
 
+HEADS = "column", "neurons", "apart", "r", "median apart", "most apart", "where"
+"""Of a table on screen."""
+
+
 def rows(found: dict[str, Agreement]) -> list[tuple[str, ...]]:
-    """Of a table on screen, the columns that agree least first, those without r last."""
-    ordered = sorted(found.items(), key=lambda entry: (entry[1].pearson != entry[1].pearson,
-                                                       entry[1].pearson))
+    """Weights first, then the rest: in each those that are furthest apart first, by their relative
+    difference, and those without values last.
+    """
+
+    def place(name: str) -> tuple[Any, ...]:
+        each = found[name]
+        apart = (False, -each.relative_difference) if each.neurons else (True, 0.0)
+        return name not in WEIGHTS, *apart, name
+
     return [
         (
             name,
             f"{each.neurons:,}",
+            figure(each.relative_difference, ".2g"),
             figure(each.pearson, ".4f"),
             figure(each.median_difference, ".2g"),
             figure(each.max_difference, ".2g"),
             UNDEFINED if each.worst is None else "{}.{}".format(*each.worst),
         )
-        for name, each in ordered
+        for name, each in ((name, found[name]) for name in sorted(found, key=place))
     ]
 
 

@@ -170,6 +170,15 @@ def test_agreement_is_by_neuron_and_names_the_worst():
     assert kurt.median_difference == pytest.approx(0.1)
     assert kurt.pearson == pytest.approx(np.corrcoef([8, 3, 0], [8.1, 2.5, 0])[0, 1])
     assert found["excess_corr"].neurons == 3
+    apart = np.sqrt((0.1**2 + 0.5**2) / 3) / np.std([8.1, 2.5, 0])
+    assert kurt.relative_difference == pytest.approx(apart)
+
+
+@pytest.mark.parametrize(("theirs", "apart"), [(2.0, 0.5), (0.0, 3.0), (3.0, 0.0)])
+def test_a_constant_column_is_apart_by_its_size(theirs, apart):
+    own, published = tables()
+    constant = agreement(own | {"kurt": np.full(12, 3.0)}, published | {"kurt": np.full(4, theirs)})
+    assert constant["kurt"].relative_difference == apart
 
 
 def test_a_column_without_values_agrees_in_nothing():
@@ -177,6 +186,7 @@ def test_a_column_without_values_agrees_in_nothing():
     found = agreement(own | {"kurt": np.full(12, np.nan)}, published)["kurt"]
     assert (found.neurons, found.worst) == (0, None)
     assert np.isnan([found.pearson, found.max_difference, found.median_difference]).all()
+    assert np.isnan(found.relative_difference)
 
 
 def test_neurons_that_flip_at_the_threshold():

@@ -1,6 +1,6 @@
 """Universal neurons against the others of their layer, and a table against the published one.
 
-Shapes: N neurons of a model, U universal ones, K neurons that two tables share.
+Shapes: N neurons of a model, U universal ones, K neurons that two tables share, B bins.
 """
 
 import math
@@ -25,6 +25,17 @@ PUBLISHED_DIRECTIONS = {
 }
 """Whether universal neurons have more (1) or less (-1) of a statistic than the others of their
 layer, as arXiv 2401.12181 (section 4.2) says."""
+WEIGHTS = (
+    "w_in_norm", "w_out_norm", "l2_penalty", "input_bias", "in_out_sim", "vocab_mean", "vocab_var",
+    "vocab_skew", "vocab_kurt",
+)  # fmt: skip
+"""Published columns that weights alone decide."""
+SAME_WEIGHTS = 0.1
+"""Relative difference up to which a column of weights is one model's: rounding makes 0.001 and
+less, another seed's weights about 1."""
+FIRST_COUNTED = 102
+"""Bin of their histogram from which the authors count activations as above zero; it begins at
+-0.098, as the edge that they look for comes out above zero by rounding."""
 RESAMPLES = 2000
 COVERAGE = 0.95
 DRAWS_AT_ONCE = 1 << 20
@@ -128,6 +139,14 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def published_sparsity(histogram_NB: Int[np.ndarray, "N 257"]) -> Float[np.ndarray, "N"]:
+    """The column `sparsity` as the authors' code counts it, from the histogram, whose bins are
+    theirs: the share of pre-activations above -0.098, not above zero.
+    """
+    share_N: np.ndarray = histogram_NB[:, FIRST_COUNTED:].sum(1) / histogram_NB.sum(1)
+    return share_N
+
+
 def pearson(a_K: Float[np.ndarray, "K"], b_K: Float[np.ndarray, "K"]) -> float:
     """Correlation over the pairs that have both values; NaN where there is none."""
     both_K = ~(np.isnan(a_K) | np.isnan(b_K))
@@ -148,6 +167,10 @@ class Agreement:
     neurons: int
     """that have the value in both tables"""
     pearson: float
+    """which a constant difference leaves at 1"""
+    relative_difference: float
+    """root mean square of the differences over the spread of the published column: its standard
+    deviation, or its size where it has none; 0 where all are equal, about 1.4 where nothing is"""
     max_difference: float
     """largest absolute difference"""
     median_difference: float
@@ -172,11 +195,37 @@ def agreement(own: Table, published: Table) -> dict[str, Agreement]:
         found[name] = Agreement(
             neurons=int(both_K.sum()),
             pearson=pearson(ours_K, theirs_K),
+            relative_difference=_relative(apart_K[both_K], theirs_K[both_K]),
             max_difference=np.nan if worst is None else float(apart_K[worst]),
             median_difference=_median(apart_K[both_K]),
             worst=None if worst is None else keys[worst],
         )
     return found
+
+
+def _relative(apart_K: Float[np.ndarray, "K"], theirs_K: Float[np.ndarray, "K"]) -> float:
+    """Root mean square of differences, over the spread of what they are from."""
+    if not len(apart_K):
+        return np.nan
+    spread = float(theirs_K.std()) or float(np.abs(theirs_K).max()) or 1.0
+    return float(np.sqrt(np.mean(apart_K**2)) / spread)
+
+
+def other_weights(found: Mapping[str, Agreement]) -> list[str]:
+    """Columns of weights that tell two models apart, among those that two tables share.
+
+    Weights are computed, not estimated: of one model they agree but for rounding. Raises
+    ConfigurationError where none of them does.
+    """
+    there = [name for name in WEIGHTS if name in found and found[name].neurons]
+    apart = [name for name in there if not found[name].relative_difference <= SAME_WEIGHTS]
+    if there and apart == there:
+        told = ", ".join(f"{name} by {found[name].relative_difference:.2g}" for name in apart)
+        raise ConfigurationError(
+            f"the weights are of another model, as shares of each column's spread they differ in "
+            f"{told}: compare the model that the table is of"
+        )
+    return apart
 
 
 @dataclass(frozen=True)
