@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from universal_ray.report.site.gather import NOTHING, Gathered, numbers, scattered
 
@@ -182,8 +183,6 @@ def best_partners(found: Gathered) -> tuple[np.ndarray, np.ndarray]:
 
 def numbers_of(table: pa.Table, column: str, value: str) -> np.ndarray:
     """bool by row: where a column of texts is `value`."""
-    import pyarrow.compute as pc
-
     return np.asarray(pc.equal(table[column], value).fill_null(False).to_numpy())
 
 
@@ -191,13 +190,15 @@ def twins(partners: np.ndarray, excess: np.ndarray | None) -> np.ndarray:
     """int32 by neuron: the strongest other neuron with the same partners in two models or more."""
     out = np.full(len(partners), NOTHING, dtype=np.int32)
     some = np.flatnonzero((partners != NOTHING).sum(axis=1) >= 2)
-    _, group, sizes = np.unique(
-        partners[some], axis=0, return_inverse=True, return_counts=True
-    )
+    if not len(some):
+        return out
+    _, group = np.unique(partners[some], axis=0, return_inverse=True)
     strength = np.nan_to_num(excess, nan=-np.inf) if excess is not None else np.zeros(len(out))
-    for each in np.flatnonzero(sizes > 1):
-        mine = some[group.ravel() == each]
-        ordered = mine[np.argsort(-strength[mine], kind="stable")]
-        out[ordered[1:]] = ordered[0]
-        out[ordered[0]] = ordered[1]
+    order = np.lexsort((-strength[some], group.ravel()))
+    ordered, group = some[order], group.ravel()[order]
+    first = np.searchsorted(group, group)  # of its group
+    shared = np.searchsorted(group, group, "right") - first > 1
+    is_first = first == np.arange(len(order))
+    other = np.where(is_first, np.minimum(first + 1, len(order) - 1), first)
+    out[ordered[shared]] = ordered[other[shared]]
     return out

@@ -162,7 +162,7 @@ def _rows(
     found: Gathered, name: str, chosen: np.ndarray, level: int
 ) -> tuple[list[str], list[int], Iterator[tuple[Any, ...]]] | None:
     """Names of the columns that are told, numbers of neurons and their rows; None without rows."""
-    order, places = _sorted(found, name)
+    order, places = found.sorted_places(name)
     first, last = np.searchsorted(places, chosen, "left"), np.searchsorted(places, chosen, "right")
     if level == SLIM and name in MOST_IN_SLIM:
         last = np.minimum(last, first + MOST_IN_SLIM[name])
@@ -187,15 +187,6 @@ def _told(found: Gathered, name: str) -> pa.Table:
     maps = {entry.name for entry in table.schema if pa.types.is_map(entry.type)}
     left_out = repeated | LEFT_OUT | maps
     return table.drop_columns([each for each in table.column_names if each in left_out])
-
-
-def _sorted(found: Gathered, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a table in the order of their neurons, and these."""
-    places = found.places(name)
-    if (np.diff(places) >= 0).all() and (not len(places) or places[0] != NOTHING):
-        return np.arange(len(places)), places
-    order = np.argsort(places, kind="stable")
-    return order, places[order]
 
 
 def _taken(table: pa.Table, rows: np.ndarray) -> pa.Table:

@@ -60,6 +60,7 @@ class Gathered:
     missing: list[str] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     _places: dict[str, np.ndarray] = field(default_factory=dict)
+    _sorted: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def neurons(self) -> int:
@@ -71,6 +72,14 @@ class Gathered:
         if name not in self._places:
             self._places[name] = _places(self.tables[name], self.blocks)
         return self._places[name]
+
+    def sorted_places(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """int64, int64: rows of a table in the order of their neurons, and the neurons' numbers."""
+        if name not in self._sorted:
+            places = self.places(name)
+            order = np.argsort(places, kind="stable")
+            self._sorted[name] = order, places[order]
+        return self._sorted[name]
 
     def column(self, table: str, name: str) -> np.ndarray | None:
         """Float64 by neuron, NaN where null or without a row; None where there is no such column.
