@@ -263,7 +263,7 @@ def test_nothing_keeps_anyone_out(browser, made, mode):
     found = Visit(browser, made, bypass_csp=True, **MODES[mode])
     for address in PAGES:
         page = found.open(address)
-        for details in page.locator("details > summary").all()[:4]:
+        for details in page.locator("details > summary:visible").all()[:4]:
             details.click()
         told = axe.run(page)
         assert told.violations_count == 0, f"{address}\n{told.generate_report()}"

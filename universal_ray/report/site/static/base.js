@@ -81,7 +81,7 @@ function visible(text, prose = false) {
     if (many > MANY) return [h("span", { class: kind }, shown), h("span", { class: "times" }, `×${many}`)];
     return Array.from({ length: many }, () => h("span", { class: kind }, shown));
   });
-  return parts.length ? parts : [h("span", { class: "mark code" }, "empty")];
+  return parts.length ? parts : [h("span", { class: "mark code" }, "special")];
 }
 
 /** A token by itself; partial characters by their bytes, where these are known. */

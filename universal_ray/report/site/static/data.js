@@ -91,7 +91,7 @@ const run = {
     const parts = /^\s*(?:(.+):)?\s*L?(\d+)\s*[./]\s*N?(\d+)\s*$/i.exec(name);
     if (!parts) return -1;
     const [, label, layer, neuron] = parts;
-    const block = label ? this.blocks.find((each) => each.label === label) : this.blocks.find((each) => each === this.home());
+    const block = label ? this.blocks.find((each) => each.label === label || each.model === label) : this.blocks.find((each) => each === this.home());
     return block && layer < block.layers && neuron < block.width ? this.place(block, Number(layer), Number(neuron)) : -1;
   },
 
