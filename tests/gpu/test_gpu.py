@@ -4,10 +4,22 @@ import pytest
 import torch
 
 from universal_ray.benchmark.exactness import activations, correlations, exact_correlations
-from universal_ray.benchmark.loop import SUMS, Means, Shape, make_study, measure
+from universal_ray.benchmark.loop import (
+    SUMS,
+    Means,
+    Shape,
+    make_inputs,
+    make_study,
+    measure,
+)
 from universal_ray.config.study import Device, ForwardType, Policy
-from universal_ray.planning.capacity import BATCH
+from universal_ray.errors import MemoryShortError
+from universal_ray.models.capture import Capture
+from universal_ray.models.source import resolve
+from universal_ray.planning.capacity import BATCH, RING_BYTES
 from universal_ray.runtime.scheduler import Scheduler
+from universal_ray.runtime.staging import Staging
+from universal_ray.runtime.worker import refused_memory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -52,3 +64,31 @@ def test_a_worker_takes_no_more_memory_than_is_planned(policy, tmp_path):
     # As in a study, where one unit is written while the next is computed.
     timing, stage = measure(study, Scheduler(study.cluster), SUMS)
     assert timing.peak_bytes < stage.plan.worker_bytes + 2**28  # and what libraries take
+
+
+def test_copies_to_the_host_hold_no_page_locked_memory_but_the_ring():
+    staging = Staging()
+    before = torch.cuda.host_memory_stats()["allocated_bytes.current"]
+    for size in (3, 2**20 + 1, 3 * 2**26 + 5):
+        tensor = torch.randn(size, device="cuda")
+        assert torch.equal(staging.copy(tensor), tensor.cpu())
+    after = torch.cuda.host_memory_stats()["allocated_bytes.current"]
+    assert after - before <= RING_BYTES
+
+
+def test_a_gpu_without_memory_is_told_as_such():
+    with pytest.raises(MemoryShortError), refused_memory():
+        torch.empty(2**50, device="cuda")
+    with pytest.raises(MemoryShortError), refused_memory():
+        torch.empty(2**50, pin_memory=True)
+
+
+def test_a_forward_pass_waits_for_nothing(tmp_path):
+    names, _ = make_inputs(tmp_path, Shape(layers=2, width=256, seeds=1, tokens=1024))
+    capture = Capture(resolve(names[0]), "cuda")
+    tokens_BP = torch.zeros(2, 64, dtype=torch.int64, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        capture.read(tokens_BP, lambda site, layer, x_TD: None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

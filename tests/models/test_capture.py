@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from helpers_models import make_gpt2, save_model, values
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from universal_ray.errors import ModelError
 from universal_ray.models.capture import Capture
@@ -270,3 +270,19 @@ def test_a_model_whose_gates_are_not_what_its_architecture_says_is_refused(tmp_p
     assert not source.gated
     with pytest.raises(ModelError, match="mixes kinds of MLPs: choose one of one kind"):
         Capture(replace(source, gated=True))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "GPTNeoX"])
+def test_a_forward_pass_reads_no_value_back(tmp_path, family):
+    """On a GPU it would wait for it. On the meta device there are none, and reading one raises."""
+    if family == "gpt2":
+        make_gpt2(tmp_path, seed=1, layers=2, pad_token_id=0, **STANFORD)
+    else:
+        _, options, *_ = next(each for each in families() if each[0] == family)
+        save_model(GPTNeoXForCausalLM(GPTNeoXConfig(**options)), tmp_path)
+    shown = []
+    capture = Capture(resolve(str(tmp_path)))
+    capture._base_model.to("meta")
+    capture.device = torch.device("meta")
+    capture.read(rows(300), lambda site, layer, x_TD: shown.append((layer, x_TD.device.type)))
+    assert shown == [(layer, "meta") for layer in range(len(shown))] and len(shown) >= 2

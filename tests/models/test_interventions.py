@@ -25,7 +25,13 @@ from universal_ray.errors import ConfigurationError, CorpusError, ModelError
 from universal_ray.maths.roles.readout import MEASURES
 from universal_ray.models import interventions
 from universal_ray.models.decoder import load_decoder
-from universal_ray.models.interventions import Intervener, Intervention, held, merge_effects
+from universal_ray.models.interventions import (
+    Intervener,
+    Intervention,
+    by_neurons,
+    held,
+    merge_effects,
+)
 from universal_ray.models.source import resolve
 
 
@@ -153,6 +159,31 @@ def test_stacking_and_parts_change_nothing(tmp_path: Path, monkeypatch):
     assert torch.equal(merged.count_R, whole.count_R)
     for name in MEASURES:
         torch.testing.assert_close(merged.sums[name], whole.sums[name])
+
+
+def test_effects_on_some_neurons_have_the_same_bits_whatever_else_is_done(tmp_path: Path):
+    """In single precision, where the shape of a product may decide its last bits."""
+    decoder = load_decoder(resolve(str(gpt2(tmp_path))))
+    sweep = [held([flat(1, 7)], value) for value in (0.5, 1.0, 2.0, 3.0)]
+    declared = [*DECLARED, *sweep]
+    tokens_BP = rows((5, CONTEXT))
+    keep_BP = keep_all_but_first(tokens_BP)
+    whole = Intervener(decoder, declared, counts())(tokens_BP, keep_BP)
+    groups = by_neurons(declared)
+    assert sum(map(len, groups)) == len(declared)
+    assert sum(len(group) > 1 for group in groups) == 2
+    for group in groups:
+        alone = Intervener(decoder, group, counts())(tokens_BP, keep_BP)
+        places = [declared.index(each) for each in group]
+        for name in MEASURES:
+            assert torch.equal(alone.sums[name], whole.sums[name][places]), (name, group)
+
+
+def test_groups_follow_from_what_is_done_alone():
+    sweep = [held([3], value) for value in (2.0, 0.0, 1.0)]
+    other = [held([3, 4], 0.0), Intervention()]
+    assert by_neurons([*sweep, *other]) == by_neurons([*sweep[::-1], sweep[0], *other])
+    assert [each.values for each in by_neurons(sweep)[0]] == [(0.0,), (1.0,), (2.0,)]
 
 
 def test_rows_without_a_token_that_counts_have_sums_of_zero(tmp_path: Path):

@@ -5,8 +5,8 @@ Shapes: B rows, P positions, T = B * P tokens, L layers, D units per layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -47,7 +47,10 @@ class Capture:
         for site, shape in zip(sites, shapes, strict=True):
             site.attach(source, bridge, partial(self._give, site.name, shape.width))
         self._bridge = bridge.eval()
-        self._base_model: Any = bridge.original_model.base_model  # all but the unembedding
+        model: Any = bridge.original_model
+        self._base_model: Any = model.base_model  # all but the unembedding
+        # Else every pass looks for padding in its tokens, and waits for a GPU to tell.
+        self._base_model.config.pad_token_id = None
         self._names = " and ".join(site.name for site in sites)
         self._count = sum(shape.layers for shape in shapes)
         self._take: Take = _drop
@@ -75,7 +78,7 @@ class Capture:
         """
         self._take, self._given = take, 0
         try:
-            with torch.inference_mode(), suppress(_Enough):
+            with torch.inference_mode(), _one_sequence_a_row(), suppress(_Enough):
                 self._base_model(tokens_BP.to(self.device), use_cache=False)
         finally:
             self._take = _drop
@@ -88,3 +91,18 @@ class Capture:
 
 def _drop(site: str, layer: int, x_TD: torch.Tensor) -> None:
     """Take nothing."""
+
+
+@contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """Let transformers take each row for one sequence, as it is: it would look at the positions for
+    where others begin, and wait in every pass until a GPU has told.
+    """
+    from transformers import masking_utils
+
+    look = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = look

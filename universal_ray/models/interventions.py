@@ -10,7 +10,6 @@ D neurons of a layer, N = L · D, C channels of the residual stream, V vocabular
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -66,6 +65,22 @@ def held(
     else:
         values = (float(at),) * len(neurons)
     return Intervention(tuple(neurons), values, frozen)
+
+
+def by_neurons(interventions: Sequence[Intervention]) -> list[tuple[Intervention, ...]]:
+    """Those that hold the same neurons together, each once, in the order of what they hold them at.
+
+    How many runs are stacked, and which, may change the last bits of a product. What is stacked is
+    a group, or some of it, so that a group's effects follow from it alone, whatever else is done.
+    """
+    groups: dict[tuple[int, ...], set[Intervention]] = {}
+    for each in interventions:
+        groups.setdefault(each.neurons, set()).add(each)
+
+    def order(each: Intervention) -> tuple[tuple[float, ...], int]:
+        return each.values, FROZEN.index(each.frozen)
+
+    return [tuple(sorted(group, key=order)) for group in groups.values()]
 
 
 @dataclass(frozen=True)
@@ -130,7 +145,8 @@ class Intervener:
 
     `counts_V`: how often the corpus has each id of the vocabulary. Of a batch of T tokens,
     3 · T · V numbers are held for the untouched model, so that rows are best given a few at a time.
-    Raises ConfigurationError for a neuron that the model does not have.
+    Raises ConfigurationError for a neuron that the model does not have, or an intervention that is
+    there twice.
     """
 
     def __init__(
@@ -149,24 +165,27 @@ class Intervener:
                 f"There is no neuron {min(wrong)} in a model of {count}: give flat indices, "
                 "layer times neurons of a layer plus neuron."
             )
+        if len(set(self._interventions)) < len(self._interventions):
+            raise ConfigurationError("An intervention is declared twice: name each once.")
         self._groups = self._grouped()
         with torch.inference_mode():
             self._bias_V = decoder.unembed(decoder.final_norm.bias)
 
     def _grouped(self) -> list[tuple[int, list[_Variant]]]:
-        """Variants by the lowest layer that they hold neurons of; L for those that hold none."""
-        settings: dict[tuple, _Variant] = {}
-        for index, each in enumerate(self._interventions):
-            key = (each.neurons, each.values)
-            if key not in settings:
-                settings[key] = _Variant(self._by_layer(each), [])
-            settings[key].readouts.append((index, each.frozen))
-
-        def lowest(variant: _Variant) -> int:
-            return min(variant.held, default=self._decoder.layers)
-
-        ordered = sorted(settings.values(), key=lowest)
-        return [(layer, list(variants)) for layer, variants in groupby(ordered, lowest)]
+        """Variants that hold the same neurons, which are stacked with each other alone, behind the
+        lowest layer of these; L where there are none.
+        """
+        place = {each: index for index, each in enumerate(self._interventions)}
+        groups = []
+        for group in by_neurons(self._interventions):
+            settings: dict[tuple[float, ...], _Variant] = {}
+            for each in group:
+                if each.values not in settings:
+                    settings[each.values] = _Variant(self._by_layer(each), [])
+                settings[each.values].readouts.append((place[each], each.frozen))
+            variants = list(settings.values())
+            groups.append((min(variants[0].held, default=self._decoder.layers), variants))
+        return groups
 
     def _by_layer(self, each: Intervention) -> dict[int, tuple[Tensor, Tensor]]:
         decoder = self._decoder

@@ -22,6 +22,7 @@ from universal_ray.planning.items import Model
 from universal_ray.runtime.arithmetic import fix_arithmetic, keep_freed_memory, tensor_float32
 from universal_ray.runtime.hardware import check_same, named
 from universal_ray.runtime.measure import machine_bytes
+from universal_ray.runtime.staging import Staging
 from universal_ray.storage.store import Store
 
 
@@ -43,6 +44,16 @@ class Assignment:
     device: str
 
 
+SHORT = (
+    "can't allocate memory",  # the host's allocator
+    "CUDA error: out of memory",  # a kernel's launch, or page-locked memory of the host
+    "CUBLAS_STATUS_ALLOC_FAILED",  # what libraries take for themselves
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""How torch says that memory is short, where the kind of the error does not."""
+
+
 @contextmanager
 def refused_memory() -> Iterator[None]:
     """Raise MemoryShortError where a GPU or the machine has no memory left to give."""
@@ -50,7 +61,7 @@ def refused_memory() -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         short = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not (short or "can't allocate memory" in str(error)):
+        if not (short or any(sentence in str(error) for sentence in SHORT)):
             raise
         line = str(error).strip().splitlines()[0]
         raise MemoryShortError(f"{socket.gethostname()} has no memory left: {line}") from None
@@ -74,6 +85,7 @@ class Worker:
         check_same(self.store, assignment.device)
         self.hardware = named(assignment.device)
         self._captures: dict[str, Capture] = {}
+        self._staging = Staging()
         self._lock = threading.Lock()
 
     def memory(self) -> tuple[str, float]:
@@ -117,7 +129,7 @@ class Worker:
                 getattr(torch, told.dtype.removeprefix("t")),
                 told.sites,
             )
-        with tensor_float32(told.dtype == "tfloat32"):
+        with tensor_float32(told.dtype == "tfloat32" and told.device == "cuda"):
             self._captures[model.identity].read(tokens_BP, take)
 
     def read_layers(
@@ -146,11 +158,6 @@ class Worker:
             tokens_BP = tokens_BP.pin_memory().to("cuda", non_blocking=True)
         return tokens_BP, kept_T
 
-
-def to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in page-locked memory, under way when this returns; on a CPU the tensor itself."""
-    if not tensor.is_cuda:
-        return tensor
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
-        tensor, non_blocking=True
-    )
+    def to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in ordinary memory of the host; what lies there already, itself."""
+        return self._staging.copy(tensor) if tensor.is_cuda else tensor

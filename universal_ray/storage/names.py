@@ -36,7 +36,8 @@ _NAMES = (
     rf"profile/{_ID}/{_ID}/(shard-\d{{2,}}|scores-{_KEY})/{_LAYER}",
     rf"roles/scores-{_ID}/{_ID}\.(safetensors|json)",
     rf"roles/responses-{_ID}/{_ID}/{_LAYER}",
-    rf"roles/(effects|paths)-{_ID}/{_ID}/shard-\d{{3,}}/(done\.json|sums\.safetensors)",
+    rf"roles/effects-{_ID}/{_ID}/shard-\d{{3,}}(-{_KEY})?/(done\.json|sums\.safetensors)",
+    rf"roles/paths-{_ID}/{_ID}/shard-\d{{3,}}/(done\.json|sums\.safetensors)",
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(done|profile|roles|summary)\.json",
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads)"
     r"\.parquet",

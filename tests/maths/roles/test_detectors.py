@@ -7,6 +7,7 @@ import collections
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.roles.detectors import (
@@ -155,3 +156,22 @@ def test_a_neuron_that_is_active_too_often_cannot_be_a_detector(length):
     found = detectors(sums)
     assert bool(found.detector_D.any()) and bool((total_D > most_active(sums.count_U)).any())
     assert not bool(found.detector_D[total_D > most_active(sums.count_U)].any())
+
+
+class Readings(TorchDispatchMode):
+    """Counts values that Python reads out of tensors: on a GPU each one waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read_for_every_neuron_by_itself():
+    sums = NgramSums.of(tokens().flatten(), planted().repeat(1, 25))
+    rate_PD = torch.rand(40, 200, dtype=torch.float64)
+    with Readings() as readings:
+        assert detectors(sums).detector_D.sum() == 50
+        positional(rate_PD * 100, torch.full((40,), 100.0, dtype=torch.float64))
+    assert readings.count < 10

@@ -2,6 +2,8 @@
 changes makes anew what depends on it.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +50,7 @@ from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.stages.roles.summary import TABLE_PATHS
 from universal_ray.storage import checked, finished
 from universal_ray.storage.artifacts import Artifact
-from universal_ray.storage.finished import CORRELATIONS, PROFILE
+from universal_ray.storage.finished import CORRELATIONS, INTERVENTIONS_PATH, PROFILE
 from universal_ray.storage.finished import ROLES as ROLES_STAGE
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
@@ -279,7 +281,7 @@ CHANGES = {
     "roles.sets": (1, {"effects"}),
     "roles.seed": (1, {"scores", "effects"}),
     "roles.candidates": (1, {"scores"}),
-    "roles.controls": (1, {"scores", "effects"}),
+    "roles.controls": (1, {"scores"}),  # of those that were held
     "roles.paths": (1, {"scores"}),
     "roles.kurtosis": (3.0, {"scores", "responses"}),
     "roles.partition": (0.5, {"scores", "responses"}),
@@ -320,6 +322,34 @@ def test_a_changed_key_makes_anew_what_depends_on_it_and_no_more(run, copy, key)
         assert key not in artifact.keys or kind in expected
     stages = (finished.stages(store)[ROLES_STAGE] for store in (run[1], Store(copy.run.dir)))
     assert len({*stages}) == 2  # the tables
+
+
+def groups_done(study: Study) -> list[str]:
+    """Keys of the groups of interventions that are stored, once for each shard and piece."""
+    store = Store(study.run.dir)
+    paths = [path for path in store.list("roles") if re.match(r"roles/effects-.*done\.json", path)]
+    return [key for path in paths for key, _ in checked.told(store, path)["groups"]]
+
+
+def test_another_threshold_runs_only_interventions_that_are_new(run, copy):
+    before = groups_done(copy)
+    shards = -(-INTERVENED // 4)
+    assert before and set(Counter(before).values()) == {shards}
+    copy.universal.threshold /= 2  # other neurons are universal, and other random ones beside them
+    make(copy, CORRELATIONS, PROFILE)
+    assert run_roles(copy) == {"effects"}
+    store = Store(copy.run.dir)
+    assert store.get_table(INTERVENTIONS_PATH) != run[1].get_table(INTERVENTIONS_PATH)
+    after = groups_done(copy)
+    assert set(Counter(after).values()) == {shards}  # none twice
+    assert len(set(after) & set(before)) >= 1 + 3  # the untouched model and every neuron swept
+    tables = table_bytes(store)
+    for path in store.list("roles"):  # as if nothing had been there before
+        if path.startswith("roles/effects-"):
+            store.delete(path)
+    store.delete(finished.MARKER)
+    make(copy, CORRELATIONS, PROFILE, ROLES_STAGE)
+    assert table_bytes(store) == tables
 
 
 def test_every_key_of_the_roles_is_changed():

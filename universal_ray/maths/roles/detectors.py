@@ -163,9 +163,10 @@ def detectors(sums: NgramSums, options: DetectorOptions = DetectorOptions()) -> 
     share_D = zeros_D.index_add(0, neuron_K, fired_K.double()) / total_D
     detector_D = share_D >= options.covers
     found: list[tuple[int, ...]] = [()] * sums.neurons
-    for neuron, ngram in zip(neuron_K.tolist(), sums.ngram_U[place_K].tolist(), strict=True):
-        if detector_D[neuron]:
-            found[neuron] += (ngram,)
+    its_K = detector_D[neuron_K]
+    neurons, ngrams = neuron_K[its_K].tolist(), sums.ngram_U[place_K[its_K]].tolist()
+    for neuron, ngram in zip(neurons, ngrams, strict=True):
+        found[neuron] += (ngram,)
     return Detectors(detector_D, share_D, tuple(found))
 
 
@@ -211,9 +212,9 @@ def positional(
     rate_PD = (fired_PD[seen_P] / count_P[seen_P, None]).double().cpu()
     range_D = rate_PD.amax(0) - rate_PD.amin(0)
     kinds = [
-        _kind(rate_P, options.swing * range_P) if float(told) > options.information else NONE
+        _kind(rate_P, options.swing * range_P) if told > options.information else NONE
         for rate_P, range_P, told in zip(
-            rate_PD.T.tolist(), range_D.tolist(), information_D, strict=True
+            rate_PD.T.tolist(), range_D.tolist(), information_D.tolist(), strict=True
         )
     ]
     positional_D = information_D > options.information

@@ -157,7 +157,8 @@ class LayerResponses:
         else:
             sums = NgramSums.merged(self._pairs[length])
         found, neurons = detectors(sums, options), self._candidates[length].tolist()
+        shares = found.share_D.tolist()
         return [
-            (neurons[place], (float(found.share_D[place]), found.ngrams[place]))
+            (neurons[place], (shares[place], found.ngrams[place]))
             for place in torch.nonzero(found.detector_D).flatten().tolist()
         ]

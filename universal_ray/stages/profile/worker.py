@@ -16,7 +16,7 @@ from universal_ray.maths.statistics.activations import LayerSums, Places, places
 from universal_ray.planning.items import Model, layer_file, marker
 from universal_ray.planning.shards import Layers, Shard
 from universal_ray.runtime.measure import Clock, peak_bytes
-from universal_ray.runtime.worker import Assignment, Worker, to_host
+from universal_ray.runtime.worker import Assignment, Worker
 from universal_ray.stages.profile.artifacts import Profile
 from universal_ray.stages.profile.stored import StoredLabels, StoredShift, StoredSums
 from universal_ray.storage import artifacts, checked
@@ -77,8 +77,8 @@ class ProfileWorker(Worker):
         def add(_: int, pre_TD: torch.Tensor, __: torch.Tensor) -> None:
             means.append(pre_TD.mean(0, dtype=torch.float64).cpu())
 
-        tokens_BP, _ = self.tokens(0, recipe.shift_rows)
         with self.computing():
+            tokens_BP, _ = self.tokens(0, recipe.shift_rows)
             self.read_layers(model, tokens_BP, add)
         return artifacts.put(self.store, recipe.shift_file(model), StoredShift(torch.stack(means)))
 
@@ -111,7 +111,7 @@ class ProfileWorker(Worker):
             with self.computing():
                 clock = Clock(told.device)
                 made = self._sum(model, shard, layers, label_TE, clock)
-                files = {layer: _on_host(made.pop(layer)) for layer in list(made)}
+                files = {layer: self._on_host(made.pop(layer)) for layer in list(made)}
                 clock.lap("copy")
                 for name, seconds in clock.seconds().items():
                     spent[name] = spent.get(name, 0.0) + seconds
@@ -135,6 +135,10 @@ class ProfileWorker(Worker):
             "finished": time.time(),
             "seconds": {name: round(value, 4) for name, value in spent.items()},
         }
+
+    def _on_host(self, sums: StoredSums) -> dict[str, torch.Tensor]:
+        """All sums of a layer, as they are stored."""
+        return {name: self.to_host(tensor) for name, tensor in artifacts.named(sums).items()}
 
     def _sum(
         self, model: Model, shard: Shard, layers: Layers, label_TE: torch.Tensor, clock: Clock
@@ -177,8 +181,3 @@ def _add(
         clock.lap("statistics")
         sums.feature.update_(batch_TE, post_TD, where)
         clock.lap("features")
-
-
-def _on_host(sums: StoredSums) -> dict[str, torch.Tensor]:
-    """All sums of a layer, as they are stored."""
-    return {name: to_host(tensor) for name, tensor in artifacts.named(sums).items()}

@@ -4,7 +4,7 @@ Shapes: N neurons of a model, D of a layer, R some of them, H heads of all layer
 of a list, I interventions or paths, M measures, Q quantities of a path, X positions, T rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from universal_ray.maths.roles.path_sums import POINTS, QUANTITIES, Path
 from universal_ray.maths.roles.readout import MEASURES
 from universal_ray.maths.roles.responses import Responses
 from universal_ray.models.interventions import Intervention
-from universal_ray.planning.items import Model, layer_file
+from universal_ray.planning.items import Model, layer_file, marker
 from universal_ray.planning.shards import Shard
 from universal_ray.stages.correlations import artifacts as correlations
 from universal_ray.stages.inputs import Outline
@@ -26,7 +26,7 @@ from universal_ray.stages.profile.artifacts import Profile
 from universal_ray.stages.roles.plan import RolesPlan, make_plan
 from universal_ray.stages.roles.schemas import AT_BOS
 from universal_ray.stages.sums import SUMS
-from universal_ray.storage import artifacts, finished
+from universal_ray.storage import artifacts, checked, finished
 from universal_ray.storage.artifacts import Artifact, lacking
 from universal_ray.storage.store import Store
 
@@ -66,11 +66,13 @@ DECLARED = Artifact(
 """Not stored: told anew from what it is made of, whenever it is asked for."""
 EFFECTS = Artifact(
     name="effects of interventions",
-    version=1,
+    version=2,
     depends_on=("cluster.device",),
     chosen_by=(DECLARED, profile.BANK),
     grows_with=("roles.tokens",),
 )
+"""By groups of interventions on the same neurons, each known by what it does: those that are there
+already stay, whatever else is declared."""
 PATHS = Artifact(
     name="ablated paths",
     version=1,
@@ -190,7 +192,9 @@ class LayerResponses:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEffects:
-    """Sums of `MEASURES` over the tokens of every row of a shard, by intervention; float64."""
+    """Sums of `MEASURES` over the tokens of every row of a shard, by intervention, group by group;
+    float64.
+    """
 
     count_T: Tensor
     sums_MIT: Tensor
@@ -259,13 +263,11 @@ class Roles:
         key = RESPONSES.fingerprint(self.settled, *of)
         return layer_file(f"{FOLDER}/responses-{key[:12]}/{model.short}", layer)
 
-    def effects_folder(
-        self, model: Model, done: Sequence[Intervention], counts_V: Tensor
-    ) -> str:
-        """Of the sums of what is done to a model; the same leads to the same place."""
-        told = [[each.neurons, each.values, each.frozen] for each in done]
-        of = [told, list(self.excluded), counts_V.tolist(), list(MEASURES)]
-        key = EFFECTS.fingerprint(self.settled, *of)
+    def effects_folder(self, model: Model, counts_V: Tensor) -> str:
+        """Of what is done to a model, in one piece or more for each shard."""
+        key = EFFECTS.fingerprint(
+            self.settled, list(self.excluded), counts_V.tolist(), list(MEASURES)
+        )
         return f"{FOLDER}/effects-{key[:12]}/{model.short}"
 
     def paths_folder(self, model: Model, paths: Sequence[Path]) -> str:
@@ -295,8 +297,39 @@ def shard_folder(folder: str, shard: Shard) -> str:
     return f"{folder}/shard-{shard.index:03d}"
 
 
-def sums_file(folder: str, shard: Shard) -> str:
-    return f"{shard_folder(folder, shard)}/sums.safetensors"
+def sums_file(folder: str) -> str:
+    """Of a shard or a piece of it."""
+    return f"{folder}/sums.safetensors"
+
+
+def group_key(group: Sequence[Intervention]) -> str:
+    """Of interventions that hold the same neurons, by all that is done."""
+    return fingerprint([[each.neurons, each.values, each.frozen] for each in group])[:16]
+
+
+def piece_folder(folder: str, shard: Shard, groups: Sequence[str]) -> str:
+    """Of the effects of some groups on a shard."""
+    return f"{shard_folder(folder, shard)}-{fingerprint(list(groups))[:8]}"
+
+
+def pieces(
+    store: Store, recipe: Roles, folder: str, model: Model, stored: Collection[str]
+) -> dict[int, dict[str, tuple[str, int]]]:
+    """Of the effects that are `stored` in a folder, by shard and key of a group: the piece that
+    holds them, and where in it they begin.
+    """
+    found: dict[int, dict[str, tuple[str, int]]] = {}
+    for shard in recipe.plan.shards:
+        held = found.setdefault(shard.index, {})
+        begin = f"{shard_folder(folder, shard)}-"
+        of_shard = {path.rpartition("/")[0] for path in stored if path.startswith(begin)}
+        for piece in sorted(of_shard):
+            told, first = checked.told(store, marker(piece)), 0
+            if told.get("of") == recipe.of(model, shard):
+                for key, count in told["groups"]:
+                    held.setdefault(key, (piece, first))
+                    first += count
+    return found
 
 
 def classes_key(scores: RoleScores, membership_VF: Tensor) -> str:

@@ -4,7 +4,6 @@ Shapes: N neurons of a model, R some of them, I interventions or paths, T rows o
 """
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,9 +12,15 @@ from universal_ray.maths.roles.detectors import DetectorOptions
 from universal_ray.maths.roles.path_sums import PathSums, merge_paths
 from universal_ray.maths.roles.readout import MEASURES
 from universal_ray.maths.statistics.bootstrap import Bootstrap, Interval
-from universal_ray.models.interventions import SCALE, UNIGRAM, Effects, merge_effects
+from universal_ray.models.interventions import (
+    SCALE,
+    UNIGRAM,
+    Effects,
+    Intervention,
+    by_neurons,
+    merge_effects,
+)
 from universal_ray.planning.items import Model, marker
-from universal_ray.planning.shards import Shard
 from universal_ray.stages.profile.artifacts import Bank, WeightStatistics
 from universal_ray.stages.roles.artifacts import (
     LayerResponses,
@@ -24,6 +29,8 @@ from universal_ray.stages.roles.artifacts import (
     ShardEffects,
     ShardPaths,
     classes_key,
+    group_key,
+    pieces,
     shard_folder,
     sums_file,
 )
@@ -31,8 +38,6 @@ from universal_ray.stages.roles.declare import MEAN, Declaration
 from universal_ray.stages.roles.schemas import CHANGED
 from universal_ray.storage import artifacts
 from universal_ray.storage.store import Store
-
-_Sums = TypeVar("_Sums")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,18 +166,31 @@ def read_measured(
 def _effects(
     store: Store, recipe: Roles, bank: Bank, model: Model, declared: Declaration
 ) -> Effects:
-    parts, folder = [], recipe.effects_folder(model, declared.done, bank.counts_V)
+    """Of all that is declared, from whichever pieces hold it."""
+    parts, folder = [], recipe.effects_folder(model, bank.counts_V)
+    there = pieces(store, recipe, folder, model, store.list(folder))
     for shard in recipe.plan.shards:
-        stored = _shard(store, folder, shard, ShardEffects)
-        sums = dict(zip(MEASURES, stored.sums_MIT, strict=True))
-        parts.append(Effects(declared.done, stored.count_T, sums))
+        stored: dict[str, ShardEffects] = {}
+        found: dict[Intervention, Tensor] = {}
+        for group in by_neurons(declared.done):
+            nowhere = shard_folder(folder, shard), 0
+            piece, first = there[shard.index].get(group_key(group), nowhere)
+            if piece not in stored:
+                stored[piece] = artifacts.get(store, sums_file(piece), ShardEffects, marker(piece))
+            sums_MIT = stored[piece].sums_MIT[:, first : first + len(group)]
+            found |= dict(zip(group, sums_MIT.unbind(1), strict=True))
+        sums_MIT = torch.stack([found[each] for each in declared.done], dim=1)
+        count_T = next(iter(stored.values())).count_T
+        sums = dict(zip(MEASURES, sums_MIT, strict=True))
+        parts.append(Effects(declared.done, count_T, sums))
     return merge_effects(parts)
 
 
 def _paths(store: Store, recipe: Roles, model: Model, declared: Declaration) -> PathSums:
     parts, folder = [], recipe.paths_folder(model, declared.paths)
     for shard in recipe.plan.shards:
-        stored = _shard(store, folder, shard, ShardPaths)
+        place = shard_folder(folder, shard)
+        stored = artifacts.get(store, sums_file(place), ShardPaths, marker(place))
         parts.append(
             PathSums(
                 paths=declared.paths,
@@ -183,12 +201,6 @@ def _paths(store: Store, recipe: Roles, model: Model, declared: Declaration) -> 
             )
         )
     return merge_paths(parts)
-
-
-def _shard(store: Store, folder: str, shard: Shard, kind: type[_Sums]) -> _Sums:
-    """Sums of one shard."""
-    done = marker(shard_folder(folder, shard))
-    return artifacts.get(store, sums_file(folder, shard), kind, done)
 
 
 def _mediated(declared: Declaration, effects: Effects, bootstrap: Bootstrap) -> Mediated:

@@ -1,14 +1,20 @@
 """The stage of the roles: scores from weights, responses to tokens, interventions, tables."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from universal_ray.config.study import RolesConfig
 from universal_ray.errors import MissingError
 from universal_ray.maths.roles.frequency import unigram
+from universal_ray.maths.roles.path_sums import Path
+from universal_ray.models.interventions import Intervention, by_neurons
 from universal_ray.planning.capacity import worker_memory
+from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model, marker
-from universal_ray.planning.shards import layer_groups
+from universal_ray.planning.shards import Shard, layer_groups
+from universal_ray.runtime.measure import expected_memory
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.assignment import assign
 from universal_ray.stages.inputs import Inputs, Outline
@@ -17,12 +23,22 @@ from universal_ray.stages.profile.artifacts import Bank
 from universal_ray.stages.roles.artifacts import (
     FOLDER,
     classes_key,
+    group_key,
+    piece_folder,
+    pieces,
     shard_folder,
     stand,
     tables_fingerprint,
 )
 from universal_ray.stages.roles.declare import Declaration, declare, universal, universality
-from universal_ray.stages.roles.plan import describe, make_plan
+from universal_ray.stages.roles.plan import (
+    Left,
+    RolesPlan,
+    cost,
+    describe,
+    make_plan,
+    single,
+)
 from universal_ray.stages.roles.prepare import prepare
 from universal_ray.stages.roles.scores import score_weights
 from universal_ray.stages.roles.summary import assemble
@@ -32,6 +48,26 @@ from universal_ray.storage.store import Store
 
 LABELS = {"intervene": "interventions on", "ablate": "paths of"}
 """For people, by the worker's method."""
+
+
+def what_is_left(plan: RolesPlan, options: RolesConfig, store: Store) -> Left:
+    """Told from names, and from what is done on the first shard."""
+    stored, models = set(store.list(FOLDER)), list(dict.fromkeys(plan.models))
+
+    def lacking(kind: str, files: int) -> tuple[Model, ...]:
+        begin = f"{FOLDER}/{kind}-"
+        paths = [path for path in stored if path.startswith(begin) and path.endswith(".json")]
+        return tuple(m for m in models if sum(m.short in p for p in paths) < (files or m.layers))
+
+    most = 1 + single(options) + 2 * (1 + options.sets) * (1 + plan.models[0].layers)
+    there = sum(
+        count
+        for path in stored
+        if f"/shard-{0:03d}-" in path and path.endswith("/done.json")
+        for _, count in checked.told(store, path).get("groups", ())
+    )
+    share = max(0.0, 1 - there / (most * max(1, len(plan.intervened))))
+    return Left(scores=lacking("scores", 1), responses=lacking("responses", 0), interventions=share)
 
 
 class RolesStage:
@@ -45,12 +81,23 @@ class RolesStage:
         self.recipe = prepare(inputs, store)
         self.fingerprint = tables_fingerprint(inputs, store)
         self._folders: set[str] = set()
+        self._pieces: set[str] = set()
 
     @staticmethod
     def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
         tokens = profile.profile(found, store).tokens
         return describe(make_plan(found), found.study.roles, tokens)
+
+    @staticmethod
+    def cost(found: Outline, store: Store) -> Cost:
+        """What it takes, of what is left of it by the names of what is there: which neurons are
+        intervened on is not known before they are.
+        """
+        plan, recipe = make_plan(found), profile.profile(found, store)
+        memory = expected_memory(found.study.cluster)
+        left = None if stand(found, store) else what_is_left(plan, found.study.roles, store)
+        return cost(plan, found, recipe, memory, left)
 
     @cached_property
     def _bank(self) -> Bank:
@@ -137,27 +184,52 @@ class RolesStage:
     def _interventions(self, declarations: dict[str, Declaration]) -> Batch:
         """By folder, since the same may be declared of a model at two revisions."""
         recipe, plan = self.recipe, self.recipe.plan
-        wanted: dict[str, tuple[str, tuple[Any, ...]]] = {}
+        wanted: dict[str, Task | None] = {}  # None: it is there
+        groups: dict[str, tuple[Model, dict[str, tuple[Intervention, ...]]]] = {}
         for model in plan.intervened:
             declared = declarations[model.name]
-            effects = recipe.effects_folder(model, declared.done, self._bank.counts_V)
-            paths = recipe.paths_folder(model, declared.paths)
-            for shard in plan.shards:
-                done = (model, shard, declared.done, self._stands(effects))
-                wanted[shard_folder(effects, shard)] = ("intervene", done)
-                if declared.paths:
-                    cut = (model, shard, declared.paths, self._stands(paths))
-                    wanted[shard_folder(paths, shard)] = ("ablate", cut)
-        tasks: list[Task] = []
-        for folder, (method, arguments) in wanted.items():
-            model, shard, *_ = arguments
-            if checked.told(self.store, marker(folder)).get("of") == recipe.of(model, shard):
-                continue
-            name = f"{method}-{len(tasks)}-{model.short}"
-            label = f"{LABELS[method]} {model.name}, shard {shard.index}"
-            tokens = float((shard.stop - shard.start) * plan.context)
-            tasks.append(Task(name, label, method, arguments, tokens=tokens))
+            _, of_model = groups.setdefault(
+                recipe.effects_folder(model, self._bank.counts_V), (model, {})
+            )
+            of_model |= {group_key(group): group for group in by_neurons(declared.done)}
+            if declared.paths:
+                wanted |= self._paths(model, declared.paths)
+        for folder, (model, of_model) in groups.items():
+            wanted |= self._effects(folder, model, of_model)
+        left = [task for task in wanted.values() if task]
+        tasks = [replace(task, name=f"{task.name}-{place}") for place, task in enumerate(left)]
         return Batch("interventions", tasks, len(wanted) - len(tasks))
+
+    def _paths(self, model: Model, paths: tuple[Path, ...]) -> dict[str, Task | None]:
+        recipe, wanted = self.recipe, dict[str, Task | None]()
+        folder = self._stands(recipe.paths_folder(model, paths))
+        for shard in recipe.plan.shards:
+            place = shard_folder(folder, shard)
+            there = checked.told(self.store, marker(place)).get("of") == recipe.of(model, shard)
+            wanted[place] = None if there else self._task("ablate", model, shard, paths, place)
+        return wanted
+
+    def _effects(
+        self, folder: str, model: Model, groups: dict[str, tuple[Intervention, ...]]
+    ) -> dict[str, Task | None]:
+        """What some shards lack of the groups is one more piece of each of these."""
+        recipe, wanted = self.recipe, dict[str, Task | None]()
+        there = pieces(self.store, recipe, folder, model, self._stored())
+        for shard in recipe.plan.shards:
+            held = {key: piece for key, (piece, _) in there[shard.index].items() if key in groups}
+            self._pieces |= {*held.values()}
+            new = {key: group for key, group in groups.items() if key not in held}
+            place = piece_folder(folder, shard, list(new))
+            done = tuple(each for group in new.values() for each in group)
+            wanted[place] = self._task("intervene", model, shard, done, place) if new else None
+            self._pieces.add(place)
+        return wanted
+
+    def _task(self, method: str, model: Model, shard: Shard, *what: Any) -> Task:
+        label = f"{LABELS[method]} {model.name}, shard {shard.index}"
+        tokens = float((shard.stop - shard.start) * self.recipe.plan.context)
+        name = f"{method}-{model.short}"
+        return Task(name, label, method, (model, shard, *what), tokens=tokens)
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
         return ()
@@ -165,5 +237,6 @@ class RolesStage:
     def end(self) -> None:
         finished.Draft(self.store, self.name, self.fingerprint).swap_in()
         for path in self.store.list(FOLDER):
-            if "/".join(path.split("/")[:2]) not in self._folders:
+            whole, piece = "/".join(path.split("/")[:2]), path.rpartition("/")[0]
+            if whole not in self._folders and piece not in self._pieces:
                 self.store.delete(path)

@@ -15,7 +15,13 @@ from universal_ray.maths.roles.path_sums import Path, PathSums, merge_paths
 from universal_ray.maths.roles.readout import MEASURES
 from universal_ray.maths.roles.responses import LENGTHS, NO_NEXT, Where
 from universal_ray.models.decoder import Decoder, load_decoder
-from universal_ray.models.interventions import Effects, Intervener, Intervention, merge_effects
+from universal_ray.models.interventions import (
+    Effects,
+    Intervener,
+    Intervention,
+    by_neurons,
+    merge_effects,
+)
 from universal_ray.models.paths import ablate_paths
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model, marker
@@ -30,7 +36,7 @@ from universal_ray.stages.roles.artifacts import (
     ShardEffects,
     ShardPaths,
     classes_key,
-    shard_folder,
+    group_key,
     sums_file,
 )
 from universal_ray.storage import artifacts, checked
@@ -178,7 +184,7 @@ class RolesWorker(Worker):
     def intervene(
         self, model: Model, shard: Shard, done: tuple[Intervention, ...], folder: str
     ) -> dict[str, Any]:
-        """Store the effects of interventions on a shard's rows."""
+        """Store the effects of interventions, group by group, on a shard's rows."""
         effects: list[Effects] = []
         with self.computing():
             clock = Clock(self.told.device)
@@ -191,7 +197,8 @@ class RolesWorker(Worker):
             sums_MIT = torch.stack([merged.sums[name] for name in MEASURES])
             spent = clock.seconds()
         stored = ShardEffects(count_T=merged.count_R, sums_MIT=sums_MIT)
-        return self._finish(model, shard, folder, stored, spent)
+        groups = [[group_key(group), len(group)] for group in by_neurons(done)]
+        return self._finish(model, shard, folder, stored, spent, groups=groups)
 
     def ablate(
         self, model: Model, shard: Shard, paths: tuple[Path, ...], folder: str
@@ -217,13 +224,13 @@ class RolesWorker(Worker):
         return self._finish(model, shard, folder, stored, spent)
 
     def _finish(
-        self, model: Model, shard: Shard, folder: str, stored: Any, spent: dict[str, float]
+        self, model: Model, shard: Shard, folder: str, stored: Any, spent: dict[str, float],
+        **said: Any,
     ) -> dict[str, Any]:
-        """Store sums over a shard, and tell what they took."""
-        path, done = sums_file(folder, shard), marker(shard_folder(folder, shard))
-        receipt = self.store.put_tensors(path, artifacts.tensors(stored))
-        of = self.told.recipe.of(model, shard)
-        checked.finish(self.store, done, [receipt], hardware=self.hardware, of=of)
+        """Store sums over a shard, and tell what they took; `said`: of them, in their marker."""
+        receipt = self.store.put_tensors(sums_file(folder), artifacts.tensors(stored))
+        said |= {"hardware": self.hardware, "of": self.told.recipe.of(model, shard)}
+        checked.finish(self.store, marker(folder), [receipt], **said)
         return {
             "model": model.name,
             "shard": shard.index,
