@@ -1,5 +1,6 @@
 """Speeds that plans are timed with, and the memory that workers report."""
 
+import json
 import mmap
 import os
 from types import SimpleNamespace
@@ -7,40 +8,74 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from universal_ray.config.study import Device
+from universal_ray.config.study import ClusterConfig, Device, ForwardType, Policy, Study
 from universal_ray.planning.capacity import smallest_memory
+from universal_ray.planning.costs import FORWARD, HOST, PRODUCTS
 from universal_ray.runtime import measure
 from universal_ray.runtime.measure import (
     Clock,
+    known_speed,
     machine_bytes,
-    measured_speed,
+    measured_rates,
     peak_bytes,
-    probed_speed,
+    plain_rate,
     reset_peak,
 )
+from universal_ray.storage.record import METRICS_FILE
+from universal_ray.storage.store import Store
+
+LINES = [
+    {"flops": 6e12, "forward_flops": 1e12,
+     "seconds": {"forward": 1.0, "products": 2.0, "write": 50.0}},
+    {"flops": 2e12, "forward_flops": 2e12,
+     "seconds": {"forward": 0.5, "products": 0.5, "operands": 1.5, "write": 0.0}},
+    {"flops": 9e12, "seconds": {"products": 1.0}},  # of an earlier version
+    {"stage": "profile", "seconds": {"forward": 9.0}},
+]  # fmt: skip
 
 
-def test_measured_speed_counts_all_but_writing():
-    lines = [
-        {"flops": 6e12, "seconds": {"forward": 1.0, "products": 2.0, "write": 50.0}},
-        {"flops": 2e12, "seconds": {"forward": 0.5, "products": 0.5, "write": 0.0}},
-        {"stage": "profile", "seconds": {"forward": 9.0}},
-    ]
-    speed = measured_speed(lines)
-    assert speed is not None
-    assert speed.flops == pytest.approx(2e12)
-    assert "2 TFLOP/s" in speed.source
-
-
-def test_no_speed_without_work():
-    assert measured_speed([]) is None
-    assert measured_speed([{"flops": 5, "seconds": {"write": 1.0}}]) is None
+def test_measured_rates_are_of_forward_passes_and_of_all_else_but_writing():
+    assert measured_rates(LINES) == {FORWARD: 2e12, PRODUCTS: 2e12}
+    assert measured_rates([]) == {}
+    assert measured_rates([{"flops": 5, "forward_flops": 5, "seconds": {"write": 1.0}}]) == {}
 
 
 def test_probing_leaves_the_number_of_threads():
     before = torch.get_num_threads()
-    assert probed_speed(1).flops > 1e8
+    assert plain_rate(1) > 1e8
     assert torch.get_num_threads() == before
+
+
+def study_on(device: Device, **cluster) -> Study:
+    study = Study(cluster=ClusterConfig(device=device, **cluster))
+    study.precision.moments = Policy.fp16 if device is Device.cuda else Policy.fp32
+    return study
+
+
+def test_a_gpu_has_no_speed_but_what_is_given_or_measured(tmp_path):
+    store = Store(str(tmp_path))
+    assert known_speed(study_on(Device.cuda), store) is None
+    store.put(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in LINES).encode())
+    measured = known_speed(study_on(Device.cuda), store)
+    assert measured and measured.rates[PRODUCTS] == measured.rates[FORWARD] == 2e12
+    assert "as this run has measured" in measured.source
+    given = known_speed(study_on(Device.cuda, tflops=300.0), store)
+    assert given and given.rates[PRODUCTS] == 300e12
+    assert given.rates[FORWARD] == pytest.approx(0.077 * 300e12)
+    faster = study_on(Device.cuda, tflops=300.0)
+    faster.models.dtype = ForwardType.tfloat32
+    told = known_speed(faster, store)
+    assert told and told.rates[FORWARD] > 3 * given.rates[FORWARD]
+
+
+def test_a_cpu_is_as_fast_as_a_product_made_here_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "plain_rate", lambda threads: 1e11 * threads)
+    speed = known_speed(study_on(Device.cpu, threads=2), Store(str(tmp_path)))
+    assert speed and speed.rates[PRODUCTS] == pytest.approx(1.94e11)
+    assert speed.rates[HOST] == 2
+    given = known_speed(study_on(Device.cpu, threads=2, tflops=0.1), Store(str(tmp_path)))
+    assert given and given.rates[PRODUCTS] == pytest.approx(1e11) and given.rates[HOST] == 2
+    assert given.rates[FORWARD] / given.rates[PRODUCTS] == pytest.approx(0.6 / 0.97)
 
 
 def test_clock_adds_up_laps_by_name(monkeypatch):

@@ -160,11 +160,13 @@ def _stages(
     """The plan of some stages shown; then, unless it is a dry run, the stages."""
     from universal_ray.report.screen import show_plan
     from universal_ray.stages.inputs import Outline, find_models, outline, read
+    from universal_ray.stages.total import described
 
     kinds = [registry.stage(name) for name in wanted]
 
     def show(found: Outline) -> None:
         rows = [row for kind in kinds for row in kind.describe(found, store)]
+        rows += described(found, store, dict(zip(wanted, kinds, strict=True)))
         show_plan(out, rows, f"plan of {store.url}")
 
     models = find_models(study, store)

@@ -42,6 +42,10 @@ USABLE = 0.9
 """Share of a device's memory that is planned for; the rest is the libraries'."""
 GPU_GIB = 80.0
 """Memory of a worker's GPU where none could be asked."""
+BUFFERS, BUFFER_BYTES = 2, 2**26
+"""Page-locked memory that a GPU's sums pass through on their way to the host: while one buffer
+fills, the one before is emptied. A power of two, as torch takes no less."""
+RING_BYTES = BUFFERS * BUFFER_BYTES
 
 
 def choose(
@@ -84,6 +88,19 @@ Pass = tuple[Part, ...]
 """What one reading of a unit's tokens sums up, held in memory together."""
 
 
+def _whole(item: Item) -> Part:
+    return Part(item, 0, item.layers)
+
+
+def models_of(held: Sequence[Part]) -> list[Model]:
+    """Those that a pass runs, each once."""
+    return list({m.identity: m for part in held for m in part.item.models}.values())
+
+
+def _identities(held: Sequence[Part]) -> set[str]:
+    return {model.identity for model in models_of(held)}
+
+
 def weight_bytes(model: Model) -> int:
     """Of a model's blocks in float32: four matrices of attention, two of an MLP, three with a gate.
 
@@ -120,44 +137,63 @@ class Footprint:
 
     def bytes_of(self, parts: Sequence[Part]) -> int:
         """Of one pass."""
-        models = list({m.identity: m for part in parts for m in part.item.models}.values())
+        models = models_of(parts)
         sums = self.copies * sum(part.sums_bytes for part in parts)
         return sums + sum(self.model_bytes(m) for m in models) + self.working_bytes(models)
 
-    def passes(self, items: Sequence[Item], memory: float) -> tuple[Pass, ...]:
-        """The items in passes that each fit `memory` bytes.
+    def groups(self, items: Sequence[Item], memory: float) -> tuple[tuple[Pass, ...], ...]:
+        """The items in passes that each fit `memory` bytes, those of a pair that is cut together.
 
-        Pairs are taken in order and a pass is filled as far as it goes; a model's own sums belong
-        to the first pass that reads it; a pair too large for a pass is cut by rows into layers.
+        Every pass reads each of its models once, which costs a forward pass. So a model's own sums
+        ride with the first pair of it, and a pass takes next the pair that adds the fewest models;
+        a pair too large for a pass is cut by rows into layers. Whatever is held together, each part
+        adds up the same tokens in the same order: no bit depends on it.
         Raises ConfigurationError where not even one layer fits.
         """
         allowed = USABLE * memory
-        found: list[Pass] = []
-        current: list[Part] = []
-        for part in self._parts(items):
-            if self.bytes_of([*current, part]) <= allowed:
-                current.append(part)
-                continue
-            if current:
-                found.append(tuple(current))
-                current = []
-            if self.bytes_of([part]) <= allowed:
-                current = [part]
-                continue
-            found += self._by_layers(part, allowed)
-        return (*found, tuple(current)) if current else tuple(found)
+        own = {
+            item.models[0].identity: _whole(item) for item in items if len(item.models) == 1
+        }
+        pairs = [item for item in items if len(item.models) == 2]
+        found: list[list[Pass]] = []
+        while pairs:
+            held = self._filled_(pairs, own, allowed)
+            found.append([held] if held else self._by_layers(_whole(pairs.pop(0)), allowed))
+        for identity, part in list(own.items()):  # where a pair of it left room, else by themselves
+            for group in found:
+                for place, held in enumerate(group):
+                    room = self.bytes_of([*held, part]) <= allowed
+                    if identity in own and identity in _identities(held) and room:
+                        group[place] = (own.pop(identity), *held)
+        for part in own.values():
+            last = found[-1] if found else []
+            alone = len(last) == 1 and all(len(each.item.models) == 1 for each in last[0])
+            if alone and self.bytes_of([*last[0], part]) <= allowed:
+                last[0] = (*last[0], part)
+            elif self.bytes_of([part]) <= allowed:
+                found.append([(part,)])
+            else:
+                found.append(self._by_layers(part, allowed))
+        return tuple(map(tuple, found))
 
-    def _parts(self, items: Sequence[Item]) -> list[Part]:
-        """Whole items; a model just before the first pair that has it."""
-        ordered: list[Item] = []
-        alone = {item.models[0].identity: item for item in items if len(item.models) == 1}
-        for item in items:
-            if len(item.models) == 2:
-                for model in item.models:
-                    if model.identity in alone:
-                        ordered.append(alone.pop(model.identity))
-                ordered.append(item)
-        return [Part(item, 0, item.layers) for item in [*ordered, *alone.values()]]
+    def _filled_(self, pairs: list[Item], own: dict[str, Part], allowed: float) -> Pass:
+        """What one pass holds: taken out of `pairs` and `own`; nothing where no pair fits."""
+        held: Pass = ()
+        while True:
+            there = _identities(held)
+            for pair in sorted(pairs, key=lambda pair: len(_identities((_whole(pair),)) - there)):
+                rides = tuple(own[m.identity] for m in pair.models if m.identity in own)
+                wanted = (*held, *rides, _whole(pair))
+                if not held and self.bytes_of(wanted) > allowed:
+                    wanted, rides = (_whole(pair),), ()
+                if self.bytes_of(wanted) <= allowed:
+                    break
+            else:
+                return held
+            held = wanted
+            pairs.remove(pair)
+            for part in rides:
+                del own[part.item.models[0].identity]
 
     def _by_layers(self, part: Part, allowed: float) -> list[Pass]:
         item = part.item
@@ -176,21 +212,6 @@ class Footprint:
             (Part(item, start, min(start + layers, item.layers)),)
             for start in range(0, item.layers, layers)
         ]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How fast one worker multiplies."""
-
-    flops: float
-    """floating point operations of sums per second"""
-    source: str
-    """where the figure comes from, for people"""
-
-    def seconds(self, flops: float, workers: int, steps: int) -> float:
-        """Wall time of work in `steps` equal steps, each on one worker at a time."""
-        rounds = -(-steps // workers) / max(steps, 1)
-        return flops * rounds / self.flops
 
 
 def duration(seconds: float) -> str:

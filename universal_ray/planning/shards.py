@@ -48,6 +48,13 @@ def layer_bytes(model: Model, vocabulary: int) -> int:
     return (SUM_BYTES + extremes * EXTREME_BYTES) * vocabulary * model.width
 
 
+def beside_layers(model: Model, footprint: Footprint) -> int:
+    """Bytes of a model and of a forward pass of a batch, which holds a few times a layer's
+    activations, float32.
+    """
+    return weight_bytes(model) + BATCH_BYTES * footprint.batch_tokens * model.width
+
+
 def layer_groups(
     model: Model, vocabulary: int, *, memory: float, footprint: Footprint
 ) -> tuple[Layers, ...]:
@@ -57,8 +64,7 @@ def layer_groups(
     Raises ConfigurationError where not even one layer fits.
     """
     one = footprint.copies * layer_bytes(model, vocabulary)
-    # A forward pass of a batch holds a few times a layer's activations, float32.
-    beside = weight_bytes(model) + BATCH_BYTES * footprint.batch_tokens * model.width
+    beside = beside_layers(model, footprint)
     count = int((USABLE * memory - beside) // one)
     if count < 1:
         need = (beside + one) / USABLE

@@ -10,15 +10,21 @@ from typing import Any
 
 import torch
 
-from universal_ray.config.study import ClusterConfig, Device
-from universal_ray.planning.capacity import GIB, GPU_GIB, Speed
+from universal_ray.config.study import ClusterConfig, Device, Study
+from universal_ray.planning.capacity import GIB, GPU_GIB
+from universal_ray.planning.costs import (
+    FORWARD,
+    HOST,
+    PRODUCTS,
+    Speed,
+    cpu_rates,
+    gpu_rates,
+)
 from universal_ray.storage.record import read_metrics
 from universal_ray.storage.store import Store
 
 PROBE = (1024, 1024, 2048)
 """Tokens, rows and columns of the product that a CPU's speed is read off."""
-LOOP_SHARE = 0.75
-"""Of a plain product's rate, what a whole loop with forward passes comes to on a CPU."""
 
 
 class Clock:
@@ -111,33 +117,48 @@ def matmul_rate(
     return 2 * tokens * rows * columns / best
 
 
-def measured_speed(metrics: list[dict[str, Any]]) -> Speed | None:
-    """What the workers of a run have sustained in its sums so far, from its metrics."""
-    metrics = [line for line in metrics if "flops" in line]  # other stages have none
-    busy = sum(
-        seconds
-        for line in metrics
-        for name, seconds in line["seconds"].items()
-        if name != "write"  # while the next sums are made
-    )
-    if busy <= 0:
-        return None
-    flops = sum(line["flops"] for line in metrics) / busy
-    return Speed(flops, f"{flops / 1e12:.3g} TFLOP/s, as this run has measured")
-
-
-def known_speed(settings: ClusterConfig, store: Store) -> Speed | None:
-    """How fast a worker multiplies: as given, as the run has measured, or as this machine does;
-    None of a GPU that nobody has measured.
+def measured_rates(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """FLOP/s that the workers of a run have sustained so far, in its sums (all but writing, which
+    goes on while the next are made) and in its forward passes; those it tells.
     """
+    lines = [line for line in metrics if {"flops", "forward_flops"} <= line.keys()]
+    spent = {FORWARD: 0.0, PRODUCTS: 0.0}
+    for line in lines:
+        for name, seconds in line["seconds"].items():
+            if name != "write":
+                spent[FORWARD if name == "forward" else PRODUCTS] += seconds
+    done = {
+        FORWARD: sum(line["forward_flops"] for line in lines),
+        PRODUCTS: sum(line["flops"] for line in lines),
+    }
+    return {kind: done[kind] / spent[kind] for kind in spent if done[kind] and spent[kind]}
+
+
+def known_speed(study: Study, store: Store) -> Speed | None:
+    """How fast a worker is: as given, as the run has measured, or as this machine multiplies; None
+    of a GPU that nobody has measured.
+    """
+    settings, policy = study.cluster, study.precision.moments
+    assert policy is not None
+    measured = measured_rates(read_metrics(store))
+    if settings.device is Device.cuda:
+        products = measured.get(PRODUCTS)
+        source = f"{(products or 0) / 1e12:.3g} TFLOP/s of sums, as this run has measured"
+        if settings.tflops is not None:
+            measured, products = {}, settings.tflops * 1e12
+            source = f"{settings.tflops:g} TFLOP/s of sums, as cluster.tflops says"
+        if products is None:
+            return None
+        usual = gpu_rates(products, policy, study.models.dtype, settings.threads)
+        return Speed({**usual, **measured}, source)
+    usual = cpu_rates(plain_rate(settings.threads), policy, settings.threads)
     if settings.tflops is not None:
-        return Speed(
-            settings.tflops * 1e12, f"{settings.tflops:g} TFLOP/s, as cluster.tflops says"
-        )
-    measured = measured_speed(read_metrics(store))
-    if measured is None and settings.device is Device.cpu:
-        return probed_speed(settings.threads)
-    return measured
+        scale = settings.tflops * 1e12 / usual[PRODUCTS]
+        rates = {kind: rate * (1 if kind == HOST else scale) for kind, rate in usual.items()}
+        return Speed(rates, f"{settings.tflops:g} TFLOP/s of sums, as cluster.tflops says")
+    whence = "as this run has measured" if measured else "as a product is made here"
+    told = f"{measured.get(PRODUCTS, usual[PRODUCTS]) / 1e12:.2g} TFLOP/s of sums, {whence}"
+    return Speed({**usual, **measured}, told)
 
 
 def expected_memory(settings: ClusterConfig) -> float:
@@ -152,12 +173,11 @@ def expected_memory(settings: ClusterConfig) -> float:
     return machine_bytes() / settings.workers
 
 
-def probed_speed(threads: int) -> Speed:
-    """What a CPU worker of some threads may sustain, from one short product on this machine."""
+def plain_rate(threads: int) -> float:
+    """FLOP/s of a float32 product by some CPU threads, from one short product on this machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        flops = LOOP_SHARE * matmul_rate("cpu", torch.float32, *PROBE)
+        return matmul_rate("cpu", torch.float32, *PROBE)
     finally:
         torch.set_num_threads(before)
-    return Speed(flops, f"{flops / 1e12:.2g} TFLOP/s, three quarters of a product's rate here")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from universal_ray.storage.finished import TABLES
 
 if TYPE_CHECKING:
+    from universal_ray.planning.costs import Cost
     from universal_ray.runtime.task import Stage
     from universal_ray.stages.inputs import Inputs, Outline
     from universal_ray.storage.artifacts import Artifact
@@ -27,6 +28,9 @@ class Kind(Protocol):
 
     def describe(self, found: "Outline", store: "Store") -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
+
+    def cost(self, found: "Outline", store: "Store") -> "Cost":
+        """What is left of it takes in time, and all of it in disk and memory."""
 
 
 def stage(name: str) -> Kind:

@@ -14,7 +14,9 @@ from universal_ray.storage.store import Store
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
-MEASURED = {"seconds": {str: float}, "flops": (float, ABSENT)}
+MEASURED = {
+    "seconds": {str: float}, "flops": (float, ABSENT), "forward_flops": (float, ABSENT),
+}
 """What is read again of a line of it."""
 SHAPE = {
     "configuration": dict,

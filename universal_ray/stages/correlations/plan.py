@@ -1,10 +1,21 @@
 """From a study and what is already done to the work that is left, and what it costs. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from universal_ray.config.study import Device
-from universal_ray.planning.capacity import Footprint, Pass, Speed, duration, size
+from universal_ray.planning.capacity import RING_BYTES, Footprint, Pass, models_of, size
+from universal_ray.planning.costs import (
+    DOUBLE,
+    FORWARD,
+    HOST,
+    PRODUCTS,
+    TABLE_SECONDS,
+    Cost,
+    Share,
+    forward_flops,
+)
 from universal_ray.planning.items import Item, Layout, Model, Unit
 
 
@@ -40,6 +51,7 @@ class Plan:
     footprint: Footprint
     memory: float
     """bytes a worker may use"""
+    workers: int
     done: frozenset[tuple[int, str]]
     """(unit index, item key) whose sums are stored, as units or inside a block"""
 
@@ -54,13 +66,7 @@ class Plan:
     @cached_property
     def groups(self) -> tuple[tuple[Pass, ...], ...]:
         """Passes that belong together: one that holds whole items, or all those of a cut pair."""
-        found: list[tuple[Pass, ...]] = []
-        for held in self.footprint.passes(self.items, self.memory):
-            if found and found[-1][-1][-1].item == held[0].item:
-                found[-1] = (*found[-1], held)
-            else:
-                found.append((held,))
-        return tuple(found)
+        return self.footprint.groups(self.items, self.memory)
 
     def check_memory(self) -> None:
         """Raise ConfigurationError where a worker has no room for one part."""
@@ -97,6 +103,23 @@ class Plan:
         return sum(self.flops_of(work) for work in self.work)
 
     @property
+    def forward_passes(self) -> int:
+        """Of all models over one unit of which nothing is done."""
+        return sum(len(models_of(held)) for group in self.groups for held in group)
+
+    @cached_property
+    def forward_flops(self) -> float:
+        """Of the forward passes still to be made."""
+        return float(
+            sum(
+                self.tokens(work.unit) * forward_flops(model, self.context)
+                for work in self.work
+                for held in work.passes
+                for model in models_of(held)
+            )
+        )
+
+    @property
     def bytes_to_write(self) -> int:
         """Unit files still to be written."""
         return sum(item.sums_bytes for work in self.work for item in work.items)
@@ -107,15 +130,18 @@ class Plan:
         one = sum(item.sums_bytes for item in self.items)
         return one * (2 * len(self.layout.blocks) + len(self.layout.trailing))
 
-    def peak_bytes(self, workers: int) -> int:
-        """What the store must hold at once: beside what stays, the units of a block whose folds
-        wait, those of the next before they fold, and those that workers write meanwhile.
+    @property
+    def passing_bytes(self) -> int:
+        """What the store holds beside what stays: the units of a block whose folds wait, those of
+        the next before they fold, and those that workers write meanwhile.
         """
+        if not self.work:
+            return 0
         largest = max(
             sum(part.sums_bytes for held in group for part in held) for group in self.groups
         )
         waiting = self.layout.fold * sum(item.sums_bytes for item in self.items)
-        return self.bytes_kept + waiting + largest * (self.layout.fold + 2 * workers)
+        return waiting + largest * (self.layout.fold + 2 * self.workers)
 
     @property
     def worker_bytes(self) -> int:
@@ -125,7 +151,63 @@ class Plan:
         )
 
 
-def describe(plan: Plan, workers: int, speed: Speed | None) -> list[tuple[str, str]]:
+ROW_BYTES = 2600
+"""Stored of one row of a matrix of correlations, or of one column for each layer of rows."""
+RANDOM_SECONDS = 8e-9
+"""Of one CPU thread for a random number of a rotation."""
+
+
+def cost(plan: Plan, *, rotations: int, reductions: Sequence[tuple[Item, int]]) -> Cost:
+    """What the correlations take; `reductions`: layers of pairs that are left to correlate."""
+    sums = [part for group in plan.groups for held in group for part in held]
+    held = [sum(part.sums_bytes for part in held) for group in plan.groups for held in group]
+    kept = plan.bytes_kept + sum(ROW_BYTES * _reduced_rows(pair) for pair in plan.pairs)
+    layer = max(part.sums_bytes // (part.stop - part.start) for part in sums)
+    reducing = 8 * layer  # float64: a layer of a pair, centred, as correlations, turned round
+    device = {"sums": plan.worker_bytes}
+    if plan.footprint.device is Device.cpu:
+        device["reductions"] = reducing
+    return Cost(
+        work=_work(plan, rotations, reductions),
+        kept=kept,
+        passing=plan.passing_bytes,
+        device=device,
+        # A pass is written, a block folded, and the next pass waits on the GPU.
+        host={"sums": max(held) + RING_BYTES + 5 * layer, "reductions": reducing},
+    )
+
+
+def _reduced_rows(pair: Item) -> int:
+    first, second = pair.models
+    return first.neurons + first.layers * second.neurons
+
+
+def _work(plan: Plan, rotations: int, reductions: Sequence[tuple[Item, int]]) -> list[Share]:
+    """None where all is there but the tables."""
+    work, found = plan.work, []
+    if work:
+        steps = len(work)
+        found += [
+            Share(name="products", kind=PRODUCTS, amount=float(plan.flops), steps=steps),
+            Share(name="forward passes", kind=FORWARD, amount=plan.forward_flops, steps=steps),
+        ]
+    rotated = random = 0.0
+    for pair, _ in reductions:
+        first, second = pair.models
+        both = first.width * second.neurons * (first.width + second.width)
+        rotated += 2 * rotations * both
+        random += rotations * (second.layers * second.width**2 + first.width**2)
+    steps = len(reductions)
+    if steps:
+        found += [
+            Share(name="reductions", kind=DOUBLE, amount=rotated, steps=steps),
+            Share(name="reductions", kind=HOST, amount=RANDOM_SECONDS * random, steps=steps),
+        ]
+    rows = 2 * sum(model.neurons for pair in plan.pairs for model in pair.models)
+    return [*found, Share(name="tables", kind=HOST, amount=TABLE_SECONDS * rows, steps=1)]
+
+
+def describe(plan: Plan) -> list[tuple[str, str]]:
     """The plan as rows of a table on screen."""
     reference = plan.models[0]
     work = plan.work
@@ -148,32 +230,16 @@ def describe(plan: Plan, workers: int, speed: Speed | None) -> list[tuple[str, s
             f"{trailing} after them), {done} already done",
         ),
         ("batches", f"{plan.batch_rows * plan.context:,} tokens, {plan.footprint.policy.value}"),
-        ("arithmetic left", f"{plan.flops:.3g} FLOP of sums"),
         (
-            "memory",
-            f"{size(plan.worker_bytes)} of {size(plan.memory)} in each of {workers} workers, "
-            + (f"{passes} passes over a unit" if passes > 1 else "one pass over a unit"),
+            "arithmetic left",
+            f"{plan.flops:.3g} FLOP of sums, {plan.forward_flops:.3g} of forward passes",
+        ),
+        (
+            "passes",
+            f"{passes} over each unit, with {plan.forward_passes} forward passes of models",
         ),
         (
             "to write",
-            f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks, "
-            f"{size(plan.peak_bytes(workers))} at once at most",
+            f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks",
         ),
-        *_time(plan, workers, speed),
     ]
-
-
-def _time(plan: Plan, workers: int, speed: Speed | None) -> list[tuple[str, str]]:
-    """Wall time for 1, 2, 4 ... workers and for those asked for."""
-    if not plan.work:
-        return []
-    if speed is None:
-        return [("time", "not known: set cluster.tflops to what one worker sustains")]
-    counts = sorted({2**k for k in range(workers.bit_length())} | {workers})
-    each = {n: speed.seconds(float(plan.flops), n, len(plan.work)) for n in counts}
-    times = ", ".join(
-        f"{duration(seconds)} on {n} worker{'s' if n > 1 else ''}" for n, seconds in each.items()
-    )
-    hours = each[1] / 3600
-    kind = "GPU" if plan.footprint.device is Device.cuda else "worker"
-    return [("time", f"{times}; {hours:.2g} {kind}-hours at {speed.source}")]

@@ -32,6 +32,7 @@ def make_plan(found: Outline, done: Done) -> Plan:
         context=found.context,
         footprint=found.footprint,
         memory=expected_memory(settings),
+        workers=settings.workers,
         done=done,
     )
     if settings.memory or (settings.device is Device.cpu and settings.address is None):

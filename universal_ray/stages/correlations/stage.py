@@ -1,20 +1,25 @@
 """The stage of the correlations: sums over units of tokens, then reductions, then the tables."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from universal_ray.planning.capacity import worker_memory
+from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Item, calibration_file, marker, same_weights
-from universal_ray.runtime.measure import known_speed
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.assignment import assign
 from universal_ray.stages.correlations import folding, reduce
-from universal_ray.stages.correlations.artifacts import reduction, tables_fingerprint
-from universal_ray.stages.correlations.plan import Work, describe
+from universal_ray.stages.correlations.artifacts import (
+    Reduction,
+    reduction,
+    stand,
+    tables_fingerprint,
+)
+from universal_ray.stages.correlations.plan import Plan, Work, cost, describe
 from universal_ray.stages.correlations.prepare import claimed, find_done, make_plan
 from universal_ray.stages.correlations.summary import assemble
 from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
@@ -24,6 +29,19 @@ from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
+
+
+def left_to_reduce(
+    recipe: Reduction, plan: Plan, reduced: Iterable[str]
+) -> list[tuple[Item, int]]:
+    """Layers of pairs without correlations among the paths of what is `reduced`."""
+    there = set(reduced)
+    return [
+        (pair, layer)
+        for pair in plan.pairs
+        for layer in range(pair.layers)
+        if checked.marker_of(recipe.rows_file(pair, layer)) not in there
+    ]
 
 
 class CorrelationsStage:
@@ -45,9 +63,15 @@ class CorrelationsStage:
     @staticmethod
     def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
-        plan = make_plan(found, claimed(found, store))
-        settings = found.study.cluster
-        return describe(plan, settings.workers, known_speed(settings, store))
+        return describe(make_plan(found, claimed(found, store)))
+
+    @staticmethod
+    def cost(found: Outline, store: Store) -> Cost:
+        """What it takes, of what is left of it."""
+        plan, recipe = make_plan(found, claimed(found, store)), reduction(found, store)
+        reductions = left_to_reduce(recipe, plan, store.list("reduce"))
+        taken = cost(plan, rotations=recipe.rotations, reductions=reductions)
+        return replace(taken, work=()) if not plan.work and stand(found, store) else taken
 
     def begin(self) -> MomentsAssignment | None:
         inputs, store = self.inputs, self.store
@@ -103,9 +127,7 @@ class CorrelationsStage:
         yield Batch("baselines", models, len(single) - len(models))
         rows = [
             call(reduce.reduce_rows, f"reduce-{pair.key}-{layer}", recipe, pair, layer)
-            for pair in plan.pairs
-            for layer in range(pair.layers)
-            if checked.marker_of(recipe.rows_file(pair, layer)) not in reduced
+            for pair, layer in left_to_reduce(recipe, plan, reduced)
         ]
         every = sum(pair.layers for pair in plan.pairs)
         yield Batch("correlations", rows, every - len(rows))

@@ -15,7 +15,8 @@ import torch
 from universal_ray.errors import NumericalError
 from universal_ray.maths.moments.accumulate import LayerSums
 from universal_ray.maths.moments.calibration import Calibration, calibrate, normalise
-from universal_ray.planning.capacity import Pass
+from universal_ray.planning.capacity import Pass, models_of
+from universal_ray.planning.costs import forward_flops
 from universal_ray.planning.items import (
     Block,
     Item,
@@ -26,7 +27,7 @@ from universal_ray.planning.items import (
     marker,
 )
 from universal_ray.runtime.measure import Clock, peak_bytes
-from universal_ray.runtime.worker import Assignment, Worker, to_host
+from universal_ray.runtime.worker import Assignment, Worker
 from universal_ray.stages.correlations.artifacts import StoredCalibration
 from universal_ray.stages.correlations.folding import calibrations, fold
 from universal_ray.stages.correlations.plan import Work
@@ -54,14 +55,14 @@ class MomentsWorker(Worker):
 
     def calibrate(self, model: Model, rows: int) -> Receipt:
         """Store shift and scale of every neuron of a model, from the first rows of the study."""
-        tokens_BP, kept_T = self.tokens(0, rows)
         with self.computing():
+            tokens_BP, kept_T = self.tokens(0, rows)
             layers: list[torch.Tensor] = []
             self.read_layers(model, tokens_BP, lambda _, x_TD: layers.append(x_TD))
-        try:
-            found = calibrate(torch.cat(layers, dim=1), kept_T, model.layers)
-        except NumericalError as error:
-            raise NumericalError(f"model {model.name}: {error}") from error
+            try:
+                found = calibrate(torch.cat(layers, dim=1), kept_T, model.layers)
+            except NumericalError as error:
+                raise NumericalError(f"model {model.name}: {error}") from error
         stored = StoredCalibration(found.shift_N.cpu(), found.scale_N.cpu())
         return artifacts.put(self.store, calibration_file(model), stored)
 
@@ -127,6 +128,11 @@ class MomentsWorker(Worker):
             "tokens": tokens,
             "kept": kept,
             "flops": sum(item.flops(tokens) for item in work.items),
+            "forward_flops": sum(
+                tokens * forward_flops(model, told.corpus.context)
+                for held in work.passes
+                for model in models_of(held)
+            ),
             "bytes": sum(receipt.bytes for written in receipts.values() for receipt in written),
             "peak_bytes": peak_bytes(told.device),
             "hardware": self.hardware,
@@ -135,10 +141,12 @@ class MomentsWorker(Worker):
         }
 
     def _sum(self, unit: Unit, held: Pass, clock: "Clock") -> tuple["Sums", int]:
-        """One reading of the unit's tokens; nothing here waits for a GPU before the end."""
+        """One reading of the unit's tokens; nothing of it waits for a GPU before the end, where
+        the model's own code does not (those of GPT-2 and GPT-NeoX do not).
+        """
         told = self.told
         sums = Sums(held, told.device)
-        models = {m.identity: m for part in held for m in part.item.models}
+        models = {model.identity: model for model in models_of(held)}
         self.keep(models)
         for start in range(unit.start, unit.stop, told.batch_rows):
             tokens_BP, kept_T = self.tokens(start, min(start + told.batch_rows, unit.stop))
@@ -160,11 +168,11 @@ class MomentsWorker(Worker):
         return sums, next(iter(sums.models.values())).n
 
     def _on_host(self, unit: Unit, held: Pass, sums: "Sums") -> Iterator[tuple[str, LayerSums]]:
-        """Every file of the pass, layer by layer, in memory that a GPU copies to at full speed."""
+        """Every file of the pass, layer by layer, on the host."""
         for part in held:
             for layer in range(part.start, part.stop):
-                path = layer_file(part.item.unit_folder(unit), layer)
-                yield path, {name: to_host(tensor) for name, tensor in sums.of(part, layer).items()}
+                path, found = layer_file(part.item.unit_folder(unit), layer), sums.of(part, layer)
+                yield path, {name: self.to_host(tensor) for name, tensor in found.items()}
 
     def _write(
         self, unit: Unit, held: Pass, files: deque[tuple[str, LayerSums]],

@@ -1,9 +1,27 @@
 """What the profile of a study will take, told before anything is read or run. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from universal_ray.planning.capacity import Footprint, size
-from universal_ray.planning.shards import layer_bytes, layer_groups
+from universal_ray.config.study import Device
+from universal_ray.planning.capacity import RING_BYTES, Footprint, size
+from universal_ray.planning.costs import (
+    FORWARD,
+    HOST,
+    TABLE_SECONDS,
+    TRAFFIC,
+    Cost,
+    Share,
+    forward_flops,
+)
+from universal_ray.planning.items import Model
+from universal_ray.planning.shards import (
+    Layers,
+    Shard,
+    beside_layers,
+    layer_bytes,
+    layer_groups,
+)
 from universal_ray.stages.profile.artifacts import Profile
 
 
@@ -32,11 +50,86 @@ class Plan:
 
         Raises ConfigurationError where not even one layer fits a worker.
         """
+        return max(len(self.groups(model)) for model in self.recipe.models)
+
+    def groups(self, model: Model) -> tuple[Layers, ...]:
+        """Layers whose sums are held together."""
         ids = self.recipe.vocabulary
-        return max(
-            len(layer_groups(model, ids, memory=self.memory, footprint=self.footprint))
-            for model in self.recipe.models
-        )
+        return layer_groups(model, ids, memory=self.memory, footprint=self.footprint)
+
+
+STATISTICS_BYTES = 400
+"""Of a device's memory that pass for one token and neuron."""
+LABEL_SECONDS = 3e-5
+"""Of one CPU thread for a token's labels and what they are made of, once for all models."""
+SCORE_FLOPS = 25e9
+"""A second that one CPU thread makes of the scores of a layer, in float64."""
+WEIGHT_FLOPS = 50e9
+"""The same of the statistics of weights, in float32."""
+USUAL_FEATURES = 600
+"""Columns of a bank that is not there yet."""
+ROW_BYTES = 6000
+"""Of a neuron's statistics and scores as they are stored, and in tables."""
+LABEL_BYTES = 16
+"""Of a token's."""
+
+
+def cost(plan: Plan, left: Sequence[tuple[Model, Shard]], *, done: bool) -> Cost:
+    """What the profile takes; `left`: shards of models that are not summed, `done`: whether its
+    tables stand.
+    """
+    recipe = plan.recipe
+    models = list(dict.fromkeys(recipe.models))
+    together = {m: max(group.stop - group.start for group in plan.groups(m)) for m in models}
+    layer = max(layer_bytes(model, recipe.vocabulary) for model in models)
+    copies = plan.footprint.copies
+    held = max(
+        beside_layers(m, plan.footprint) + copies * n * layer_bytes(m, recipe.vocabulary)
+        for m, n in together.items()
+    )
+    scoring = (len(recipe.shards) + 4) * layer  # every shard's, their sum, means, what is scored
+    device = {"statistics": held}
+    if plan.footprint.device is Device.cpu:
+        device["scores"] = scoring
+    neurons = sum(model.neurons for model in models)
+    return Cost(
+        work=[] if done else _work(plan, left),
+        kept=plan.bytes + neurons * ROW_BYTES + recipe.tokens * LABEL_BYTES,
+        device=device,
+        host={
+            "statistics": RING_BYTES + max(
+                n * layer_bytes(m, recipe.vocabulary) for m, n in together.items()
+            ),
+            "scores": scoring,
+        },
+    )
+
+
+def _work(plan: Plan, left: Sequence[tuple[Model, Shard]]) -> list[Share]:
+    recipe = plan.recipe
+    forward = values = labels = host = 0.0
+    for model, shard in left:
+        tokens = (shard.stop - shard.start) * recipe.context
+        forward += tokens * len(plan.groups(model)) * forward_flops(model, recipe.context)
+        values += tokens * model.neurons
+    for shard in dict.fromkeys(shard for _, shard in left):
+        labels += LABEL_SECONDS * (shard.stop - shard.start) * recipe.context
+    models, vocabulary = list(dict.fromkeys(recipe.models)), recipe.vocabulary
+    for m in models if left else ():
+        # The vocabulary, and how alike neurons are by what they read, write and both.
+        products = 2 * m.neurons * m.d_model * (vocabulary + 3 * m.neurons)
+        host += products / WEIGHT_FLOPS
+    scores = sum(4 * USUAL_FEATURES * vocabulary * m.neurons for m in models) / SCORE_FLOPS
+    layers, name = sum(m.layers for m in models), "profile"
+    rows = TABLE_SECONDS * 2 * sum(m.neurons for m in models)
+    return [
+        Share(name=name, kind=FORWARD, amount=forward, steps=len(left)),
+        Share(name=name, kind=TRAFFIC, amount=STATISTICS_BYTES * values, steps=len(left)),
+        Share(name=name, kind=HOST, amount=labels, steps=len(recipe.shards)),
+        Share(name=name, kind=HOST, amount=host, steps=len(models)),
+        Share(name=name, kind=HOST, amount=scores, steps=layers),
+        Share(name="tables", kind=HOST, amount=rows, steps=1),
+    ]
 
 
 def describe(plan: Plan, counts: dict[str, int] | None) -> list[tuple[str, str]]:

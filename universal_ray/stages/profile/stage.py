@@ -7,6 +7,7 @@ from universal_ray.errors import MissingError
 from universal_ray.features.bank import choose
 from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.planning.capacity import worker_memory
+from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Shard, layer_groups
 from universal_ray.runtime.task import Batch, Task, call
@@ -15,7 +16,7 @@ from universal_ray.stages.correlations import artifacts as correlations
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile.artifacts import stand, tables_fingerprint
 from universal_ray.stages.profile.bank import bank_options, make_bank, make_topics
-from universal_ray.stages.profile.plan import describe
+from universal_ray.stages.profile.plan import cost, describe
 from universal_ray.stages.profile.prepare import make_plan, prepare
 from universal_ray.stages.profile.reduce import reduce_layer, reduce_weights
 from universal_ray.stages.profile.summary import assemble
@@ -43,6 +44,18 @@ class ProfileStage:
         plan = make_plan(found, store)
         bank = checked.marker_of(plan.recipe.bank_file)
         return describe(plan, checked.told(store, bank).get("features"))
+
+    @staticmethod
+    def cost(found: Outline, store: Store) -> Cost:
+        """What it takes, of what is left of it by the names of what is there."""
+        plan, stored = make_plan(found, store), set(store.list("profile"))
+        left = [
+            (model, shard)
+            for model in dict.fromkeys(plan.recipe.models)
+            for shard in plan.recipe.shards
+            if marker(plan.recipe.shard_folder(model, shard)) not in stored
+        ]
+        return cost(plan, left, done=stand(found, store))
 
     def begin(self) -> ProfileAssignment | None:
         """Raises MissingError where the correlations are not there."""

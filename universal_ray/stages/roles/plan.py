@@ -1,14 +1,34 @@
 """What of a study is intervened on, and in which shards: known before tokens are read. Pure."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from universal_ray.config.study import RolesConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.models.decoder import ARCHITECTURES
 from universal_ray.models.site import Ask
+from universal_ray.planning.capacity import weight_bytes
+from universal_ray.planning.costs import (
+    DOUBLE,
+    FORWARD,
+    HOST,
+    SINGLE,
+    TABLE_SECONDS,
+    TRAFFIC,
+    Cost,
+    Share,
+    forward_flops,
+)
 from universal_ray.planning.items import Model
-from universal_ray.planning.shards import Shard
+from universal_ray.planning.shards import (
+    Layers,
+    Shard,
+    beside_layers,
+    layer_bytes,
+    layer_groups,
+)
 from universal_ray.stages.inputs import Outline
+from universal_ray.stages.profile.artifacts import Profile
 
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""
@@ -78,10 +98,100 @@ def make_plan(found: Outline) -> RolesPlan:
     )
 
 
+RESPONSE_BYTES = 450
+"""Of a device's memory that pass for one token and neuron that responses are read of."""
+READ_BYTES = 48
+"""The same for one token, id of the vocabulary and intervention that is read out."""
+ROW_BYTES = 4000
+"""Of a neuron's scores and responses as they are stored, and in tables."""
+USUAL_CLASSES = 600
+"""Classes of tokens that neurons are held against."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What of the roles is not there yet."""
+
+    scores: tuple[Model, ...]
+    responses: tuple[Model, ...]
+    interventions: float
+    """share of those that are declared at most, of which some are there"""
+
+
+def single(options: RolesConfig) -> int:
+    """Interventions on single neurons, at most."""
+    return (2 * options.candidates + options.controls) * (len(options.sweep) + 3)
+
+
+def cost(
+    plan: RolesPlan, found: Outline, recipe: Profile, memory: float, left: Left | None
+) -> Cost:
+    """What the roles take of workers with so many bytes; `left`: None where their tables stand."""
+    models, footprint = list(dict.fromkeys(plan.models)), found.footprint
+    groups = {
+        m: layer_groups(m, recipe.vocabulary, memory=memory, footprint=footprint) for m in models
+    }
+    held = max(
+        beside_layers(m, footprint)
+        + footprint.copies * layer_bytes(m, recipe.vocabulary)
+        * max(group.stop - group.start for group in groups[m])
+        for m in models
+    )
+    # Logits of an untouched pass, of one that is measured, and what is made of these.
+    tokens = min(SHARD_TOKENS, plan.tokens)
+    read = max(weight_bytes(m) + 4 * 10 * tokens * recipe.vocabulary for m in models)
+    device = {"responses": held, "interventions": read}
+    return Cost(
+        work=[] if left is None else _work(plan, found.study.roles, recipe, groups, left),
+        kept=sum(m.neurons for m in models) * ROW_BYTES,
+        device=device,
+        host={"responses": layer_bytes(models[0], recipe.vocabulary)},
+    )
+
+
+def _work(
+    plan: RolesPlan,
+    options: RolesConfig,
+    recipe: Profile,
+    groups: Mapping[Model, Sequence[Layers]],
+    left: Left,
+) -> list[Share]:
+    vocabulary, shards, name = recipe.vocabulary, len(plan.shards), "roles"
+    written = sum(
+        2 * m.neurons * vocabulary * (m.d_model + USUAL_CLASSES) for m in left.scores
+    )
+    read_for = {m: len(groups[m]) for m in left.responses}
+    readings = sum(read_for.values())
+    forward = sum(
+        times * recipe.tokens * forward_flops(m, recipe.context) for m, times in read_for.items()
+    )
+    traffic = RESPONSE_BYTES * recipe.tokens * sum(m.neurons for m in read_for)
+    found = [
+        Share(name=name, kind=DOUBLE, amount=written, steps=len(left.scores)),
+        Share(name=name, kind=FORWARD, amount=forward, steps=readings),
+        Share(name=name, kind=TRAFFIC, amount=traffic, steps=readings),
+    ]
+    for m in plan.intervened:
+        # Single neurons lie in the last layers; sets in all, one layer at a time and all together.
+        layer = forward_flops(m, plan.context) / m.layers
+        neurons, sets = 2 * options.candidates + options.controls, 2 * (1 + options.sets)
+        read = single(options) + sets * (1 + m.layers)
+        passed = neurons * (len(options.sweep) + 1) + sets * m.layers * (1 + m.layers / 2)
+        flops = passed * layer + read * 2 * m.d_model * vocabulary
+        tokens = plan.tokens * left.interventions
+        bytes_read = READ_BYTES * vocabulary * read
+        found += [
+            Share(name=name, kind=SINGLE, amount=tokens * flops, steps=shards),
+            Share(name=name, kind=TRAFFIC, amount=tokens * bytes_read, steps=shards),
+        ]
+    rows = TABLE_SECONDS * 2 * sum(m.neurons for m in dict.fromkeys(plan.models))
+    return [*found, Share(name="tables", kind=HOST, amount=rows, steps=1)]
+
+
 def describe(plan: RolesPlan, options: RolesConfig, tokens: int) -> list[tuple[str, str]]:
     """The plan as rows of a table on screen; `tokens`: those that responses are read on."""
     intervened, shards = len(plan.intervened), len(plan.shards)
-    most = 1 + (2 * options.candidates + options.controls) * (len(options.sweep) + 3)
+    most = 1 + single(options)
     return [
         ("roles", f"of {sum(m.neurons for m in plan.models):,} neurons, from weights and "
          f"{tokens:,} tokens"),

@@ -1,0 +1,46 @@
+"""What a command will take, its stages together, and what of a run it makes anew."""
+
+from collections.abc import Mapping
+
+from universal_ray.config.study import keys, value_of
+from universal_ray.planning.costs import describe_total
+from universal_ray.runtime.measure import expected_memory, known_speed
+from universal_ray.stages.changes import NOTHING, REFUSED, SAME, effect
+from universal_ray.stages.inputs import Outline
+from universal_ray.stages.registry import Kind, artifacts
+from universal_ray.storage.record import read_record
+from universal_ray.storage.store import Store
+
+
+def described(
+    found: Outline, store: Store, kinds: Mapping[str, Kind]
+) -> list[tuple[str, str]]:
+    """As rows of a table on screen."""
+    costs = {name: kind.cost(found, store) for name, kind in kinds.items()}
+    settings = found.study.cluster
+    return [
+        *_changes(found, store),
+        *describe_total(
+            costs,
+            workers=settings.workers,
+            memory=expected_memory(settings),
+            device=settings.device,
+            speed=known_speed(found.study, store),
+        ),
+    ]
+
+
+def _changes(found: Outline, store: Store) -> list[tuple[str, str]]:
+    """Keys that are not as the run has them, each with what it makes anew."""
+    record = read_record(store)
+    if record is None:
+        return []
+    rows = []
+    for key in keys():
+        section, name = key.split(".")
+        before, now = record["configuration"].get(section, {}).get(name), value_of(found.study, key)
+        does = effect(key, artifacts())
+        if before != now and does != NOTHING:
+            made = "" if does in (REFUSED, SAME) else "makes anew "
+            rows.append(("changed", f"{key}, from {before} to {now}: {made}{does}"))
+    return rows
