@@ -28,7 +28,7 @@ from universal_ray.stages import registry
 from universal_ray.stages.correlations.plan import Plan
 from universal_ray.stages.inputs import Inputs, prepare
 from universal_ray.stages.profile.artifacts import Profile, profile
-from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
+from universal_ray.storage.finished import CORRELATIONS, PROFILE, REPORT, ROLES
 from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,7 @@ WORKERS = tuple(
     f"ray::{name}" for name in ("Host", "calibrate-", "unit-", "fold-", "reduce-", "tables-")
 )
 """How the processes of workers call themselves, idle or at one of these tasks."""
-ALL = CORRELATIONS, PROFILE, ROLES
+ALL = CORRELATIONS, PROFILE, ROLES, REPORT
 DEAD = 5
 """A neuron of layer 0 of model `a` that never varies."""
 

@@ -1,4 +1,4 @@
-"""A small study of all three stages, and what can be done to it and to its run directory."""
+"""A small study of all stages, and what can be done to it and to its run directory."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from typing import Any
 from helpers_models import make_gpt2
 from helpers_study import CONTEXT, VOCABULARY, make_tokens
 
+from universal_ray.config.report import ReportConfig
 from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
@@ -53,6 +54,10 @@ def whole_study(folder: Path, models: list[str], tokens: str, **changes: Any) ->
         ),
         roles=RolesConfig(
             tokens=4 * CONTEXT, sweep=[0.0], candidates=1, controls=1, sets=1, paths=1
+        ),
+        report=ReportConfig(
+            window=8, top=2, quantiles=2, random=1, silent=1, sample=6 * CONTEXT,
+            tokens=8 * CONTEXT,
         ),
     )  # fmt: skip
     return changed(study, **changes)

@@ -12,7 +12,7 @@ class UniversalRayError(Exception):
     ...     ur.run(ur.Study(), stages=["correlation"])
     ... except ur.UniversalRayError as error:
     ...     print(error)
-    stages=correlation is no stage: did you mean correlations (of correlations, profile, roles)?
+    stages=correlation is no stage: did you mean correlations (of correlations, ...)?
     """
 
 

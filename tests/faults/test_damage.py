@@ -17,7 +17,7 @@ from universal_ray.runtime.task import Batch
 
 LEFT_ALONE = "lock/", ".nonce/", "study.yaml", "hardware.json"
 """Signs of drivers; and what says of which study a run directory is, and made on what."""
-BATCHES = 14
+BATCHES = 18
 """Of all stages, with work in them."""
 
 
@@ -93,7 +93,9 @@ def after_damage(whole, moment: Path, folder: Path, paths: list[str], kind: str)
     return outcome(again, expected)
 
 
-@pytest.mark.parametrize(("place", "kind"), [(6, "bit"), (9, "half"), (12, "empty"), (-1, "bit")])
+@pytest.mark.parametrize(
+    ("place", "kind"), [(6, "bit"), (9, "half"), (12, "empty"), (16, "half"), (-1, "bit")]
+)
 def test_with_a_file_of_every_kind_damaged_the_same_command_gives_the_same_tables(
     whole, tmp_path, place, kind
 ):

@@ -45,6 +45,13 @@ FILES = {
     "responses to tokens": "roles/responses-",
     "effects of interventions": "roles/effects-",
     "ablated paths": "roles/paths-",
+    "windows of the largest activations": "examples/peaks-",
+    "windows of a sample": "examples/sample-",
+    "windows of examples": "examples/windows-",
+    "partners in windows": "examples/partners-",
+    "activations by what tokens are": "examples/groups-",
+    "descriptions": "examples/descriptions-",
+    "transfer of descriptions": "examples/transfer-",
 }
 """By artifact, how the paths of its files begin; tables are known by their marker."""
 OTHERWISE: dict[str, Any] = {
@@ -73,9 +80,19 @@ OTHERWISE: dict[str, Any] = {
     "roles.null_share": 0.1,
     "roles.frequency": 0.1,
     "roles.seed": 1,
+    "report.window": 6,
+    "report.top": 1,
+    "report.quantiles": 1,
+    "report.random": 2,
+    "report.silent": 2,
+    "report.sample": 5 * CONTEXT,
+    "report.tokens": 7 * CONTEXT,
+    "report.neurons": ["1.3"],
+    "report.score": 0.9,
+    "report.seed": 1,
 }
 """Another value of every key that a finished run may be given, but for those that add to it."""
-QUICK = {"roles.sweep", "universal.threshold"}
+QUICK = {"roles.sweep", "universal.threshold", "report.seed"}
 
 
 def tiers(names) -> list:

@@ -49,7 +49,7 @@ ONLY_IN = {
 }
 """Packages that one seam alone touches: modules, or folders by a slash at the end."""
 
-STAGES = ["correlations", "profile", "roles"]
+STAGES = ["correlations", "profile", "roles", "report"]
 ROOMS = {"artifacts", "schemas"}
 """What a stage may know of the stages before it."""
 

@@ -28,8 +28,9 @@ class StudyCommand(Study):
     """A study, and what is to be done of it now: nothing of that decides what its tables say."""
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
-    """What to make: any of `correlations`, `profile` (statistics and families) and `roles`; each
-    builds on the one before, which is made with it or there already."""
+    """What to make: any of `correlations`, `profile` (statistics and families), `roles` and
+    `report` (examples and descriptions); each builds on the one before, which is made with it or
+    there already."""
     dry_run: bool = False
     """Print the plan and stop."""
 
@@ -94,10 +95,10 @@ def run(
 ) -> "Run":
     """Make the stages of a study, from whatever its run.dir holds of them already.
 
-    `stages` are any of `correlations`, `profile` and `roles`; each builds on the one before, which
-    is made with it or there already. `executor` is `ray`, the workers that `study.cluster` asks
-    for, or `local`, one worker in this process, as small studies want it: the bits are the same.
-    Plan and progress go to the standard error.
+    `stages` are any of `correlations`, `profile`, `roles` and `report`; each builds on the one
+    before, which is made with it or there already. `executor` is `ray`, the workers that
+    `study.cluster` asks for, or `local`, one worker in this process, as small studies want it: the
+    bits are the same. Plan and progress go to the standard error.
 
     Returns the run, to be read. Raises a UniversalRayError, before any model runs, for all that can
     be wrong with a study; what is interrupted goes on when it is called again.

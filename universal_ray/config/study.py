@@ -12,6 +12,8 @@ from universal_ray.config.cluster import ClusterConfig as ClusterConfig
 from universal_ray.config.cluster import Device as Device
 from universal_ray.config.cluster import check_cluster as check_cluster
 from universal_ray.config.numbers import check_finite, check_positive
+from universal_ray.config.report import ReportConfig, counts
+from universal_ray.config.roles import RolesConfig as RolesConfig
 from universal_ray.errors import ConfigurationError
 
 
@@ -203,34 +205,6 @@ class TaxonomyConfig:
 
 
 @dataclass(kw_only=True)
-class RolesConfig:
-    tokens: int = 16_384
-    """Raw tokens, from the first row on, that models are intervened on."""
-    sweep: list[float] = field(default_factory=lambda: [-0.17, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    """Activations that candidates and controls are held at; the paper's."""
-    candidates: int = 6
-    """Entropy neurons, and token-frequency neurons, of each reference model at most."""
-    controls: int = 20
-    """Random neurons of the same layers."""
-    sets: int = 5
-    """Random sets that each set of universal neurons is ablated beside."""
-    paths: int = 8
-    """Pairs of a neuron and a head whose path is ablated, at most."""
-    kurtosis: float = 10.0
-    """Prediction and suppression neurons have a vocab_kurt above this,"""
-    partition: float = 5.12
-    """partition neurons a vocab_var above this many times a random direction's, 1 / channels (the
-    paper's 0.005 in GPT2-medium, which has 1,024),"""
-    null_share: float = 0.5
-    """entropy neurons this share of w_out in the bottom singular directions of W_U (of neither
-    paper: half of the length, where a random direction has an eighth),"""
-    frequency: float = 0.5
-    """token-frequency neurons this cosine with the unigram direction, in absolute value."""
-    seed: int = 0
-    """Of controls, random sets and random directions."""
-
-
-@dataclass(kw_only=True)
 class Study:
     """What is asked of which models, on which tokens and by what means.
 
@@ -254,6 +228,8 @@ class Study:
     """Of the stage `profile`: statistics, features and families of neurons."""
     roles: RolesConfig = field(default_factory=RolesConfig)
     """Of the stage `roles`: what neurons do."""
+    report: ReportConfig = field(default_factory=ReportConfig)
+    """Of the stage `report`: what is shown of neurons."""
 
 
 def check(study: Study) -> None:
@@ -275,6 +251,7 @@ def check(study: Study) -> None:
         "roles.controls": study.roles.controls,
         "roles.sets": study.roles.sets,
         "roles.paths": study.roles.paths,
+        **counts(study.report),
         "corpus.tokens": study.corpus.tokens,
         "corpus.context": study.corpus.context,
         "corpus.text.documents": study.corpus.text.documents if study.corpus.text else None,

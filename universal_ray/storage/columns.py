@@ -28,6 +28,7 @@ UNITS = {
     "name": "what something is called: a model, a feature, a family, a role",
     "text": "words for people",
     "token": "tokens as people read them, see above",
+    "bytes": "a token exactly",
     "token id": "number of a token in the vocabulary",
     "yes/no": "whether something is so",
     "index from 0": "a place in an order",

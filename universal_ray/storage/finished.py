@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FOLDER = "tables"
 MARKER = f"{FOLDER}/done.json"
 DRAFTS = f"{FOLDER}/unfinished"
-CORRELATIONS, PROFILE, ROLES = "correlations", "profile", "roles"
+CORRELATIONS, PROFILE, ROLES, REPORT = "correlations", "profile", "roles", "report"
 """The stages of a run; each builds on the one before."""
 
 PAIRS_PATH = f"{FOLDER}/pairs.parquet"
@@ -32,6 +32,10 @@ ROLES_PATH = f"{FOLDER}/roles.parquet"
 INTERVENTIONS_PATH = f"{FOLDER}/interventions.parquet"
 ATTENTION_PATH = f"{FOLDER}/attention.parquet"
 HEADS_PATH = f"{FOLDER}/heads.parquet"
+VOCABULARY_PATH = f"{FOLDER}/vocabulary.parquet"
+EXAMPLES_PATH = f"{FOLDER}/examples.parquet"
+CONDITIONAL_PATH = f"{FOLDER}/conditional.parquet"
+DESCRIPTIONS_PATH = f"{FOLDER}/descriptions.parquet"
 
 TABLES = {
     CORRELATIONS: (PAIRS_PATH, NEURONS_PATH, SUMMARY_PATH),
@@ -39,6 +43,9 @@ TABLES = {
         STATISTICS_PATH, FEATURES_PATH, TAXONOMY_PATH, BANK_PATH, NEURONS_PATH, SUMMARY_PATH,
     ),
     ROLES: (ROLES_PATH, INTERVENTIONS_PATH, ATTENTION_PATH, HEADS_PATH, SUMMARY_PATH),
+    REPORT: (
+        VOCABULARY_PATH, EXAMPLES_PATH, CONDITIONAL_PATH, DESCRIPTIONS_PATH, SUMMARY_PATH,
+    ),
 }  # fmt: skip
 """What each stage writes, in the order of the stages; a later one adds to some of an earlier."""
 

@@ -38,9 +38,12 @@ _NAMES = (
     rf"roles/responses-{_ID}/{_ID}/{_LAYER}",
     rf"roles/effects-{_ID}/{_ID}/shard-\d{{3,}}(-{_KEY})?/(done\.json|sums\.safetensors)",
     rf"roles/paths-{_ID}/{_ID}/shard-\d{{3,}}/(done\.json|sums\.safetensors)",
+    rf"examples/(sample|descriptions)-{_ID}/{_ID}/{_LAYER}",
+    rf"examples/(peaks|groups|partners)-{_ID}/{_ID}/shard-\d{{3,}}\.(safetensors|json)",
+    rf"examples/(windows|transfer)-{_ID}/{_ID}\.(safetensors|json)",
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(done|profile|roles|summary)\.json",
-    r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads)"
-    r"\.parquet",
+    r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads"
+    r"|vocabulary|examples|conditional|descriptions)\.parquet",
     rf"{REPORT}/(unfinished/)?(done\.json|index\.html|app\.js|style\.css)",
     rf"{REPORT}/(unfinished/)?data/(front|levels|vocabulary|descriptions|tokens|(index|tokens|neurons)-\d+)\.js",
 )

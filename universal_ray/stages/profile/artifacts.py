@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from universal_ray.config.hashing import fingerprint
 from universal_ray.corpus.rows import excluded_ids
 from universal_ray.features.bank import Column
@@ -18,7 +20,7 @@ from universal_ray.planning.items import Model, layer_file
 from universal_ray.planning.shards import Shard, make_shards
 from universal_ray.stages.correlations import artifacts as correlations
 from universal_ray.stages.inputs import Inputs, Outline
-from universal_ray.stages.profile.stored import SEEN, StoredBank, StoredTopics
+from universal_ray.stages.profile.stored import SEEN, StoredBank, StoredLabels, StoredTopics
 from universal_ray.stages.profile.stored import Bank as Bank
 from universal_ray.stages.profile.stored import LayerStatistics as LayerStatistics
 from universal_ray.stages.profile.stored import WeightStatistics as WeightStatistics
@@ -229,6 +231,10 @@ class Profile:
     def read_bank(self, store: Store) -> Bank:
         return Bank.of(artifacts.get(store, self.bank_file, StoredBank))
 
+    def read_labels(self, store: Store, shard: Shard) -> Tensor:
+        """Bool [T, E]: labels of a shard's tokens by the features of the row."""
+        return artifacts.get(store, self.labels_file(shard), StoredLabels).labels()
+
     def read_weights(self, store: Store, model: Model) -> WeightStatistics:
         return artifacts.get(store, self.weights_file(model), WeightStatistics)
 
@@ -285,6 +291,7 @@ def stand(found: Outline, store: Store) -> bool:
     """
     recipe, stored = profile(found, store), set(store.list("profile"))
     kept = [recipe.bank_file, *(recipe.weights_file(model) for model in recipe.models)]
+    kept += [recipe.labels_file(shard) for shard in recipe.shards]
     kept += [recipe.layer_file(*layer) for layer in recipe.layers]
     return stored.issuperset(map(checked.marker_of, kept)) and finished.stand(
         store, finished.PROFILE, tables_fingerprint(found, store)

@@ -89,7 +89,7 @@ class ProfileStage:
         left = self._left(stored)
         labels = [
             Task(f"label-{shard.index}", f"labels of shard {shard.index}", "label", (shard,))
-            for shard in dict.fromkeys(shard for _, shard in left)
+            for shard in recipe.shards
             if missing(recipe.labels_file(shard))
         ]
         shifts = [

@@ -132,6 +132,11 @@ class StoredLabels:
     """[T, E / 8], eight to a byte"""
     features: int
 
+    def labels(self) -> Tensor:
+        """Bool [T, E]."""
+        label_TE = np.unpackbits(self.bits.numpy(), axis=1, count=self.features)
+        return torch.from_numpy(label_TE.astype(bool))
+
 
 @dataclass(frozen=True)
 class StoredShift:

@@ -72,7 +72,8 @@ def assemble(
     store = Store(recipe.store_url)
     bank, draft = recipe.read_bank(store), Draft(store, PROFILE, fingerprint)
     summary = finished.get_json(store, SUMMARY_PATH)
-    summary.pop("roles", None)  # told of what was
+    for later in ("roles", "descriptions"):
+        summary.pop(later, None)  # told of what was
     neurons = finished.get_table(store, NEURONS_PATH, NEURONS.names)
     partners = _partners(store, recipe.models)
     members: dict[str, Membership] = {}

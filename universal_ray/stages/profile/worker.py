@@ -61,12 +61,6 @@ class ProfileWorker(Worker):
         stored = StoredLabels(torch.from_numpy(np.concatenate(parts)), features)
         return artifacts.put(self.store, told.recipe.labels_file(shard), stored)
 
-    def _labels(self, shard: Shard) -> torch.Tensor:
-        """Bool [T, E] of a whole shard."""
-        stored = artifacts.get(self.store, self.told.recipe.labels_file(shard), StoredLabels)
-        label_TE = np.unpackbits(stored.bits.numpy(), axis=1, count=stored.features)
-        return torch.from_numpy(label_TE.astype(bool))
-
     def shift(self, model: Model) -> Receipt:
         """Store the mean [L, D] of each pre-activation over the first batch: once for all workers,
         since another kind of device may differ in its bits.
@@ -106,7 +100,7 @@ class ProfileWorker(Worker):
         folder = told.recipe.shard_folder(model, shard)
         receipts: list[Receipt] = []
         spent: dict[str, float] = {}
-        label_TE = self._labels(shard)
+        label_TE = told.recipe.read_labels(self.store, shard)
         for layers in groups:
             with self.computing():
                 clock = Clock(told.device)

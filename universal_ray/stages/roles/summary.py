@@ -89,6 +89,7 @@ def assemble(recipe: Roles, declarations: dict[str, Declaration], fingerprint: s
     bank = recipe.profile.read_bank(store)
     draft = Draft(store, finished.ROLES, fingerprint)
     summary = finished.get_json(store, SUMMARY_PATH)
+    summary.pop("descriptions", None)  # told of what was
     told = [_told(store, recipe, bank, m, declarations.get(m.name)) for m in plan.models]
     shapes = {(model.layers, model.width) for model in plan.models}
     seeds = None

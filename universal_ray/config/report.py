@@ -1,0 +1,36 @@
+"""What a report shows: the options under `report`."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    window: int = 32
+    """Tokens of a window around an example, at most those of a row."""
+    top: int = 8
+    """Windows of each neuron around its largest activations, in a row each; as many around the
+    smallest where activations are of both signs,"""
+    quantiles: int = 8
+    """at quantiles of its positive activations,"""
+    random: int = 4
+    """at random tokens,"""
+    silent: int = 4
+    """and where it does not fire."""
+    sample: int = 16_384
+    """Raw tokens, of rows at random, in which the last three are looked for."""
+    tokens: int | None = None
+    """Raw tokens on which partners in other models are read; by default a third of the profile's.
+    """
+    neurons: list[str] = field(default_factory=list)
+    """Neurons, as 2.326 of layer 2, whose activations are told by what tokens are, beside those
+    that are universal or of a family."""
+    score: float = 0.3
+    """Correlation, on tokens that it was not fitted on, below which a description is withheld."""
+    seed: int = 0
+    """Of rows and tokens at random."""
+
+
+def counts(report: ReportConfig) -> dict[str, int | None]:
+    """By key, what must be at least one where it is given."""
+    names = ("window", "top", "quantiles", "random", "silent", "sample", "tokens")
+    return {f"report.{name}": getattr(report, name) for name in names}

@@ -1,0 +1,1 @@
+"""The fourth stage: what is shown of every neuron."""
