@@ -15,8 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-LARGE = 1 << 16
-"""Bytes from which a file is kept by its sha256, as by Git LFS."""
 KINDS = {"models": "", "datasets": "datasets/"}
 """Kinds of repositories, each with what stands before its names in addresses of files."""
 
@@ -43,8 +41,11 @@ class Hub:
     whose files are served as they are when they are asked for.
 
     `asked` lists the requests, `sent` the bytes of each file that went out, `url` is its address.
-    Commits are made up, but for those `named`.
+    Commits are made up, but for those `named`. Files of `large` bytes and more are kept by their
+    sha256, as by Git LFS.
     """
+
+    large = 1 << 16
 
     def __init__(self, repositories: dict[str, Path], named: dict[str, str]) -> None:
         self.repositories, self.named = repositories, named
@@ -75,14 +76,13 @@ class Hub:
                 return each
         return None
 
-    @staticmethod
-    def entry(directory: Path, path: Path) -> dict[str, Any]:
+    def entry(self, directory: Path, path: Path) -> dict[str, Any]:
         """A file as the hub lists it."""
         content = path.read_bytes()
         git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         name = str(path.relative_to(directory))
         found: dict[str, Any] = {"path": name, "size": len(content), "oid": git}
-        if len(content) >= LARGE:
+        if len(content) >= self.large:
             sha256 = hashlib.sha256(content).hexdigest()
             found["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
         return found
@@ -143,9 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._file(fault.how if fault else "", commit, directory, file)
 
-    @staticmethod
-    def _listing(name: str, what: str, commit: str, directory: Path) -> Any:
-        entries = [Hub.entry(directory, each) for each in sorted(directory.rglob("*"))
+    def _listing(self, name: str, what: str, commit: str, directory: Path) -> Any:
+        entries = [self.hub.entry(directory, each) for each in sorted(directory.rglob("*"))
                    if each.is_file()]  # fmt: skip
         if what != "revision":
             return [{"type": "file", **each} for each in entries]
@@ -160,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "private": False, "tags": [], "downloads": 0, "likes": 0}  # fmt: skip
 
     def _file(self, fault: str, commit: str, directory: Path, file: Path) -> None:
-        entry = Hub.entry(directory, file)
+        entry = self.hub.entry(directory, file)
         etag, content = entry.get("lfs", entry)["oid"], file.read_bytes()
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes",
                    "X-Linked-Size": str(len(content))}  # fmt: skip

@@ -25,6 +25,7 @@ def folder(tmp_path):
     for number in range(3):
         jsonl(place / "data" / f"part-{number}.jsonl", documents(300, seed=number))
     (place / "data" / "other.jsonl").write_text("[")
+    (place / ".gitattributes").write_text("*.jsonl filter=lfs\n")
     return place
 
 
@@ -47,9 +48,9 @@ def expected(count: int = 900) -> list[tuple[str, str]]:
 
 def test_files_of_the_hub_are_read_in_order_and_fetched_as_far_as_they_are(hub):
     assert read(documents=310) == expected(310)
-    assert set(hub.sent) == {"part-0.jsonl", "part-1.jsonl"}
+    assert set(hub.sent) == {".gitattributes", "part-0.jsonl", "part-1.jsonl"}
     assert read() == expected()
-    assert set(hub.sent) == {f"part-{number}.jsonl" for number in range(3)}
+    assert set(hub.sent) == {".gitattributes", *(f"part-{number}.jsonl" for number in range(3))}
 
 
 def test_what_was_fetched_serves_without_the_hub(hub, monkeypatch):

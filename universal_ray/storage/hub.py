@@ -13,9 +13,10 @@ import io
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from glob import escape
@@ -228,11 +229,31 @@ def _answers_as_they_are() -> Iterator[None]:
         hooks.remove(pass_on)
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from huggingface_hub import utils
+
+    if utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
+
+
 def snapshot(
-    repository: Repository, revision: str, patterns: Sequence[str], ignored: Sequence[str] = ()
+    repository: Repository,
+    revision: str,
+    patterns: Sequence[str],
+    ignored: Sequence[str] = (),
+    *,
+    bars: bool = False,
 ) -> Path:
     """The folder of a revision, named by its commit, with the files that match `patterns` and none
-    of those `ignored`, which are downloaded where they are not in the cache. Raises as `ask`.
+    of those `ignored`, which are downloaded where they are not in the cache, with or without bars
+    of progress. Raises as `ask`.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -241,10 +262,12 @@ def snapshot(
         revision = _whole_commit(repository, revision)
 
     def download(*, local: bool = False) -> Path:
-        return Path(snapshot_download(
-            repository.name, repo_type=repository.kind, revision=revision, local_files_only=local,
-            allow_patterns=list(patterns), ignore_patterns=list(ignored),
-        ))  # fmt: skip
+        with _no_bars() if not bars else nullcontext():
+            return Path(snapshot_download(
+                repository.name, repo_type=repository.kind, revision=revision,
+                local_files_only=local, allow_patterns=list(patterns),
+                ignore_patterns=list(ignored),
+            ))  # fmt: skip
 
     def cached() -> Path | None:
         try:
@@ -263,8 +286,12 @@ def commit_of(repository: Repository, revision: str) -> str:
 
 
 def fetch(repository: Repository, commit: str, names: Sequence[str]) -> Path:
-    """The folder of a commit with these very files in it. Raises as `ask`."""
-    folder = snapshot(repository, commit, [escape(name) for name in names])
+    """The folder of a commit with these very files in it; how far that is shows on a terminal.
+
+    Raises as `ask`.
+    """
+    patterns = [escape(name) for name in names]
+    folder = snapshot(repository, commit, patterns, bars=sys.stderr.isatty())
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         asked = "is not asked because HF_HUB_OFFLINE is set" if offline() else "has none"
