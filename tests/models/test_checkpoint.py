@@ -257,6 +257,37 @@ def test_what_is_no_file_is_refused_and_not_waited_for(copy, name, kind):
     assert str(copy) in str(error.value) and "\n" not in str(error.value)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", POINTER, "pointer of git lfs"),
+        ("tokenizer.json", POINTER, "tokenizer.json is a pointer of git lfs"),
+        ("tokenizer_config.json", POINTER, "pointer of git lfs"),
+        ("tokenizer.json", '{"version": "3.0", "model": {"type": "BPE2"}}', "usable tokenizer ("),
+        ("tokenizer.json", '{"version": ', "no usable tokenizer ("),
+        ("model.safetensors", POINTER, "git lfs pull"),
+    ],
+)
+def test_files_that_are_there_and_of_no_use_are_one_sentence(copy, file, content, words):
+    """A pointer, what a newer version wrote, half of a file."""
+    (copy / file).write_text(content)
+    with pytest.raises(ModelError) as error:
+        check_tokenizers([resolve(str(copy))])
+    told = str(error.value)
+    assert words in told and str(copy) in told and "\n" not in told
+
+
+def test_what_strict_validation_refuses_is_told_with_its_field(copy):
+    configure(copy, layer_norm_epsilon=["small"])
+    with pytest.raises(ModelError) as error:
+        resolve(str(copy))
+    told = str(error.value)
+    assert "'layer_norm_epsilon'" in told and "float" in told and "\n" not in told
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from universal_ray.errors import HubError, MissingError, ModelError, StorageError
 from universal_ray.models.source import check_files, prefetch, resolve
 from universal_ray.models.tokenizer import tokenizer
-from universal_ray.storage.hub import PATIENCE, SHORT_PATIENCE, ask
+from universal_ray.storage.hub_answers import PATIENCE, SHORT_PATIENCE, ask
 
 NAME = "me/model@step1"
 

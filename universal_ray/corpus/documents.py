@@ -25,10 +25,10 @@ from universal_ray.storage.hub import (
     Repository,
     commit_of,
     fetch,
-    offline,
     sha256_of,
     told,
 )
+from universal_ray.storage.hub_answers import offline
 
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
 COMPRESSIONS = (".gz", ".zst")
@@ -74,7 +74,7 @@ def documents(settings: TextSettings) -> tuple[Iterator[tuple[str, str]], dict[s
 
     Files on the hub come into its cache one by one, as far as they are read, and are held to the
     hub's sha256; all else is streamed: `datasets` keeps no copy and no cache of the text. Raises
-    what `storage.hub.ask` does, MissingError where no file matches, and CorpusError.
+    what `storage.hub_answers.ask` does, MissingError where no file matches, and CorpusError.
     """
     import datasets
 

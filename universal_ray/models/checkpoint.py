@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 
@@ -202,7 +202,9 @@ def _pickled(file: BufferedIOBase, values: bool) -> tuple[State, str]:
         content = file.read()
         digest = hashlib.sha256(content).hexdigest()
         file = BytesIO(content)
-    state = torch.load(file, map_location="cpu" if values else "meta", weights_only=True)
+    state = torch.load(
+        cast(BinaryIO, file), map_location="cpu" if values else "meta", weights_only=True
+    )
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
     ):

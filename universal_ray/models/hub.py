@@ -35,7 +35,7 @@ def directory_of(name: str, location: str, revision: str | None, patterns: list[
     its top that match `patterns`, downloaded where they are not in the cache.
 
     Raises MissingError where the hub, or offline its cache, does not hold it, else as
-    `storage.hub.ask`.
+    `storage.hub_answers.ask`.
     """
     if revision is None:
         return Path(location)

@@ -25,6 +25,7 @@ from universal_ray.models.configuration import CONFIGURATION, check_regular, con
 from universal_ray.models.hub import directory_of, locate
 from universal_ray.storage import hub
 from universal_ray.storage.hub import sha256_of
+from universal_ray.storage.hub_answers import offline
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -55,7 +56,7 @@ def resolve(name: str) -> ModelSource:
 
     Raises MissingError where there is no such directory or hub model, ModelError where it has no
     configuration, no weights that fit it, or an architecture that is not supported; and what
-    `storage.hub.ask` does.
+    `storage.hub_answers.ask` does.
     """
     location, revision = locate(name, "model")
     directory = directory_of(name, location, revision, [CONFIGURATION, *INDEXES])
@@ -105,7 +106,7 @@ def _chosen(
     try:
         return choose(name, directory, files)
     except ModelError as error:
-        if commit is None or not hub.offline():
+        if commit is None or not offline():
             raise
         raise MissingError(
             f"Model {name!r} has no weights in the hub's cache ({words(error)}), and the hub is "
@@ -149,7 +150,7 @@ def _check_parts(
 def prefetch(source: ModelSource) -> str:
     """Local directory of the model on this machine, downloaded where it is a hub model.
 
-    Raises as `storage.hub.ask`.
+    Raises as `storage.hub_answers.ask`.
     """
     if source.commit is None:
         return source.location

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from universal_ray.errors import ModelError, words
 from universal_ray.models.checkpoint import quietly
-from universal_ray.models.configuration import CONFIGURATION, check_regular, is_pointer, read_json
+from universal_ray.models.configuration import CONFIGURATION, check_regular, is_pointer
 from universal_ray.models.hub import TOKENIZER, directory_of, locate
 from universal_ray.models.source import ModelSource
 
@@ -42,7 +42,7 @@ def tokenizer(name: str | ModelSource) -> PreTrainedTokenizerBase:
             found = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
         ids = found.encode("neuron", add_special_tokens=False)
     except Exception as error:  # every class fails in its own way
-        if any(_asks_for_code(shown, directory / name) for name in (SETTINGS, CONFIGURATION)):
+        if any(_asks_for_code(directory / name) for name in (SETTINGS, CONFIGURATION)):
             raise ModelError(
                 f"The tokenizer of {shown!r} asks for code of its own repository, which is never "
                 "run: name one that transformers knows by itself with models.tokenizer."
@@ -62,9 +62,13 @@ def _unusable(name: str, why: str = "") -> ModelError:
     )
 
 
-def _asks_for_code(name: str, path: Path) -> bool:
+def _asks_for_code(path: Path) -> bool:
     """Whether a configuration leads to a tokenizer's class in a repository."""
-    places = read_json(name, path)[0].get("auto_map") if path.is_file() else None
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    places = found.get("auto_map") if isinstance(found, dict) else None
     return isinstance(places, dict | list) and "AutoTokenizer" in places
 
 
