@@ -90,18 +90,30 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self._some: Any = None
         self.address: str = self._cluster.address
 
+    def some(self) -> None:
+        """A node of two CPUs, for tests to which no other matters: the last test's, if it has one.
+
+        (A node starts in seconds, and processes of it compute for as many.)
+        """
+        if self._some is None:
+            self._some = self._cluster.add_node(num_cpus=2)
+
     def add(self, cpus: int, **environment: str) -> Any:
-        """One more node, whose workers have these variables."""
+        """One more node, whose workers have these variables; no other has CPUs but those added."""
+        if self._some is not None:
+            self._cluster.remove_node(self._some)
+            self._some = None
         return self._cluster.add_node(num_cpus=cpus, env_vars=environment or None)
 
     def remove(self, node: Any) -> None:
         self._cluster.remove_node(node)
 
     def clear(self) -> None:
-        """Nodes of the last test go; the head stays."""
-        for node in list(self._cluster.worker_nodes):
+        """Nodes that were added go."""
+        for node in self._cluster.worker_nodes - {self._some}:
             self._cluster.remove_node(node)
         self._cluster.wait_for_nodes()
 
@@ -118,6 +130,6 @@ def _cluster() -> Iterator[Nodes]:
 
 @pytest.fixture
 def nodes(_cluster: Nodes) -> Iterator[Nodes]:
-    """The session's cluster, without a node that has CPUs."""
+    """The session's cluster: a test says first whether it adds nodes, or takes some."""
     yield _cluster
     _cluster.clear()

@@ -164,7 +164,7 @@ def test_cluster_that_does_not_answer(study):
 
 @pytest.mark.parametrize(("device", "lacking"), [("cpu", "4 CPUs"), ("cuda", "GPUs")])
 def test_joined_cluster_that_has_too_little(nodes, study, device, lacking):
-    nodes.add(2)
+    nodes.some()
     study.cluster.address, study.cluster.device = nodes.address, Device(device)
     study.cluster.workers, study.cluster.threads = (2, 2) if device == "cpu" else (1, 1)
     with pytest.raises(ResourceError, match=lacking), cluster(study.cluster):

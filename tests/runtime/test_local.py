@@ -251,7 +251,7 @@ except ResourceError as error:
 
 
 def test_both_executors_make_the_same_bits_with_as_many_threads(nodes, tmp_path):
-    nodes.add(2)
+    nodes.some()
     inputs = make_inputs(tmp_path)
     here = whole_study(tmp_path / "here", *inputs, cluster__threads=2)
     there = changed(here, run__dir=str(tmp_path / "there"), cluster__address=nodes.address)

@@ -155,7 +155,7 @@ def test_where_no_node_gets_a_model_the_run_stops_with_what_the_hub_said(nodes, 
 
 
 def test_no_worker_has_memory(nodes, tmp_path):
-    nodes.add(1)
+    nodes.some()
     told = r"task 0 failed 3 times.*no memory left.*lower cluster\.memory"
     with pytest.raises(UnitError, match=told):
         play(nodes, 1, tmp_path, Puppets("first", tasks(1, SHORT)))
@@ -177,7 +177,7 @@ def test_worker_that_ray_kills_for_its_memory(monkeypatch, tmp_path):
 
 
 def test_actors_and_tasks_have_the_names_that_the_dashboard_shows(nodes, tmp_path):
-    nodes.add(1)
+    nodes.some()
     stage = Puppets("first", tasks(3))
     play(nodes, 1, tmp_path, stage)
     for task, _, _, actor, name in stage.told:
@@ -191,7 +191,7 @@ def test_no_other_task_begins_while_more_wait_beside_than_may(nodes, tmp_path):
             large = [Task("large", "large", "work", (0.0,))]
             yield Batch("work", [*large, *tasks(6, 0.05, beside=True)], behind=2)
 
-    nodes.add(1)
+    nodes.some()
     stage = Behind("first", [])
     play(nodes, 1, tmp_path, stage)
     order = [name for name, *_ in stage.told]

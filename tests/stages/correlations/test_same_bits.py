@@ -178,7 +178,7 @@ def test_flipped_bit_is_found_where_the_sums_are_read_and_mended_in_the_same_cal
 def test_flipped_bit_that_a_worker_of_a_cluster_finds_is_mended_in_the_same_call(
     nodes, inputs, expected, tmp_path, caplog
 ):
-    nodes.add(1)
+    nodes.some()
     study = make_study(tmp_path, *inputs, address=nodes.address)
     check_mended(study, expected, caplog, "block-", {0, 1}, run)
 
@@ -330,7 +330,7 @@ def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp
 def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
     nodes, inputs, expected, tmp_path
 ):
-    nodes.add(1)
+    nodes.some()
     study = make_study(tmp_path, *inputs, address=nodes.address)
     store = Store(study.run.dir)
     found = inputs_of(study)

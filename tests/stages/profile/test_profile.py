@@ -215,7 +215,7 @@ def test_summary_tells_families_agreement_and_directions(run, inputs):
 
 def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeypatch):
     study, store = run
-    nodes.add(2)
+    nodes.some()
     again = changed(
         study, run__dir=str(copied(Path(store.url).with_name("correlated"), tmp_path / "run")),
         cluster__workers=2, cluster__address=nodes.address,

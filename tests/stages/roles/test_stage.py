@@ -238,7 +238,7 @@ def test_roles_and_universality_are_columns_of_one_table_and_their_overlap_is_to
 
 def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeypatch):
     study, store = run
-    nodes.add(2)
+    nodes.some()
     again = changed(
         study, run__dir=str(copied(Path(store.url).with_name("profiled"), tmp_path / "run")),
         cluster__workers=2, cluster__address=nodes.address,
