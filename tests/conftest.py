@@ -14,11 +14,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
+from beartype.claw import beartype_package
 
 # The matrices here are small, and threads that wait for each other cost several times what they
 # save; whoever starts torch or a process after this has one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Annotations of the package's functions are checked at every call, in the tests alone: by beartype,
+# by jaxtyping, which costs many times more, where a module tells shapes, or names types that it does
+# not import.
+PACKAGE = Path(__file__).parents[1] / "universal_ray"
+BY_JAXTYPING = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if re.search(r"\b(jaxtyping|TYPE_CHECKING)\b", path.read_text(encoding="utf-8"))
+]
+jaxtyping.install_import_hook(BY_JAXTYPING, "beartype.beartype")
+beartype_package(PACKAGE.name)
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
