@@ -102,10 +102,10 @@ def get(store: Store, path: str, kind: type[_Stored], marker: str | None = None)
     Raises DamagedError as `checked.read` does, and where the file holds other tensors than `kind`.
     """
 
-    def read(path: str, receipt: Receipt) -> _Stored:
-        return of(kind, store.get_tensors(path, receipt), f"{store.url}/{path}")
-
-    return checked.read(store, marker or checked.marker_of(path), path, read)
+    return checked.read(
+        store, marker or checked.marker_of(path), path,
+        lambda path, receipt: of(kind, store.get_tensors(path, receipt), f"{store.url}/{path}"),
+    )  # fmt: skip
 
 
 def lacking(*needs: str) -> dict[str, tuple[str, ...]]:

@@ -101,22 +101,9 @@ class Store:
 
         Tensors that overlap in memory are refused by safetensors (RuntimeError).
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
         packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-        def write(name: str) -> None:
-            try:
-                save_file(packed, name, metadata=dict(metadata or {}))
-            except SafetensorError as error:
-                code = re.search(r"os error (\d+)", str(error))
-                if code is None:
-                    raise
-                number = int(code[1])
-                raise OSError(number, os.strerror(number)) from error
-
-        return self._publish(path, sum(tensor.nbytes for tensor in packed.values()), write)
+        size = sum(tensor.nbytes for tensor in packed.values())
+        return self._publish(path, size, lambda name: _save(packed, name, dict(metadata or {})))
 
     def put_json(self, path: str, content: Mapping[str, Any]) -> Receipt:
         """Writes strict JSON: a NaN is a ValueError, a value that is missing is None."""
@@ -127,14 +114,10 @@ class Store:
         self, path: str, table: "pyarrow.Table", row_group_size: int | None = None
     ) -> Receipt:
         """Writes a Parquet file (zstd) with `row_group_size` rows to a group."""
-        import pyarrow.parquet
+        from pyarrow.parquet import write_table
 
-        def write(name: str) -> None:
-            pyarrow.parquet.write_table(
-                table, name, compression="zstd", row_group_size=row_group_size
-            )
-
-        return self._publish(path, table.nbytes, write)
+        more: dict[str, Any] = {"compression": "zstd", "row_group_size": row_group_size}
+        return self._publish(path, table.nbytes, lambda name: write_table(table, name, **more))
 
     def create(self, path: str, data: bytes) -> bool:
         """Writes `data` unless the file exists; True where the file is this one.
@@ -397,3 +380,18 @@ class Store:
             f"{self._full(path)} cannot be read as {kind} ({reason(error)}): it was cut or altered,"
             " what made it makes it anew."
         )
+
+
+def _save(tensors: dict[str, "torch.Tensor"], name: str, metadata: dict[str, str]) -> None:
+    """A safetensors file; what the system refuses is an OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, name, metadata=metadata)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number)) from error

@@ -36,17 +36,11 @@ def jackknife_error(
     groups = n_G.numel()
     if groups < 2:
         return cross_GR.new_full(cross_GR.shape[1:], torch.nan)
-
-    def r_of(n: Tensor, cross: Tensor, sums: list[Tensor], squares: list[Tensor]) -> Tensor:
-        covariance = cross - sums[0] * sums[1] / n
-        variances = [q - s * s / n for s, q in zip(sums, squares, strict=True)]
-        return covariance / (variances[0].clamp_min(0) * variances[1].clamp_min(0)).sqrt()
-
     sums_GR = [side.sum_GR[used_G] for side in (left, right)]
     squares_GR = [side.squares_GR[used_G] for side in (left, right)]
     n = n_G.sum()
-    r_R = r_of(n, cross_GR.sum(0), [s.sum(0) for s in sums_GR], [q.sum(0) for q in squares_GR])
-    left_out_GR = r_of(
+    r_R = _r_of(n, cross_GR.sum(0), [s.sum(0) for s in sums_GR], [q.sum(0) for q in squares_GR])
+    left_out_GR = _r_of(
         (n - n_G)[:, None],
         cross_GR.sum(0) - cross_GR,
         [s.sum(0) - s for s in sums_GR],
@@ -57,3 +51,10 @@ def jackknife_error(
     estimate_R = groups * r_R - ((1 - 1 / weight_G1) * left_out_GR).sum(0)
     variance_R = ((pseudo_GR - estimate_R) ** 2 / (weight_G1 - 1)).sum(0) / groups
     return variance_R.sqrt()
+
+
+def _r_of(n: Tensor, cross: Tensor, sums: list[Tensor], squares: list[Tensor]) -> Tensor:
+    """Pearson's r from `n` tokens, Σuv, and Σu and Σu² of both sides."""
+    covariance = cross - sums[0] * sums[1] / n
+    variances = [q - s * s / n for s, q in zip(sums, squares, strict=True)]
+    return covariance / (variances[0].clamp_min(0) * variances[1].clamp_min(0)).sqrt()

@@ -32,13 +32,8 @@ def rotation(
     entropy = int.from_bytes(hashlib.sha256(key).digest()[:16], "little")
     entries = np.empty((width, width))
     streams = np.random.SeedSequence(entropy).spawn(STREAMS)
-
-    def fill(part: tuple[np.ndarray, np.random.SeedSequence]) -> None:
-        rows, stream = part
-        np.random.Generator(np.random.PCG64(stream)).standard_normal(out=rows)
-
     with ThreadPoolExecutor(STREAMS) as pool:
-        list(pool.map(fill, zip(np.array_split(entries, STREAMS), streams, strict=True)))
+        list(pool.map(_fill_, np.array_split(entries, STREAMS), streams))
     matrix_DD = torch.from_numpy(entries)
     if kind == "orthogonal":
         orthogonal_DD, upper_DD = torch.linalg.qr(matrix_DD)
@@ -46,6 +41,10 @@ def rotation(
         return turned_DD
     length_D1: Tensor = matrix_DD.norm(dim=1, keepdim=True)
     return matrix_DD / length_D1
+
+
+def _fill_(rows: np.ndarray, stream: np.random.SeedSequence) -> None:
+    np.random.Generator(np.random.PCG64(stream)).standard_normal(out=rows)
 
 
 def scaled(rotation_DD: Float[Tensor, "D D"], scale_D: Float[Tensor, "D"]) -> Float[Tensor, "D D"]:
