@@ -39,9 +39,7 @@ NEW = ".nonce/" + 32 * "0"
 
 
 class StoreContract:
-    @pytest.fixture
-    def store(self) -> Store:
-        raise NotImplementedError
+    """What holds for every store: a subclass has the fixture `store`."""
 
     def corrupt(self, store: Store, path: str, data: bytes) -> None:
         """Puts other bytes in a file's place behind the store's back."""
@@ -205,6 +203,8 @@ class SharedStoreContract(StoreContract):
 
     rounds = 4
     """How often what might fail by chance is tried."""
+    rivals = 4
+    """Processes that want the same."""
 
     def test_what_another_process_writes_is_read_and_listed_at_once(self, store):
         store.put(".nonce/0", b".")
@@ -240,13 +240,15 @@ class SharedStoreContract(StoreContract):
 
     def test_of_many_creators_one_wins_each_time(self, store):
         count = 5 * self.rounds
-        start, won = CONTEXT.Barrier(4), CONTEXT.Queue()
+        start, won = CONTEXT.Barrier(self.rivals), CONTEXT.Queue()
         arguments = (store, count, start, won)
-        creators = [CONTEXT.Process(target=create_many, args=arguments) for _ in range(4)]
+        creators = [
+            CONTEXT.Process(target=create_many, args=arguments) for _ in range(self.rivals)
+        ]
         for creator in creators:
             creator.start()
         ended, winners = 0, []
-        while ended < 4:
+        while ended < self.rivals:
             item = won.get(timeout=60)
             ended += item is None
             winners += [item] if item else []
@@ -259,10 +261,11 @@ class SharedStoreContract(StoreContract):
         child = subprocess.Popen(["true"])
         child.wait()
         dead = dataclasses.asdict(dataclasses.replace(locks._this_process(), pid=child.pid))
-        heirs, stores = 5, [Store(f"{store.url}/{number}") for number in range(self.rounds)]
+        stores = [Store(f"{store.url}/{number}") for number in range(self.rounds)]
         for inner in stores:
             inner.put("lock/000001.json", json.dumps(dead).encode())
-        start, all_tried, results = CONTEXT.Barrier(heirs), CONTEXT.Barrier(heirs), CONTEXT.Queue()
+        heirs, results = self.rivals, CONTEXT.Queue()
+        start, all_tried = CONTEXT.Barrier(heirs), CONTEXT.Barrier(heirs)
         arguments = (stores, start, all_tried, results)
         run_all([CONTEXT.Process(target=inherit, args=arguments) for _ in range(heirs)])
         outcome = Counter(results.get(timeout=5) for _ in range(heirs * len(stores)))
@@ -271,8 +274,9 @@ class SharedStoreContract(StoreContract):
 
     def test_no_two_drivers_are_ever_inside(self, store, tmp_path):
         """Acquiring, releasing and tidying away, all at once for a while."""
-        start, entries = CONTEXT.Barrier(4), CONTEXT.Queue()
+        rivals, entries = self.rivals, CONTEXT.Queue()
+        start = CONTEXT.Barrier(rivals)
         arguments = (store, str(tmp_path / "inside"), start, 2.0, entries)
-        run_all([CONTEXT.Process(target=come_and_go, args=arguments) for _ in range(4)])
-        assert sum(entries.get(timeout=5) for _ in range(4)) > 0
+        run_all([CONTEXT.Process(target=come_and_go, args=arguments) for _ in range(rivals)])
+        assert sum(entries.get(timeout=5) for _ in range(rivals)) > 0
         assert len(store.list("lock")) <= 2

@@ -20,6 +20,7 @@ PASSING = {"throttled": 6, "hung-up": 6, "unanswered": 6, "broken": 3, "conflict
 
 class TestS3Store(SharedStoreContract):
     rounds = 3
+    rivals = 2  # each imports the client
 
     @pytest.fixture
     def store(self, s3_store):

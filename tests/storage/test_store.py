@@ -42,8 +42,8 @@ class ObjectStore(MemoryFileSystem):
     store: dict = {}  # noqa: RUF012
     pseudo_dirs = [""]  # noqa: RUF012
 
-    def mv(self, *args, **kwargs):
-        raise NotImplementedError
+    def mv(self, path1, path2, **kwargs):
+        raise AssertionError(f"an object store renames nothing, but was asked to rename {path1}")
 
 
 class TestObjectStore(StoreContract):
