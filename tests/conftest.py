@@ -9,8 +9,10 @@ import gc
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,13 @@ from beartype.claw import beartype_package
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Annotations of the package's functions are checked at every call, in the tests alone: by beartype,
-# by jaxtyping, which costs many times more, where a module tells shapes, or names types that it does
-# not import.
+# or by jaxtyping, which costs many times more, where a module tells shapes, names types that it
+# does not import, or gives Ray a class, which does not take those that beartype has marked.
 PACKAGE = Path(__file__).parents[1] / "universal_ray"
 BY_JAXTYPING = [
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
-    if re.search(r"\b(jaxtyping|TYPE_CHECKING)\b", path.read_text(encoding="utf-8"))
+    if re.search(r"\b(jaxtyping|TYPE_CHECKING|import ray)\b", path.read_text(encoding="utf-8"))
 ]
 jaxtyping.install_import_hook(BY_JAXTYPING, "beartype.beartype")
 beartype_package(PACKAGE.name)
@@ -65,9 +67,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Whatever was imported stays: let no collection of garbage go through it, time and again."""
+    """Whatever was imported stays: let no collection of garbage go through it, time and again.
+
+    So is what the first model would import, half a million objects, where there will be any.
+    """
+    if "helpers_study" in sys.modules:
+        import_module("transformer_lens.model_bridge.sources")
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_disk_is_waited_for() -> Iterator[None]:
+    """No test cuts the power, and most of what a small file takes is this wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def _on_the_cluster(item: pytest.Item) -> bool:

@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from helpers_models import make_gpt2
-from helpers_study import CONTEXT, VOCABULARY, make_tokens
+from helpers_stages import Sending, Wrapped
+from helpers_study import ALL, CONTEXT, VOCABULARY, make, make_tokens
 
 from universal_ray.config.report import ReportConfig
 from universal_ray.config.study import (
@@ -23,6 +24,8 @@ from universal_ray.config.study import (
     UnitsConfig,
     UniversalConfig,
 )
+from universal_ray.runtime.journal import Journal
+from universal_ray.runtime.task import Batch
 
 ROWS = 12
 
@@ -77,6 +80,49 @@ def copied(source: Path, target: Path) -> Path:
     """A run directory as it is now, without its lock: the store never writes into a file."""
     shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns("lock"))
     return target
+
+
+class Photographed(Wrapped):
+    """A stage whose run directory is copied after every batch of tasks."""
+
+    def __init__(self, stage: Any, folder: Path, moments: list[Path]):
+        super().__init__(stage)
+        self.folder, self.moments = folder, moments
+
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        for batch in self.stage.batches(memory):
+            yield batch
+            name = f"{len(self.moments):02d}-{batch.name.replace(' ', '-')}"
+            self.moments.append(copied(self.folder, self.folder.parent / name))
+
+
+class Photographer(Sending):
+    """Keeps copies of a run directory as it was at every moment."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+        self.moments: list[Path] = []
+
+    def run(self, stage: Any, assignment: Any, journal: Journal) -> None:
+        super().run(Photographed(stage, self.folder, self.moments), assignment, journal)
+
+
+def whole_run(once: Callable[[str, Callable[[Path], Any]], Path]) -> tuple[Study, list[Path]]:
+    """A finished study, made once for all tests, and copies of its run directory after every batch
+    of tasks that it had: to be copied, not to be changed.
+    """
+
+    def made(folder: Path) -> Study:
+        return whole_study(folder / "run", [str(folder / name) for name in "ab"],
+                           str(folder / "tokens"))  # fmt: skip
+
+    def make_run(folder: Path) -> None:
+        make_inputs(folder)
+        make(made(folder), *ALL, executor=Photographer(folder / "run"))
+
+    folder = once("whole-run", make_run)
+    return made(folder), sorted(folder.glob("[0-9][0-9]-*"))
 
 
 def _flipped(data: bytes) -> bytes:

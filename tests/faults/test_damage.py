@@ -2,18 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers_stages import Sending, Wrapped
 from helpers_study import ALL, make, table_bytes
-from helpers_whole import DAMAGES, changed, copied, damage, make_inputs, whole_study
+from helpers_whole import DAMAGES, changed, copied, damage, whole_run
 
 from universal_ray.errors import UniversalRayError
-from universal_ray.runtime.journal import Journal
-from universal_ray.runtime.task import Batch
+from universal_ray.storage.store import Store
 
 LEFT_ALONE = "lock/", ".nonce/", "study.yaml", "hardware.json"
 """Signs of drivers; and what says of which study a run directory is, and made on what."""
@@ -21,41 +17,12 @@ BATCHES = 18
 """Of all stages, with work in them."""
 
 
-class Photographed(Wrapped):
-    """A stage whose run directory is copied after every batch of tasks."""
-
-    def __init__(self, stage: Any, folder: Path, moments: list[Path]):
-        super().__init__(stage)
-        self.folder, self.moments = folder, moments
-
-    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
-        for batch in self.stage.batches(memory):
-            yield batch
-            name = f"{len(self.moments):02d}-{batch.name.replace(' ', '-')}"
-            self.moments.append(copied(self.folder, self.folder.parent / name))
-
-
-class Photographer(Sending):
-    """Keeps copies of a run directory as it was at every moment."""
-
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.folder = folder
-        self.moments: list[Path] = []
-
-    def run(self, stage: Any, assignment: Any, journal: Journal) -> None:
-        super().run(Photographed(stage, self.folder, self.moments), assignment, journal)
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(once):
     """A study, the moments of its life and its tables."""
-    folder = tmp_path_factory.mktemp("damage")
-    study = whole_study(folder / "run", *make_inputs(folder))
-    photographer = Photographer(folder / "run")
-    expected = table_bytes(make(study, *ALL, executor=photographer))
-    assert len(photographer.moments) == BATCHES
-    return study, [*photographer.moments, folder / "run"], expected
+    study, moments = whole_run(once)
+    assert len(moments) == BATCHES
+    return study, [*moments, Path(study.run.dir)], table_bytes(Store(study.run.dir))
 
 
 def kind_of(path: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers_study import ALL, make, table_bytes
-from helpers_whole import changed, copied, make_inputs, whole_study
+from helpers_whole import changed, copied, whole_run
 
 from universal_ray.errors import MissingError
 from universal_ray.storage import finished
@@ -52,11 +52,10 @@ def every_death(folder: Path, into: Path) -> Iterator[list[Path]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(once):
     """A finished study and its tables."""
-    folder = tmp_path_factory.mktemp("deaths")
-    study = whole_study(folder / "run", *make_inputs(folder))
-    return study, table_bytes(make(study, *ALL))
+    study, _ = whole_run(once)
+    return study, table_bytes(Store(study.run.dir))
 
 
 def test_every_file_of_a_whole_run_bears_a_name_of_ours(whole):

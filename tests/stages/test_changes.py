@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers_stages import follows
 from helpers_study import CONTEXT, make
-from helpers_whole import copied, make_inputs, whole_study
+from helpers_whole import copied, whole_run
 
 from universal_ray.config.study import Convention, Exclusion, Rotation, Study, keys
 from universal_ray.errors import ConfigurationError
@@ -150,11 +150,9 @@ def made_anew(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory) -> tuple[Path, Study]:
-    folder = tmp_path_factory.mktemp("changes")
-    study = whole_study(folder / "run", *make_inputs(folder))
-    make(study, *registry.STAGES)
-    return folder / "run", study
+def finished_run(once) -> tuple[Path, Study]:
+    study, _ = whole_run(once)
+    return Path(study.run.dir), study
 
 
 @pytest.fixture
