@@ -3,6 +3,8 @@
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import cycle
 from types import ModuleType
 from typing import Any
 
@@ -75,8 +77,29 @@ class Remote(Wrapped):
         super().__init__(stage)
         self.worker: Any = self._far
 
-    def _far(self, assignment: Any) -> Far:
+    def _far(self, assignment: Any) -> Any:
         return Far(self.stage.worker(sent(assignment)))
+
+
+class Turns:
+    """Two workers in the place of one, who take turns."""
+
+    def __init__(self, *workers: Any):
+        self._turns = cycle(workers)
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(next(self._turns), method)
+
+
+class Disordered(Remote):
+    """A stage whose tasks are done last one first, by one worker or another."""
+
+    def _far(self, assignment: Any) -> Any:
+        return Turns(*(super(Disordered, self)._far(assignment) for _ in range(2)))
+
+    def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
+        for batch in super().batches(memory):
+            yield replace(batch, tasks=batch.tasks[::-1])
 
 
 class Sending(LocalExecutor):
@@ -84,3 +107,10 @@ class Sending(LocalExecutor):
 
     def run(self, stage: Stage, assignment: Any, journal: Journal) -> None:
         super().run(Remote(stage), assignment, journal)
+
+
+class Disordering(LocalExecutor):
+    """Several workers of a cluster, as far as a stage can tell."""
+
+    def run(self, stage: Stage, assignment: Any, journal: Journal) -> None:
+        super().run(Disordered(stage), assignment, journal)

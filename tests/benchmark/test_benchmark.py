@@ -1,15 +1,16 @@
 """The benchmark measures the same mathematics on both sides, and tells what it measured."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers_jobs import enter, start
+from helpers_models import make_gpt2
 
+from universal_ray import testbed
 from universal_ray.benchmark import naive, report, sections
 from universal_ray.benchmark.exactness import Extent
 from universal_ray.benchmark.features import beside
@@ -20,10 +21,11 @@ from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.runtime.local import LocalExecutor
 from universal_ray.stages.correlations.reduce import read_pair
 
-ROOT = Path(__file__).parents[2]
 MEANS = Means(Device.cpu, 2, Policy.fp32, ForwardType.float32)
 TINY = Shape(layers=2, width=64, seeds=3, tokens=2048, context=32)
-SLIGHT = Extent(layers=2, width=12, tokens=65_536, seeds=2, text=512, rotations=1)
+WIDTH = 16
+"""Channels of small models; their layers have four times as many neurons."""
+SLIGHT = Extent(layers=2, width=12, tokens=16_384, seeds=2, text=256, rotations=1)
 
 
 def test_the_naive_scheme_is_numpys_best_correlation():
@@ -87,31 +89,37 @@ def test_sections_tell_shares_and_ratios():
         next(report.run(["speed"], TINY, MEANS, 1024, SLIGHT))
 
 
-def test_exactness_keeps_its_bounds_in_every_table():
+def test_exactness_keeps_its_bounds_in_every_table(monkeypatch, tmp_path):
+    for seed, name in enumerate(testbed.MODEL_NAMES[: SLIGHT.seeds]):  # no larger than need be
+        make_gpt2(tmp_path / name, seed, width=WIDTH, vocabulary=1024, context=128)
+    tokens = testbed.resolve("tokens")
+    monkeypatch.setattr(
+        testbed, "resolve", lambda name: tokens if name == "tokens" else str(tmp_path / name)
+    )
     (found,) = report.run(["exactness"], TINY, MEANS, 1024, SLIGHT)
     rows = found["exactness"]
     by_tokens, of_relus, by_chunk, by_size, by_change, by_type = (
         list(group) for _, group in groupby(rows, lambda row: row["table"])
     )
-    assert [row["tokens"] for row in by_tokens] == [1_024, 8_192, 65_536]
-    assert [row["chunk"] for row in by_chunk] == [1_024, 4_096, 16_384, 65_536]
-    assert [row["tokens"] for row in of_relus] == [1_024, 65_536]
+    assert [row["tokens"] for row in by_tokens] == [256, 2_048, 16_384]
+    assert [row["chunk"] for row in by_chunk] == [1_024, 4_096, 16_384]
+    assert [row["tokens"] for row in of_relus] == [256, 16_384]
     for row in by_tokens + of_relus + by_chunk + by_size:
         assert 0 < row["fp32"] < 1e-6 and 0 < row["split"] < 1e-6 and 0 < row["fp16"] < 1e-4
     usual = by_chunk[1]  # the same trial, told three times
     for policy in POLICIES:
         assert usual[policy] == by_tokens[2][policy] == max(row[policy] for row in by_size)
     assert sum(row["pairs"] for row in by_size) == 24**2
-    assert sum(row["pairs"] for row in by_change) == 2304**2
+    assert sum(row["pairs"] for row in by_change) == (2 * 4 * WIDTH) ** 2
     for row in by_change:  # eight bits of mantissa against eleven
         assert 0 < row["float16: largest"] < row["bfloat16: largest"] < 0.05
         assert row["bfloat16: 99.9 %"] <= row["bfloat16: largest"]
     assert [row["forward"] for row in by_type] == ["bfloat16", "float16"]
     for row in by_type:
         assert 0 < row["change of excess: 99.9 %"] <= row["largest"] < 0.05
-        assert abs(row["universal"] - row["in float32"]) <= row["changed sides"] < 23
+        assert abs(row["universal"] - row["in float32"]) <= row["changed sides"] < 4 * WIDTH
     text = "\n".join(report.tables(found))
-    assert "Largest error of r by chunk, 65,536 tokens:" in text
+    assert "Largest error of r by chunk, 16,384 tokens:" in text
     assert text.count("| bfloat16 |") == 1
 
 
@@ -126,13 +134,16 @@ def test_features_all_at_once_are_far_faster_than_one_group_by_each():
     assert row["ratio"] >= 50
 
 
-def test_the_job_writes_table_picture_and_figures(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / "benchmark.py"), f"output={tmp_path}",
-         "sections=[schemes,libraries]", "shape.layers=2", "shape.width=64", "shape.seeds=2",
-         "shape.tokens=2048", "naive_tokens=1024"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=250,
-    )
+@pytest.mark.parametrize("ray", [False, pytest.param(True, marks=pytest.mark.cluster)])
+def test_the_job_writes_table_picture_and_figures(monkeypatch, tmp_path, ray):
+    if not ray:
+        here = partial(sections.schemes, executor=lambda _: LocalExecutor())
+        monkeypatch.setattr(sections, "schemes", here)
+    done = enter(
+        "jobs/benchmark.py", f"output={tmp_path}", "sections=[schemes,libraries]",
+        "shape.layers=2", "shape.width=64", "shape.seeds=2", "shape.tokens=2048",
+        "naive_tokens=1024", folder=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["schemes"][0]["ratio"] > 0
@@ -141,6 +152,12 @@ def test_the_job_writes_table_picture_and_figures(tmp_path):
     assert "| ratio |" in table
     assert all(line in done.stdout for line in table.splitlines())
     assert (tmp_path / "speed.svg").read_text().startswith("<?xml")
+
+
+def test_the_job_is_a_program(tmp_path):
+    done = start("jobs/benchmark.py", "shape.layer=2", folder=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean shape.layers?" in done.stderr
 
 
 def test_libraries_are_left_out_where_they_do_not_fit():

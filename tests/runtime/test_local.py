@@ -250,11 +250,17 @@ except ResourceError as error:
     assert ("MKL_CBWR=AUTO,STRICT" in done.stdout) == refused
 
 
-def test_both_executors_make_the_same_bits_with_as_many_threads(nodes, tmp_path):
+@pytest.mark.parametrize(
+    ("workers", "threads"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.cluster)]
+)
+def test_both_executors_make_the_same_bits_with_as_many_threads(nodes, tmp_path, workers, threads):
     nodes.some()
     inputs = make_inputs(tmp_path)
-    here = whole_study(tmp_path / "here", *inputs, cluster__threads=2)
-    there = changed(here, run__dir=str(tmp_path / "there"), cluster__address=nodes.address)
+    here = whole_study(tmp_path / "here", *inputs, cluster__threads=threads)
+    there = changed(
+        here, run__dir=str(tmp_path / "there"), cluster__address=nodes.address,
+        cluster__workers=workers,
+    )  # fmt: skip
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

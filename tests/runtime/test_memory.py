@@ -28,6 +28,7 @@ def by_value(request):
         yield
 
 
+@pytest.mark.cluster
 def test_unit_goes_to_a_node_that_has_memory(nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(CorrelationsStage, "worker", Greedy)
     nodes.add(1)

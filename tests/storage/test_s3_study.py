@@ -21,13 +21,17 @@ def units_stored(store):
     return [path for path in store.list("moments") if path.endswith("done.json")]
 
 
-def test_a_study_on_s3_that_fails_for_a_while(nodes, tmp_path, s3_store, s3_server):
-    nodes.add(2, **s3_server.environment)
+@pytest.mark.parametrize("anew", [make, pytest.param(run, marks=pytest.mark.cluster)])
+def test_a_study_on_s3_that_fails_for_a_while(request, tmp_path, s3_store, s3_server, anew):
     inputs = make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens", rows=33)
     expected = table_bytes(make(make_study(tmp_path / "run", *inputs)))
-    study = make_study(s3_store.url, *inputs, workers=2, address=nodes.address)
+    study = make_study(s3_store.url, *inputs)
+    if anew is run:
+        nodes = request.getfixturevalue("nodes")
+        nodes.add(2, **s3_server.environment)
+        study.cluster.workers, study.cluster.address = 2, nodes.address
     with RunLock(s3_store), pytest.raises(LockedError, match="in use by process"):
-        run(study)
+        anew(study)
     failed = s3_server.counts()[1]
 
     def disturb():
@@ -38,12 +42,12 @@ def test_a_study_on_s3_that_fails_for_a_while(nodes, tmp_path, s3_store, s3_serv
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    store = run(study)
+    store = anew(study)
     thread.join()
     assert s3_server.counts()[1] - failed == 8
     assert sorted(computed(store)) == [0, 1, 2, 3, 4]  # none was lost and made again
     assert table_bytes(store) == expected
-    run(study)
+    anew(study)
     assert sorted(computed(store)) == [0, 1, 2, 3, 4]
     assert read_lock(store) is None
 

@@ -30,6 +30,7 @@ from helpers_study import (
     run,
     table_bytes,
 )
+from helpers_whole import copied
 
 from universal_ray.config.study import CorpusConfig, Pairs, Rotation, TextConfig
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
@@ -44,17 +45,32 @@ UNITS = 13
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bits")
-    return make_models(folder, "abc"), make_tokens(folder / "tokens")
+def inputs(once):
+    def make_inputs(folder):
+        make_models(folder, "abc")
+        make_tokens(folder / "tokens")
+
+    folder = once("inputs-of-bits", make_inputs)
+    return [str(folder / name) for name in "abc"], str(folder / "tokens")
 
 
 @pytest.fixture(scope="module")
-def expected(inputs, tmp_path_factory):
-    """Tables of an undisturbed run with one worker, which needs no cluster."""
-    store = make(make_study(tmp_path_factory.mktemp("plain"), *inputs))
-    assert sorted(computed(store)) == list(range(UNITS))
-    return table_bytes(store)
+def undisturbed(once, inputs):
+    """The directory of a run with one worker, which needs no cluster: to be copied."""
+    folder = once("run-of-bits", lambda folder: make(make_study(folder / "run", *inputs)))
+    assert sorted(computed(Store(str(folder / "run")))) == list(range(UNITS))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed):
+    return table_bytes(Store(str(undisturbed)))
+
+
+@pytest.fixture
+def finished(undisturbed, inputs, tmp_path):
+    """The study of that run, finished in a directory of its own."""
+    return make_study(copied(undisturbed, tmp_path / "finished"), *inputs)
 
 
 def workers_of(process):
@@ -95,12 +111,11 @@ def test_memory_that_takes_several_passes(inputs, expected, tmp_path):
     assert table_bytes(make(study)) == expected
 
 
-def test_joined_cluster_of_two_nodes_one_of_whose_workers_is_killed_in_the_middle_of_a_unit(
+def test_joined_cluster_one_of_whose_workers_is_killed_in_the_middle_of_a_unit(
     nodes, inputs, expected, tmp_path
 ):
-    nodes.add(1)
-    nodes.add(2)
-    study = make_study(tmp_path, *inputs, workers=3, address=nodes.address)
+    nodes.some()
+    study = make_study(tmp_path, *inputs, workers=2, address=nodes.address)
     killed = []
 
     def kill():
@@ -135,17 +150,17 @@ def test_driver_killed_and_started_again(inputs, expected, tmp_path):
     assert not set(again) & set(finished)
 
 
-def test_unit_and_block_cut_short_are_found_and_computed_again(
-    inputs, expected, tmp_path, caplog
-):
-    store = make(make_study(tmp_path, *inputs))
+def test_unit_and_block_cut_short_are_found_and_computed_again(finished, expected, caplog):
+    store = Store(finished.run.dir)
     files = [path for path in store.list("moments") if "layer" in path]
     for kind, take in (("unit-", -1), ("block-", 0)):
-        short = tmp_path / [path for path in files if kind in path][take]
-        short.write_bytes(short.read_bytes()[:-10])
+        short = Path(finished.run.dir) / [path for path in files if kind in path][take]
+        cut = short.read_bytes()[:-10]
+        short.unlink()  # it is a link
+        short.write_bytes(cut)
     before = len(computed(store))
     with caplog.at_level(logging.WARNING):
-        make(make_study(tmp_path, *inputs))
+        make(finished)
     assert caplog.text.count("cut or altered") == 2
     assert set(computed(store)[before:]) == {0, 1, 12}
     assert table_bytes(store) == expected
@@ -153,11 +168,12 @@ def test_unit_and_block_cut_short_are_found_and_computed_again(
 
 def check_mended(study, expected, caplog, kind, again, anew):
     """A bit of a pair's sums is flipped; whoever makes tables `anew` computes units `again`."""
-    store = make(study)
+    store = Store(study.run.dir)
     files = [path for path in store.list("moments") if "layer" in path and "pair" in path]
     victim = Path(study.run.dir) / next(path for path in files if kind in path)
     data = bytearray(victim.read_bytes())
     data[-3] ^= 1
+    victim.unlink()  # it is a link
     victim.write_bytes(bytes(data))
     for path in [*store.list("reduce"), "tables/done.json"]:
         store.delete(path)
@@ -170,17 +186,18 @@ def check_mended(study, expected, caplog, kind, again, anew):
 
 
 def test_flipped_bit_is_found_where_the_sums_are_read_and_mended_in_the_same_call(
-    inputs, expected, tmp_path, caplog
+    finished, expected, caplog
 ):
-    check_mended(make_study(tmp_path, *inputs), expected, caplog, "unit-", {12}, make)
+    check_mended(finished, expected, caplog, "unit-", {12}, make)
 
 
+@pytest.mark.cluster
 def test_flipped_bit_that_a_worker_of_a_cluster_finds_is_mended_in_the_same_call(
-    nodes, inputs, expected, tmp_path, caplog
+    nodes, finished, expected, caplog
 ):
     nodes.some()
-    study = make_study(tmp_path, *inputs, address=nodes.address)
-    check_mended(study, expected, caplog, "block-", {0, 1}, run)
+    finished.cluster.address = nodes.address
+    check_mended(finished, expected, caplog, "block-", {0, 1}, run)
 
 
 def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
@@ -250,9 +267,8 @@ def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
         inputs_of(study)
 
 
-def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_path):
-    study = make_study(tmp_path / "grown", *inputs)
-    store = make(study)
+def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(finished, tmp_path):
+    study, store = finished, Store(finished.run.dir)
     count = len(computed(store))
     blocks = {path: store.get(path) for path in store.list("moments")}
     pairs = store.get_table("tables/pairs.parquet")
@@ -274,16 +290,16 @@ def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(inputs, tmp_
     assert table_bytes(make(study)) == table_bytes(store)
 
 
-def test_settings_that_decide_the_bits_may_not_change(inputs, tmp_path):
-    study = make_study(tmp_path, *inputs)
-    store = make(study)
+def test_settings_that_decide_the_bits_may_not_change(finished, tmp_path):
+    study, store = deepcopy(finished), Store(finished.run.dir)
     study.units.batch = 64
     with pytest.raises(ConfigurationError, match=r"units\.batch \(was 96, now 64\)"):
         inputs_of(study)
-    study = make_study(tmp_path, inputs[0], make_tokens(tmp_path / "other", seed=1))
+    study = deepcopy(finished)
+    study.corpus.path = make_tokens(tmp_path / "other", seed=1)
     with pytest.raises(ConfigurationError, match="are not the tokens of the run"):
         inputs_of(study)
-    study = make_study(tmp_path, *inputs)
+    study = deepcopy(finished)
     study.corpus.tokens = 32
     with pytest.raises(ConfigurationError, match="tokens may only be added"):
         inputs_of(study)
@@ -327,11 +343,15 @@ def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp
         make(study)
 
 
+@pytest.mark.parametrize("anew", [make, pytest.param(run, marks=pytest.mark.cluster)])
 def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
-    nodes, inputs, expected, tmp_path
+    request, inputs, expected, tmp_path, anew
 ):
-    nodes.some()
-    study = make_study(tmp_path, *inputs, address=nodes.address)
+    study = make_study(tmp_path, *inputs)
+    if anew is run:
+        nodes = request.getfixturevalue("nodes")
+        nodes.some()
+        study.cluster.address = nodes.address
     store = Store(study.run.dir)
     found = inputs_of(study)
     store.put(STUDY_FILE, yaml.safe_dump(found.record).encode())
@@ -341,7 +361,7 @@ def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
     in_the_way.mkdir(parents=True)
     (in_the_way / "thing").write_text("")
     with pytest.raises(UnitError, match="unit 3 failed 3 times"):
-        run(study)
+        anew(study)
     assert store.get_json("progress.json")["stage"] == "stopped"
     assert not store.exists(marker(item.unit_folder(found.layout.units[3])))
     (in_the_way / "thing").unlink()

@@ -28,8 +28,8 @@ from helpers_profile import (
     make_study,
     profiled,
 )
+from helpers_stages import Disordering
 from helpers_study import make, profile_of, table_bytes
-from helpers_study import run as run_on_ray
 from helpers_whole import changed, copied
 from transformers import GPT2LMHeadModel
 
@@ -213,13 +213,10 @@ def test_summary_tells_families_agreement_and_directions(run, inputs):
     json.dumps(summary, allow_nan=False)
 
 
-def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_has_the_same_bits(run, tmp_path, monkeypatch):
     study, store = run
-    nodes.some()
-    again = changed(
-        study, run__dir=str(copied(Path(store.url).with_name("correlated"), tmp_path / "run")),
-        cluster__workers=2, cluster__address=nodes.address,
-    )  # fmt: skip
+    folder = copied(Path(store.url).with_name("correlated"), tmp_path / "run")
+    again = changed(study, run__dir=str(folder))
     batches = ProfileStage.batches
 
     def cut_short(self, memory):
@@ -234,7 +231,7 @@ def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             profiled(again)
     assert not Store(again.run.dir).exists("tables/taxonomy.parquet")
-    assert table_bytes(run_on_ray(again, PROFILE)) == table_bytes(store)
+    assert table_bytes(make(again, PROFILE, executor=Disordering())) == table_bytes(store)
     lines = Store(again.run.dir).get("metrics.jsonl").decode().splitlines()
     done = [(e["model"], e["shard"]) for e in map(json.loads, lines) if e["stage"] == "profile"]
     assert len(set(done)) == len(done)

@@ -26,8 +26,8 @@ from helpers_planted import (
     plant,
 )
 from helpers_roles import hooked_logits, load
+from helpers_stages import Disordering
 from helpers_study import make, table_bytes
-from helpers_study import run as run_on_ray
 from helpers_summary import differences
 from helpers_whole import changed, copied, whole_study
 from transformers import AutoTokenizer
@@ -236,13 +236,10 @@ def test_roles_and_universality_are_columns_of_one_table_and_their_overlap_is_to
     assert whole["loss_difference"]["mean"] == pytest.approx(difference, abs=1e-9)
 
 
-def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_has_the_same_bits(run, tmp_path, monkeypatch):
     study, store = run
-    nodes.some()
-    again = changed(
-        study, run__dir=str(copied(Path(store.url).with_name("profiled"), tmp_path / "run")),
-        cluster__workers=2, cluster__address=nodes.address,
-    )  # fmt: skip
+    folder = copied(Path(store.url).with_name("profiled"), tmp_path / "run")
+    again = changed(study, run__dir=str(folder))
     batches = RolesStage.batches
 
     def cut_short(self, memory):
@@ -256,7 +253,7 @@ def test_interrupted_and_resumed_has_the_same_bits(nodes, run, tmp_path, monkeyp
         patch.setattr(RolesStage, "batches", cut_short)
         with pytest.raises(KeyboardInterrupt):
             make(again, ROLES_STAGE)
-    resumed = run_on_ray(again, ROLES_STAGE)
+    resumed = make(again, ROLES_STAGE, executor=Disordering())
     for path in TABLE_PATHS:
         assert resumed.get_table(path) == store.get_table(path), path
     kept = {path: resumed.get(path) for path in resumed.list("roles")}
@@ -290,6 +287,12 @@ CHANGES = {
 }
 """Another value of every key, and what it makes anew here, the tables aside: where it leads
 to the same choice, nothing is intervened on again."""
+QUICK = {"roles.seed", "roles.paths", "roles.partition", "scores", "declared"}
+"""Keys and artifacts that stand for the others."""
+
+
+def tiers(names) -> list:
+    return [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in names]
 
 
 @pytest.fixture
@@ -312,7 +315,7 @@ def _written(study: Study) -> set[tuple[str, int]]:
     return {(str(path.relative_to(folder)), path.stat().st_ino) for path in paths}
 
 
-@pytest.mark.parametrize("key", CHANGES)
+@pytest.mark.parametrize("key", tiers(CHANGES))
 def test_a_changed_key_makes_anew_what_depends_on_it_and_no_more(run, copy, key):
     value, expected = CHANGES[key]
     setattr(copy.roles, key.removeprefix("roles."), value)
@@ -379,7 +382,7 @@ def lift() -> Iterator[Callable[[Artifact], None]]:
         object.__setattr__(artifact, "version", version)
 
 
-@pytest.mark.parametrize("name", [*KINDS, "declared", "tables"])
+@pytest.mark.parametrize("name", tiers([*KINDS, "declared", "tables"]))
 def test_a_raised_version_makes_that_anew_and_the_tables(run, copy, lift, name):
     before = finished.stages(run[1])
     lift({**KINDS, "declared": DECLARED, "tables": TABLES}[name])
