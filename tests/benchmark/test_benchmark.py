@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers_jobs import enter, start
 from helpers_models import make_gpt2
+from helpers_study import make_tokens
 
 from universal_ray import testbed
 from universal_ray.benchmark import naive, report, sections
@@ -91,11 +92,9 @@ def test_sections_tell_shares_and_ratios():
 
 def test_exactness_keeps_its_bounds_in_every_table(monkeypatch, tmp_path):
     for seed, name in enumerate(testbed.MODEL_NAMES[: SLIGHT.seeds]):  # no larger than need be
-        make_gpt2(tmp_path / name, seed, width=WIDTH, vocabulary=1024, context=128)
-    tokens = testbed.resolve("tokens")
-    monkeypatch.setattr(
-        testbed, "resolve", lambda name: tokens if name == "tokens" else str(tmp_path / name)
-    )
+        make_gpt2(tmp_path / name, seed, width=WIDTH)
+    make_tokens(tmp_path / "tokens")
+    monkeypatch.setattr(testbed, "resolve", lambda name: str(tmp_path / name))
     (found,) = report.run(["exactness"], TINY, MEANS, 1024, SLIGHT)
     rows = found["exactness"]
     by_tokens, of_relus, by_chunk, by_size, by_change, by_type = (

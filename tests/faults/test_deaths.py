@@ -85,7 +85,7 @@ def check_deaths(whole, key, tmp_path, chosen):
 
 
 def test_a_death_among_the_tables_of_another_threshold_leaves_those_of_one_study(whole, tmp_path):
-    check_deaths(whole, "universal__threshold", tmp_path, slice(None, None, 6))
+    check_deaths(whole, "universal__threshold", tmp_path, slice(None, None, 12))
 
 
 @pytest.mark.slow
