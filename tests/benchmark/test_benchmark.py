@@ -86,7 +86,7 @@ def test_sections_tell_shares_and_ratios():
     assert row["naive_seconds"] < row["naive_total_seconds"] < 2 * row["naive_seconds"]
     assert row["ratio"] == pytest.approx(row["naive_total_seconds"] / row["total_seconds"])
     assert row["loop_share"] > 0
-    with pytest.raises(ConfigurationError, match="no section 'speed': choose from schemes, pair"):
+    with pytest.raises(ConfigurationError, match="sections has speed, which is none"):
         next(report.run(["speed"], TINY, MEANS, 1024, SLIGHT))
 
 
