@@ -60,7 +60,7 @@ def compared(store: Store, published: str, model: str | None, threshold: float) 
     names = pc.unique(neurons["model"]).to_pylist()
     if model is None and len(names) == 1:
         (model,) = names
-    if model not in names:
+    if model is None or model not in names:
         raise ConfigurationError(
             f"model={model} is no reference of the run in {store.url}: name one of "
             f"{', '.join(names)}"
