@@ -11,12 +11,15 @@ from helpers_stages import follows
 from helpers_study import CONTEXT, make
 from helpers_whole import copied, whole_run
 
-from universal_ray.config.study import Convention, Exclusion, Rotation, Study, keys
+from universal_ray.config.study import Convention, Exclusion, ForwardType, Rotation, Study, keys
 from universal_ray.errors import ConfigurationError
 from universal_ray.stages import registry
 from universal_ray.stages.changes import BY_CONTENT, PLACES, REFUSED, effect, table
+from universal_ray.stages.inputs import find_models, outline
 from universal_ray.stages.sums import SUMS, bits
+from universal_ray.stages.total import described
 from universal_ray.storage.artifacts import Artifact
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = registry.artifacts()
@@ -186,6 +189,28 @@ def test_a_change_makes_anew_what_depends_on_it_and_nothing_else(again, key):
     other = {**settled, key: "other"}
     decided = {each.name for each in ARTIFACTS if each.recipe(settled) != each.recipe(other)}
     assert decided <= made
+
+
+def planned(study: Study) -> dict[str, str]:
+    """Rows of the plan of all stages, told before any work."""
+    store = Store(study.run.dir)
+    found = outline(find_models(study, store), store)
+    assert found is not None
+    return dict(described(found, store, {name: registry.stage(name) for name in registry.STAGES}))
+
+
+def test_the_plan_says_what_is_left_and_what_a_changed_key_makes_anew(again):
+    study, _ = again
+    study.cluster.tflops = 0.1
+    rows = planned(study)
+    assert rows["time"] == "nothing is left but to look" and "changed" not in rows
+    study.universal.threshold = 0.01
+    rows = planned(study)
+    assert rows["changed"].startswith("universal.threshold, from 0.02 to 0.01: makes anew tables")
+    assert "effects of interventions" in rows["changed"]
+    assert "forward passes" not in rows["of which"] and "profile 0 %" in rows["of which"]
+    study.universal.threshold, study.models.dtype = 0.02, ForwardType.bfloat16
+    assert planned(study)["changed"].startswith("models.dtype, from float32 to bfloat16: refused")
 
 
 def test_nothing_is_made_anew_without_a_change(again):

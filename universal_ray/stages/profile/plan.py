@@ -74,9 +74,15 @@ LABEL_BYTES = 16
 """Of a token's."""
 
 
-def cost(plan: Plan, left: Sequence[tuple[Model, Shard]], *, done: bool) -> Cost:
-    """What the profile takes; `left`: shards of models that are not summed, `done`: whether its
-    tables stand.
+def cost(
+    plan: Plan,
+    left: Sequence[tuple[Model, Shard]],
+    unscored: Sequence[tuple[Model, int]],
+    *,
+    done: bool,
+) -> Cost:
+    """What the profile takes; `left`: shards of models that are not summed, `unscored`: layers
+    without scores, `done`: whether its tables stand.
     """
     recipe = plan.recipe
     models = list(dict.fromkeys(recipe.models))
@@ -93,7 +99,7 @@ def cost(plan: Plan, left: Sequence[tuple[Model, Shard]], *, done: bool) -> Cost
         device["scores"] = scoring
     neurons = sum(model.neurons for model in models)
     return Cost(
-        work=[] if done else _work(plan, left),
+        work=[] if done else _work(plan, left, unscored),
         kept=plan.bytes + neurons * ROW_BYTES + recipe.tokens * LABEL_BYTES,
         device=device,
         host={
@@ -105,7 +111,9 @@ def cost(plan: Plan, left: Sequence[tuple[Model, Shard]], *, done: bool) -> Cost
     )
 
 
-def _work(plan: Plan, left: Sequence[tuple[Model, Shard]]) -> list[Share]:
+def _work(
+    plan: Plan, left: Sequence[tuple[Model, Shard]], unscored: Sequence[tuple[Model, int]]
+) -> list[Share]:
     recipe = plan.recipe
     forward = values = labels = host = 0.0
     for model, shard in left:
@@ -119,15 +127,15 @@ def _work(plan: Plan, left: Sequence[tuple[Model, Shard]]) -> list[Share]:
         # The vocabulary, and how alike neurons are by what they read, write and both.
         products = 2 * m.neurons * m.d_model * (vocabulary + 3 * m.neurons)
         host += products / WEIGHT_FLOPS
-    scores = sum(4 * USUAL_FEATURES * vocabulary * m.neurons for m in models) / SCORE_FLOPS
-    layers, name = sum(m.layers for m in models), "profile"
+    scored = 4 * USUAL_FEATURES * vocabulary * sum(model.width for model, _ in unscored)
+    scores, name = scored / SCORE_FLOPS, "profile"
     rows = TABLE_SECONDS * 2 * sum(m.neurons for m in models)
     return [
         Share(name=name, kind=FORWARD, amount=forward, steps=len(left)),
         Share(name=name, kind=TRAFFIC, amount=STATISTICS_BYTES * values, steps=len(left)),
         Share(name=name, kind=HOST, amount=labels, steps=len(recipe.shards)),
         Share(name=name, kind=HOST, amount=host, steps=len(models)),
-        Share(name=name, kind=HOST, amount=scores, steps=layers),
+        Share(name=name, kind=HOST, amount=scores, steps=len(unscored)),
         Share(name="tables", kind=HOST, amount=rows, steps=1),
     ]
 

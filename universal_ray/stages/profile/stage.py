@@ -55,7 +55,12 @@ class ProfileStage:
             for shard in plan.recipe.shards
             if marker(plan.recipe.shard_folder(model, shard)) not in stored
         ]
-        return cost(plan, left, done=stand(found, store))
+        unscored = [
+            (model, layer)
+            for model, layer in plan.recipe.layers
+            if checked.marker_of(plan.recipe.layer_file(model, layer)) not in stored
+        ]
+        return cost(plan, left, unscored, done=stand(found, store))
 
     def begin(self) -> ProfileAssignment | None:
         """Raises MissingError where the correlations are not there."""
