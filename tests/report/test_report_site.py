@@ -9,13 +9,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from helpers_site import HOSTILE, catalogue, column, neuron, read, write
-from helpers_whole import copied, damage
+from helpers_study import ALL
+from helpers_whole import copied, damage, make_inputs, whole_study
 from hypothesis import given
 from hypothesis import strategies as st
 
 import universal_ray
 from universal_ray.benchmark.made_up import THRESHOLD, Extent, make
+from universal_ray.cli.study import LOCAL
+from universal_ray.cli.study import make as make_study
+from universal_ray.config.report import Detail
 from universal_ray.errors import StorageError
+from universal_ray.report.screen import console
 from universal_ray.report.site import pack
 from universal_ray.report.site.columns import twins
 from universal_ray.report.site.gather import NOTHING
@@ -126,6 +131,18 @@ def test_the_excess_of_a_rotated_model_is_one_draw_less_the_others(made):
     np.testing.assert_array_equal(told["rotated"], np.histogram(apart, told["edges"])[0])
 
 
+def shown_tokens(folder):
+    """Places of neurons by the text of the tokens that their largest windows are shown for."""
+    texts = table(folder, "vocabulary")["text"].to_pylist()
+    found = {}
+    for row in table(folder, "examples").to_pylist():
+        if row["kind"] == "top":
+            place = row["layer"] * EXTENT.width + row["neuron"]
+            text = texts[row["token_ids"][row["focus"] - row["start"]]]
+            found.setdefault(text, set()).add(place)
+    return found
+
+
 def test_tokens_lead_to_the_neurons_that_have_them(made):
     content, (starts,) = read(made / "report" / "data" / "tokens.js")
     entries = np.concatenate([
@@ -134,6 +151,7 @@ def test_tokens_lead_to_the_neurons_that_have_them(made):
     ])
     statistics = table(made, "statistics").to_pylist()
     ways = (("token_mean_token", "token_max_token"), ("vocab_top_token",), ("vocab_bottom_token",))
+    shown_for = shown_tokens(made)
     for number, text in enumerate(content["texts"]):
         expected = {
             place * 4 + way
@@ -141,6 +159,7 @@ def test_tokens_lead_to_the_neurons_that_have_them(made):
             for way, names in enumerate(ways)
             if any(text in row[name] for name in names)
         }
+        expected |= {place * 4 for place in shown_for.get(text, ())}
         assert set(entries[int(starts[number]) : int(starts[number + 1])].tolist()) == expected
     assert set(HOSTILE) <= set(content["texts"])
 
@@ -322,3 +341,18 @@ def test_numbers_that_are_none_are_null():
 def test_a_run_is_opened_by_its_address(run):
     assert write(run) == run / "report" / "index.html"
     assert universal_ray.open(run).tables
+
+
+def test_a_run_ends_with_its_site(tmp_path):
+    study = whole_study(tmp_path / "run", *make_inputs(tmp_path))
+    page = make_study(study, ALL, console(), LOCAL)
+    assert page == f"{tmp_path}/run/report/index.html"
+    told = catalogue(tmp_path / "run")
+    assert told["missing"] == [] and told["pages"][0]["measured"] == 64
+    before = hashes(tmp_path / "run")
+    assert make_study(study, ["report"], console(), LOCAL) == page
+    assert hashes(tmp_path / "run") == before
+    study.report.detail = Detail.all
+    make_study(study, ["report"], console(), LOCAL)
+    assert (levels(tmp_path / "run") == 2).all()
+    assert make_study(study, ["roles"], console(), LOCAL) is None

@@ -14,7 +14,7 @@ from helpers_whole import copied, whole_run
 from universal_ray.config.study import Convention, Exclusion, ForwardType, Rotation, Study, keys
 from universal_ray.errors import ConfigurationError
 from universal_ray.stages import registry
-from universal_ray.stages.changes import BY_CONTENT, PLACES, REFUSED, effect, table
+from universal_ray.stages.changes import BY_CONTENT, PLACES, REFUSED, SHOWN, effect, table
 from universal_ray.stages.inputs import find_models, outline
 from universal_ray.stages.sums import SUMS, bits
 from universal_ray.stages.total import described
@@ -107,8 +107,8 @@ def tiers(names) -> list:
 
 def test_every_key_is_declared_once():
     declared = {key for each in EVERY for key in (*each.keys, *each.grows_with)}
-    assert declared | set(BY_CONTENT) | set(PLACES) == set(keys())
-    assert not declared & {*BY_CONTENT, *PLACES} and not set(BY_CONTENT) & set(PLACES)
+    assert declared | set(BY_CONTENT) | set(PLACES) | set(SHOWN) == set(keys())
+    assert not declared & {*BY_CONTENT, *PLACES, *SHOWN} and not set(BY_CONTENT) & set(PLACES)
 
 
 def test_names_tell_artifacts_apart_and_each_follows_what_it_is_made_of():

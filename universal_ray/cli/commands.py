@@ -97,9 +97,11 @@ def run(job: StudyCommand) -> None:
     from universal_ray.storage.store import Store
 
     out = console()
-    make(job.study, job.stages, out, dry=job.dry_run)
+    page = make(job.study, job.stages, out, dry=job.dry_run)
     if not job.dry_run:
         show_results(out, Store(job.run.dir))
+    if page is not None:
+        out.print(f"{page}: open it in a browser, by a double click", soft_wrap=True)
 
 
 @entry(

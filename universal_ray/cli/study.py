@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from universal_ray.config.choice import choose
+from universal_ray.config.report import Detail
 from universal_ray.config.study import Study, check
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.stages import registry
@@ -29,8 +30,8 @@ class StudyCommand(Study):
 
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     """What to make: any of `correlations`, `profile` (statistics and families), `roles` and
-    `report` (examples and descriptions); each builds on the one before, which is made with it or
-    there already."""
+    `report` (examples, descriptions and a site of all); each builds on the one before, which is
+    made with it or there already."""
     dry_run: bool = False
     """Print the plan and stop."""
 
@@ -58,8 +59,11 @@ def make(
     executor: str = RAY,
     *,
     dry: bool = False,
-) -> None:
-    """Show the plan of some stages, and unless it is a dry run make their tables."""
+) -> str | None:
+    """Show the plan of some stages, and unless it is a dry run make their tables.
+
+    Returns the address of the site that the report's are shown in, None where they are not made.
+    """
     from universal_ray.report.screen import Watcher
     from universal_ray.storage.store import Store
 
@@ -69,12 +73,24 @@ def make(
     _check_earlier(store, wanted)
     if dry:
         _stages(study, store, wanted, out, dry=True)
-        return
+        return None
     from universal_ray.runtime import driver
 
     with Watcher(out) as watch:
         by = _executor(executor, study)
         driver.run(lambda: _stages(study, store, wanted, out, dry=False), store, by, watch)
+    return _site(study, store) if finished.REPORT in wanted else None
+
+
+def _site(study: Study, store: "Store") -> str:
+    """The address of the site of a run, which is made of its tables unless it stands."""
+    from universal_ray.report.run import Run
+    from universal_ray.report.site.write import write
+    from universal_ray.storage.lock import RunLock
+
+    with RunLock(store):
+        everything = study.report.detail is Detail.all
+        return write(Run(store), study.report.megabytes, everything)
 
 
 def _executor(name: str, study: Study) -> "Executor":

@@ -1,6 +1,16 @@
 """What a report shows: the options under `report`."""
 
 from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Detail(Enum):
+    """Which neurons have a page in full."""
+
+    chosen = "chosen"
+    """universal ones, their partners, members of a family, those with a role"""
+    all = "all"
+    """every one, however large the site becomes"""
 
 
 @dataclass(kw_only=True)
@@ -28,9 +38,12 @@ class ReportConfig:
     """Correlation, on tokens that it was not fitted on, below which a description is withheld."""
     seed: int = 0
     """Of rows and tokens at random."""
+    megabytes: int = 200
+    """About how large the site may become: pages that would exceed it are left out."""
+    detail: Detail = Detail.chosen
 
 
 def counts(report: ReportConfig) -> dict[str, int | None]:
     """By key, what must be at least one where it is given."""
-    names = ("window", "top", "quantiles", "random", "silent", "sample", "tokens")
+    names = ("window", "top", "quantiles", "random", "silent", "sample", "tokens", "megabytes")
     return {f"report.{name}": getattr(report, name) for name in names}

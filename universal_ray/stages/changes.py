@@ -13,6 +13,8 @@ BY_CONTENT = ("models.tokenizer", "corpus.path", "corpus.text", "corpus.seed")
 """Keys that lead to something known by its content: tokens, a tokenizer."""
 PLACES = ("cluster.address", "cluster.workers", "cluster.memory", "cluster.tflops")
 """Keys that say where and how fast work is done, and change nothing that is made."""
+SHOWN = ("report.megabytes", "report.detail")
+"""Keys that say how much of the tables the site tells."""
 
 REFUSED = "refused: the sums could not be added up, choose another `run.dir`"
 SAME = "nothing while it leads to the same tokens and tokenizer, else refused"
@@ -27,6 +29,8 @@ def effect(key: str, artifacts: Sequence[Artifact]) -> str:
         return SAME
     if key in PLACES:
         return NOTHING
+    if key in SHOWN:
+        return "the site"
     if key in SUMS.grows_with:
         return f"{SUMS.name} of what is new, and all that is made of them"
     touched = [each for each in artifacts if each.touched_by(key)]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from universal_ray.config.report import ReportConfig
+from universal_ray.config.report import Detail, ReportConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.planning.costs import (
     FORWARD,
@@ -139,6 +139,8 @@ def describe(plan: ReportPlan, options: ReportConfig) -> list[tuple[str, str]]:
          f"{own:,} tokens for the largest activations, {sample:,} at random for the others, and "
          f"up to {plan.partner_rows * plan.context:,} for partners in {len(plan.partners)} models; "
          f"{read:,} tokens in forward passes"),
+        ("site", f"a page of every neuron, in about {options.megabytes:,} MB at most"
+         if options.detail is Detail.chosen else "a full page of every neuron"),
     ]  # fmt: skip
 
 
