@@ -157,10 +157,10 @@ def _plain(
 
 
 def vocabulary(extent: Extent, _: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Every text is a token; one of them is special, one the half of a character."""
+    """Every text is a token, the first one special."""
     for number, text in enumerate(extent.texts):
         special = number == 0
-        content = None if special else b"\xe2\x80" if text == "\ufffd" else text.encode()
+        content = None if special else text.encode()
         yield {"token_id": number, "text": text, "bytes": content, "special": special}
 
 

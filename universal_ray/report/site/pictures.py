@@ -11,7 +11,7 @@ from universal_ray.errors import MissingError
 from universal_ray.report.run import Run, open
 from universal_ray.report.site.write import write
 
-WIDTH, HEIGHT = 1180, 900
+WIDTH, HEIGHT = 1180, 1060
 PICTURES = {"overview.png": "#/", "neuron.png": None}
 """What each shows; None is the strongest neuron of the first reference model."""
 

@@ -32,8 +32,6 @@ VERSION = 1
 """Of what the code makes of tables: another one makes the site anew."""
 MEGABYTES = 200.0
 """How large a site becomes, if its list and search are not larger already."""
-PARTIAL = "\ufffd"
-"""What stands in a text for bytes that are no whole character."""
 _VALUES_PER_FILE = 2_000_000
 _SCRIPTS = ("base", "data", "tokens", "charts", "front", "list", "neuron", "app")
 
@@ -132,16 +130,11 @@ def _contents(found: Gathered, budget: int, everything: bool) -> Iterator[tuple[
 
 
 def _texts(found: Gathered) -> Iterator[tuple[str, bytes]]:
-    """What ids of tokens say, with the bytes of those that are parts of characters, and what is
-    said of each neuron.
-    """
+    """What ids of tokens say, and what is said of each neuron."""
     words = found.tables.get("vocabulary")
     if words is not None:
-        rows = words.to_pylist()
-        texts = {row["token_id"]: row["text"] for row in rows}
-        partial = {row["token_id"]: row["bytes"].hex() for row in rows
-                   if row["bytes"] and PARTIAL in row["text"]}  # fmt: skip
-        yield "vocabulary", script("vocabulary", {"texts": texts, "bytes": partial})
+        texts = dict(zip(words["token_id"].to_pylist(), words["text"].to_pylist(), strict=True))
+        yield "vocabulary", script("vocabulary", {"texts": texts})
     told = found.tables.get("descriptions")
     if told is not None:
         said = zip(found.places("descriptions").tolist(), told["text"].to_pylist(),

@@ -65,18 +65,25 @@ function plural(many, one, more = one + "s") {
   return `${count(many)} ${many === 1 ? one : more}`;
 }
 
-const SEEN = { " ": "·", "\n": "↵", "\t": "→", "\r": "␍", "\u00a0": "⍽", "\ufffd": "�" };
+// The tables' own signs for blanks and breaks, ␣ ⏎ ⇥, are drawn as blanks and breaks are.
+const SEEN = { " ": "·", "␣": "·", "\n": "↵", "⏎": "↵", "\t": "→", "⇥": "→", "\r": "␍", "\u00a0": "⍽", "\ufffd": "�" };
 /** Blanks in a row that are drawn; of more, how many. */
 const MANY = 4;
 // Control and format characters, surrogates and blanks: what would not show, or would move what does.
-const UNSEEN = /[\p{C}\p{Z}\ufffd]/u;
+const UNSEEN = /[\p{C}\p{Z}\ufffd␣⏎⇥]/u;
+
+/** What stands for a character that would not show; of prose the tables' own signs stay. */
+function sign(character, prose) {
+  if (prose && "␣⏎⇥".includes(character)) return character;
+  return SEEN[character] || `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+}
 
 /** A text with its white space, and all else that cannot be seen, shown; of prose single blanks stay. */
 function visible(text, prose = false) {
   const parts = [...text.matchAll(/(.)\1*/gsu)].flatMap(([same, character]) => {
     if (!UNSEEN.test(character) || (prose && same === " ")) return [same];
     const many = [...same].length;
-    const shown = SEEN[character] || `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+    const shown = sign(character, prose);
     const kind = SEEN[character] ? "mark" : "mark code";
     if (many > MANY) return [h("span", { class: kind }, shown), h("span", { class: "times" }, `×${many}`)];
     return Array.from({ length: many }, () => h("span", { class: kind }, shown));
@@ -84,11 +91,9 @@ function visible(text, prose = false) {
   return parts.length ? parts : [h("span", { class: "mark code" }, "special")];
 }
 
-/** A token by itself; partial characters by their bytes, where these are known. */
-function token(text, bytes) {
-  const partial = text.includes("\ufffd") && bytes;
-  const shown = partial ? [h("span", { class: "mark code" }, bytes.replace(/(..)(?=.)/g, "$1 ").toUpperCase())] : visible(text);
-  return h("bdi", { class: "token" }, shown);
+/** A token by itself. */
+function token(text) {
+  return h("bdi", { class: "token" }, visible(text));
 }
 
 function tokens(texts) {

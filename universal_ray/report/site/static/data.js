@@ -130,11 +130,10 @@ const run = {
     }));
   },
 
-  /** What the ids of examples say, and of parts of characters the bytes. */
+  /** What the ids of examples say. */
   async vocabulary() {
     if (!this.tables.includes("vocabulary") || this.texts) return;
-    const { texts, bytes } = (await load("vocabulary")).content;
-    Object.assign(this, { texts, bytes });
+    this.texts = (await load("vocabulary")).content.texts;
   },
 
   /** What is said of neurons in words, by their places. */

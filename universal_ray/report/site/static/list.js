@@ -148,9 +148,10 @@ function byDigit(order, key, shift) {
 async function search(query, way) {
   if (!run.words) return { texts: [], neurons: [], lacking: true };
   const { content, arrays } = await load("tokens");
-  const wanted = query.toLowerCase();
-  let chosen = content.texts.flatMap((text, at) => (text.trim().toLowerCase() === wanted.trim() && wanted.trim() ? [at] : []));
-  if (!chosen.length) chosen = content.texts.flatMap((text, at) => (text.toLowerCase().includes(wanted) ? [at] : []));
+  const typed = (text) => text.toLowerCase().replaceAll("␣", " ").replaceAll("⏎", "\n").replaceAll("⇥", "\t");
+  const texts = content.texts.map(typed), wanted = typed(query);
+  let chosen = texts.flatMap((text, at) => (text.trim() === wanted.trim() && wanted.trim() ? [at] : []));
+  if (!chosen.length) chosen = texts.flatMap((text, at) => (text.includes(wanted) ? [at] : []));
   const neurons = new Set();
   const only = WAYS.indexOf(way);
   for (const at of chosen.slice(0, 200)) {

@@ -86,7 +86,7 @@ function tokenOf(id, at, values, most) {
   const text = textOf(id);
   const share = Math.min(Math.abs(values[at]) / most, 1);
   const tint = Math.round(34 * Math.log10(1 + 9 * share));
-  const shown = token(text, run.bytes?.[id]);
+  const shown = token(text);
   shown.style.setProperty("--tint", `${tint}%`);
   if (values[at] < 0) shown.classList.add("below");
   return shown;
