@@ -9,8 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from helpers_site import HOSTILE, catalogue, column, neuron, read, write
-from helpers_study import ALL
-from helpers_whole import copied, damage, make_inputs, whole_study
+from helpers_whole import copied, damage, whole_run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -343,9 +342,10 @@ def test_a_run_is_opened_by_its_address(run):
     assert universal_ray.open(run).tables
 
 
-def test_a_run_ends_with_its_site(tmp_path):
-    study = whole_study(tmp_path / "run", *make_inputs(tmp_path))
-    page = make_study(study, ALL, console(), LOCAL)
+def test_a_run_ends_with_its_site(once, tmp_path):
+    study, copies = whole_run(once)
+    study.run.dir = str(copied(copies[-1], tmp_path / "run"))
+    page = make_study(study, ["report"], console(), LOCAL)
     assert page == f"{tmp_path}/run/report/index.html"
     told = catalogue(tmp_path / "run")
     assert told["missing"] == [] and told["pages"][0]["measured"] == 64
