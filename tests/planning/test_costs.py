@@ -24,6 +24,7 @@ from universal_ray.planning.costs import (
     host_bytes,
     seconds_of,
 )
+from universal_ray.stages import registry
 from universal_ray.stages.correlations.prepare import make_plan
 
 ROOT = Path(__file__).parents[2]
@@ -63,13 +64,13 @@ def test_sizes_of_the_experiments_are_those_of_their_plans(tmp_path):
 
 def test_every_stage_is_in_the_time_and_on_the_disk(tmp_path):
     found, taken = costs("gpt2_small", tmp_path)
-    assert list(taken) == ["correlations", "profile", "roles"]
+    assert list(taken) == list(registry.STAGES)
     assert all(cost.work and cost.kept and cost.device and cost.host for cost in taken.values())
     speed = Speed(gpu_rates(3e14, Policy.fp16, ForwardType.tfloat32, 8), "a guess")
     rows = dict(describe_total(
         taken, workers=1, memory=80 * GIB, device=Device.cuda, speed=speed
     ))  # fmt: skip
-    for name in ("products", "forward passes", "reductions", "profile", "roles", "tables"):
+    for name in ("products", "forward passes", "reductions", "profile", "roles", "report", "tables"):
         assert name in rows["of which"]
     assert "of the memory of its host" in rows["memory"]
     ids, neurons, shards = 50_257, 5 * 12 * 3072, 4
