@@ -70,7 +70,8 @@ def test_every_stage_is_in_the_time_and_on_the_disk(tmp_path):
     rows = dict(describe_total(
         taken, workers=1, memory=80 * GIB, device=Device.cuda, speed=speed
     ))  # fmt: skip
-    for name in ("products", "forward passes", "reductions", "profile", "roles", "report", "tables"):
+    of_stages = ("products", "forward passes", "reductions", "profile", "roles", "report", "tables")
+    for name in of_stages:
         assert name in rows["of which"]
     assert "of the memory of its host" in rows["memory"]
     ids, neurons, shards = 50_257, 5 * 12 * 3072, 4
