@@ -12,6 +12,7 @@ from helpers_study import make, make_study, make_tokens, profile_of
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from universal_ray.corpus.rows import open_corpus
+from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.planning.shards import layer_bytes
 from universal_ray.storage.finished import PROFILE
 
@@ -73,7 +74,7 @@ def of_reference(found, table: str) -> list[dict]:
 def test_both_ends_of_activations_are_told(found, truth):
     tokens_BP, _, post_TN = truth
     study, *_ = found
-    texts = AutoTokenizer.from_pretrained(study.models.reference)
+    texts = read_vocabulary(AutoTokenizer.from_pretrained(study.models.reference), VOCABULARY)
     rows = of_reference(found, "statistics")
     assert len(rows) == LAYERS * WIDTH
     for neuron, row in enumerate(rows):
@@ -90,7 +91,7 @@ def test_both_ends_of_activations_are_told(found, truth):
         assert row["token_min"] == pytest.approx(sorted(by_token.values())[:10], rel=1e-4, abs=1e-6)
         lowest = min(by_token, key=lambda v: by_token[v])
         if lowest:  # the text of the special one is none
-            assert row["token_min_token"][0] == texts.decode([lowest])
+            assert row["token_min_token"][0] == texts.shown[lowest]
         means = [x_T[tokens_BP.ravel() == v].mean() for v in by_token]
         common = [m for m, v in zip(means, by_token, strict=True)
                   if (tokens_BP == v).sum() >= 50]  # fmt: skip
