@@ -102,7 +102,7 @@ def test_tables_that_an_earlier_stage_has_outdated_are_dropped_and_told(whole, t
     store = make(other, CORRELATIONS)
     assert set(table_bytes(store)) == set(finished.TABLES[CORRELATIONS])
     assert list(finished.stages(store)) == [CORRELATIONS]
-    with pytest.raises(MissingError, match="holds no profile"):
+    with pytest.raises(MissingError, match="holds no tables of profile"):
         make(other, ROLES)
     # With the options of before nothing of it fits either.
     again = changed(study, run__dir=folder)

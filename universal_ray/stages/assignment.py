@@ -1,11 +1,13 @@
-"""What every stage tells its workers alike."""
+"""What every stage begins with: what it builds on, and what its workers are told alike."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from universal_ray.errors import MissingError
 from universal_ray.models.site import Site
 from universal_ray.runtime.worker import Assignment
 from universal_ray.stages.inputs import Inputs
+from universal_ray.storage.finished import TABLES
 from universal_ray.storage.store import Store
 
 Kind = TypeVar("Kind", bound=Assignment)
@@ -38,3 +40,14 @@ def assign(
         device=study.cluster.device.value,
         **more,
     )
+
+
+def check_made(store: Store, stage: str, made: bool, *, before: str) -> None:
+    """Raise MissingError where the tables of an earlier stage are not those of these options."""
+    if not made:
+        order = list(TABLES)
+        wanted = ",".join(order[order.index(stage) : order.index(before)])
+        raise MissingError(
+            f"{store.url} holds no tables of {stage} that are whole and of these options: make "
+            f"them first, by stages=[{wanted}] with the same options"
+        )

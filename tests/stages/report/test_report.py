@@ -175,13 +175,13 @@ def test_interrupted_and_resumed_in_another_order_has_the_same_bytes(run, before
 
 def test_without_the_roles_of_the_same_options_it_is_refused(before):
     before.roles.seed = 7
-    with pytest.raises(MissingError, match="holds no roles of its neurons"):
+    with pytest.raises(MissingError, match="holds no tables of roles"):
         make(before, REPORT)
 
 
 def test_what_is_missing_or_does_not_fit_is_refused_before_any_model_runs(inputs, tmp_path):
     study = study_of(tmp_path, *inputs)
-    with pytest.raises(MissingError, match="holds no profile of its neurons"):
+    with pytest.raises(MissingError, match="holds no tables of profile"):
         make(study, REPORT)
     study.report.tokens = (SAMPLED - 1) * CONTEXT
     with pytest.raises(ConfigurationError, match=r"report\.tokens"):

@@ -264,7 +264,7 @@ def test_interrupted_and_resumed_has_the_same_bits(run, tmp_path, monkeypatch):
 
 def test_what_is_missing_or_too_short_is_refused_before_any_model_runs(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
-    with pytest.raises(MissingError, match="holds no profile"):
+    with pytest.raises(MissingError, match="holds no tables of profile"):
         make(study, ROLES_STAGE)
     study.roles.tokens = CONTEXT
     with pytest.raises(ConfigurationError, match=r"roles\.tokens"):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from universal_ray.errors import MissingError
 from universal_ray.features.bank import choose
 from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.planning.capacity import worker_memory
@@ -11,7 +10,7 @@ from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Shard, layer_groups
 from universal_ray.runtime.task import Batch, Task, call
-from universal_ray.stages.assignment import assign
+from universal_ray.stages.assignment import assign, check_made
 from universal_ray.stages.correlations import artifacts as correlations
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile.artifacts import stand, tables_fingerprint
@@ -65,11 +64,8 @@ class ProfileStage:
     def begin(self) -> ProfileAssignment | None:
         """Raises MissingError where the correlations are not there."""
         store, inputs = self.store, self.inputs
-        if not correlations.stand(inputs, store):
-            raise MissingError(
-                f"{store.url} holds no tables of correlations that are whole and of these "
-                "options: make them first, by stages=[correlations] with the same options"
-            )
+        made = correlations.stand(inputs, store)
+        check_made(store, finished.CORRELATIONS, made, before=self.name)
         if stand(inputs, store):
             return None
         self._assignment = assign(

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from universal_ray.errors import MissingError
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import layer_groups
 from universal_ray.runtime.measure import expected_memory
 from universal_ray.runtime.task import Batch, Task, call
-from universal_ray.stages.assignment import assign
+from universal_ray.stages.assignment import assign, check_made
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile import artifacts as profile
 from universal_ray.stages.profile.artifacts import Bank
@@ -36,6 +35,7 @@ from universal_ray.stages.report.worker import (
 )
 from universal_ray.stages.roles import artifacts as roles
 from universal_ray.storage import checked, finished
+from universal_ray.storage.kept import Kept
 from universal_ray.storage.store import Store
 
 
@@ -51,7 +51,7 @@ class ReportStage:
         self.inputs, self.store = inputs, store
         self.recipe = prepare(inputs, store)
         self.fingerprint = tables_fingerprint(inputs, store)
-        self._folders: set[str] = set()
+        self._kept = Kept(store, FOLDER)
         self._chosen: dict[str, tuple[Chosen, str]] = {}
 
     @cached_property
@@ -73,16 +73,8 @@ class ReportStage:
     def begin(self) -> ReportAssignment | None:
         """Raises MissingError where the profile or the roles are not there."""
         store, inputs = self.store, self.inputs
-        if not profile.stand(inputs, store):
-            raise MissingError(
-                f"{store.url} holds no profile of its neurons that is whole and of these options: "
-                "make it first, by stages=[profile,roles] with the same options"
-            )
-        if not roles.stand(inputs, store):
-            raise MissingError(
-                f"{store.url} holds no roles of its neurons that are whole and of these options: "
-                "make them first, by stages=[roles] with the same options"
-            )
+        check_made(store, finished.PROFILE, profile.stand(inputs, store), before=self.name)
+        check_made(store, finished.ROLES, roles.stand(inputs, store), before=self.name)
         if stand(inputs, store):
             return None
         return assign(
@@ -102,7 +94,7 @@ class ReportStage:
         missing = [
             call(choose_windows, f"windows-{model.short}", recipe, model, corpus)
             for model in models
-            if checked.marker_of(self._stands(recipe.windows_file(model))) not in stored
+            if checked.marker_of(self._kept.whole(recipe.windows_file(model))) not in stored
         ]
         self._chosen = {model.identity: self._choose(model) for model in models}
         yield self._candidates(memory, models, stored)
@@ -123,11 +115,6 @@ class ReportStage:
         found = chosen(self.store, model, bank, named)
         return found, recipe.groups_folder(model, found, [each.name for each in bank.columns])
 
-    def _stands(self, path: str) -> str:
-        """Of a file, or a folder of one model, that these options make: it stays."""
-        self._folders.add("/".join(path.split("/")[:2]))
-        return path
-
     def _candidates(
         self, memory: list[tuple[str, float]], models: Sequence[Model], stored: set[str]
     ) -> Batch:
@@ -146,7 +133,7 @@ class ReportStage:
                         (WINDOWS, recipe.sample_file), (DESCRIPTIONS, recipe.descriptions_file),
                     )
                     for layer in range(layers.start, layers.stop)
-                    if checked.marker_of(self._stands(path(model, layer))) not in stored
+                    if checked.marker_of(self._kept.whole(path(model, layer))) not in stored
                 )  # fmt: skip
                 if not asked:
                     done += 1
@@ -157,7 +144,7 @@ class ReportStage:
             neurons, folder = self._chosen[model.identity]
             for shard in recipe.profile.shards:
                 peaks, groups = (
-                    checked.marker_of(self._stands(path)) not in stored
+                    checked.marker_of(self._kept.whole(path)) not in stored
                     for path in (recipe.peaks_file(model, shard), groups_file(folder, shard))
                 )
                 if not (peaks or groups):
@@ -186,9 +173,9 @@ class ReportStage:
             }
             neurons = {model.identity: partner_N for model, partner_N in mine.items()}
             wanted = tuple(mine.items())
-            folder = self._stands(recipe.partners_folder(other, read.rows, neurons))
+            folder = self._kept.whole(recipe.partners_folder(other, read.rows, neurons))
             read.folders[other.identity] = folder
-            path = self._stands(recipe.transfer_file(other, neurons))
+            path = self._kept.whole(recipe.transfer_file(other, neurons))
             read.transfer[other.identity] = path
             if checked.marker_of(path) in stored:
                 done += 1
@@ -211,6 +198,4 @@ class ReportStage:
 
     def end(self) -> None:
         finished.Draft(self.store, self.name, self.fingerprint).swap_in()
-        for path in self.store.list(FOLDER):
-            if "/".join(path.split("/")[:2]) not in self._folders:
-                self.store.delete(path)
+        self._kept.drop_others()

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 from universal_ray.config.study import RolesConfig
-from universal_ray.errors import MissingError
 from universal_ray.maths.roles.frequency import unigram
 from universal_ray.maths.roles.path_sums import Path
 from universal_ray.models.interventions import Intervention, by_neurons
@@ -16,7 +15,7 @@ from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Shard, layer_groups
 from universal_ray.runtime.measure import expected_memory
 from universal_ray.runtime.task import Batch, Task, call
-from universal_ray.stages.assignment import assign
+from universal_ray.stages.assignment import assign, check_made
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile import artifacts as profile
 from universal_ray.stages.profile.artifacts import Bank
@@ -44,6 +43,7 @@ from universal_ray.stages.roles.scores import score_weights
 from universal_ray.stages.roles.summary import assemble
 from universal_ray.stages.roles.worker import RolesAssignment, RolesWorker
 from universal_ray.storage import checked, finished
+from universal_ray.storage.kept import Kept
 from universal_ray.storage.store import Store
 
 LABELS = {"intervene": "interventions on", "ablate": "paths of"}
@@ -80,8 +80,7 @@ class RolesStage:
         self.inputs, self.store = inputs, store
         self.recipe = prepare(inputs, store)
         self.fingerprint = tables_fingerprint(inputs, store)
-        self._folders: set[str] = set()
-        self._pieces: set[str] = set()
+        self._kept = Kept(store, FOLDER)
 
     @staticmethod
     def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
@@ -108,11 +107,7 @@ class RolesStage:
         have no frequency that differs.
         """
         store, inputs = self.store, self.inputs
-        if not profile.stand(inputs, store):
-            raise MissingError(
-                f"{store.url} holds no profile of its neurons that is whole and of these options: "
-                "make it first, by stages=[profile] with the same options"
-            )
+        check_made(store, finished.PROFILE, profile.stand(inputs, store), before=self.name)
         if stand(inputs, store):
             return None
         unigram(self._bank.counts_V)
@@ -132,7 +127,7 @@ class RolesStage:
         scores = [
             call(score_weights, f"scores-{model.short}", recipe, model, source)
             for model in models
-            if checked.marker_of(self._stands(recipe.scores_file(model))) not in stored
+            if checked.marker_of(self._kept.whole(recipe.scores_file(model))) not in stored
             for source in [self.inputs.sources[model.identity]]
         ]
         yield Batch("role scores", scores, len(models) - len(scores))
@@ -145,11 +140,6 @@ class RolesStage:
     def _stored(self) -> set[str]:
         return set(self.store.list(FOLDER))
 
-    def _stands(self, path: str) -> str:
-        """Of a file, or a folder of one model, that these options make: it stays."""
-        self._folders.add("/".join(path.split("/")[:2]))
-        return path
-
     def _responses(self, memory: list[tuple[str, float]], models: Sequence[Model]) -> list[Task]:
         """As many layers to a task as fit, and no more than leave work for all workers."""
         recipe, stored = self.recipe, self._stored()
@@ -161,7 +151,7 @@ class RolesStage:
             classes = classes_key(scores, self._bank.membership_VF)
             for layers in layer_groups(model, vocabulary, memory=bytes_each, footprint=footprint):
                 paths = [
-                    self._stands(recipe.responses_file(model, classes, layer))
+                    self._kept.whole(recipe.responses_file(model, classes, layer))
                     for layer in range(layers.start, layers.stop)
                 ]
                 if not stored.issuperset(map(checked.marker_of, paths)):
@@ -202,7 +192,7 @@ class RolesStage:
 
     def _paths(self, model: Model, paths: tuple[Path, ...]) -> dict[str, Task | None]:
         recipe, wanted = self.recipe, dict[str, Task | None]()
-        folder = self._stands(recipe.paths_folder(model, paths))
+        folder = self._kept.whole(recipe.paths_folder(model, paths))
         for shard in recipe.plan.shards:
             place = shard_folder(folder, shard)
             there = checked.told(self.store, marker(place)).get("of") == recipe.of(model, shard)
@@ -217,12 +207,12 @@ class RolesStage:
         there = pieces(self.store, recipe, folder, model, self._stored())
         for shard in recipe.plan.shards:
             held = {key: piece for key, (piece, _) in there[shard.index].items() if key in groups}
-            self._pieces |= {*held.values()}
+            for piece in held.values():
+                self._kept.piece(piece)
             new = {key: group for key, group in groups.items() if key not in held}
-            place = piece_folder(folder, shard, list(new))
+            place = self._kept.piece(piece_folder(folder, shard, list(new)))
             done = tuple(each for group in new.values() for each in group)
             wanted[place] = self._task("intervene", model, shard, done, place) if new else None
-            self._pieces.add(place)
         return wanted
 
     def _task(self, method: str, model: Model, shard: Shard, *what: Any) -> Task:
@@ -236,7 +226,4 @@ class RolesStage:
 
     def end(self) -> None:
         finished.Draft(self.store, self.name, self.fingerprint).swap_in()
-        for path in self.store.list(FOLDER):
-            whole, piece = "/".join(path.split("/")[:2]), path.rpartition("/")[0]
-            if whole not in self._folders and piece not in self._pieces:
-                self.store.delete(path)
+        self._kept.drop_others()
