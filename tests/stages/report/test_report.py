@@ -61,7 +61,7 @@ def study_of(folder: Path, models: list[str], tokens: str) -> Study:
 
 @pytest.fixture(scope="module")
 def inputs(once):
-    folder = once("inputs-of-report", make_inputs)
+    folder = once("inputs-of-profile", make_inputs)  # the same
     return [str(folder / name) for name in "ab"], str(folder / "tokens")
 
 
