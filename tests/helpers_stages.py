@@ -12,6 +12,7 @@ from ray import cloudpickle
 
 from universal_ray.runtime.journal import Journal
 from universal_ray.runtime.local import LocalExecutor
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Stage, Task
 from universal_ray.storage.artifacts import Artifact
 
@@ -56,6 +57,9 @@ class Wrapped:
 
     def __init__(self, stage: Stage):
         self.stage, self.name, self.worker = stage, stage.name, stage.worker
+
+    def forecast(self) -> Forecast:
+        return self.stage.forecast()
 
     def begin(self) -> Any:
         return self.stage.begin()

@@ -16,7 +16,7 @@ from universal_ray.report import status
 from universal_ray.report.run import Run
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.status import describe_run
-from universal_ray.runtime.progress import Advance, Progress
+from universal_ray.runtime.progress import Advance, Forecast, Progress
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.store import Store
 
@@ -76,6 +76,8 @@ def test_all_or_none_or_one_universal_neuron_can_be_shown(whole, capsys):
         show_results(console(), store)
         shown = capsys.readouterr().out
         assert f" of {universal} " in shown
+        progress = store.get_json("progress.json")  # whatever was planned is of a batch that was
+        assert (progress["left"], progress["ahead"]) == (0, [])
         assert f"\n{store.url}/tables/neurons.parquet\n" in shown
         assert all(name in shown for name in NAMES)
         assert "nan" not in shown and "None" not in shown
@@ -135,19 +137,27 @@ def test_status_while_a_run_is_on(tmp_path, monkeypatch):
     store.put("study.yaml", RECORD)
     now = time.time()
     monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: now))
-    progress = Progress()
-    progress.begin(Advance("sums", 10, 2, 8000, 2000.0, now - 25, now - 5))
+    progress = Progress(ahead={
+        "correlations": Forecast({"sums": 100.0}), "roles": Forecast({"interventions": 3600.0})
+    })  # fmt: skip
+    progress.begin("correlations", Advance("sums", 10, 2, 8000, 2000.0, now - 25, now - 5))
     progress.started("unit 3")
     store.put_json("progress.json", progress.state())
     assert dict(describe_run(store))["stage"].startswith("interrupted")
-    with RunLock(store):
+    with RunLock(store) as lock:
+        # Of another driver, while this one is about to begin.
+        rows = dict(describe_run(store))
+        assert rows["stage"] == "starting: the study is being checked; before, sums"
+        assert rows["remaining"] == "not known before the study is checked"
+        progress.driver = lock.owner
+        store.put_json("progress.json", progress.state())
         found = enter("jobs/status.py", f"run.dir={tmp_path}", folder=tmp_path)
         rows = dict(describe_run(store))
     assert found.returncode == 0
     assert rows["driver"].startswith("process")
     assert rows["sums"] == "2 of 10 done, 100 tokens/s"
     # A minute at that rate, of which five seconds had passed.
-    assert rows["remaining"] == "55 s of sums"
+    assert rows["remaining"] == "55 s of sums, about 60 min in all, with roles"
     assert rows["running"].startswith("unit 3 for ")
     assert "s of sums" in found.stdout and "unit 3 for" in found.stdout
 
@@ -163,8 +173,8 @@ def test_status_while_a_run_is_on(tmp_path, monkeypatch):
 def test_a_progress_file_of_wrong_kinds_is_one_sentence(tmp_path, written):
     store = Store(str(tmp_path))
     store.put("study.yaml", RECORD)
-    progress = Progress()
-    progress.begin(Advance("sums", 10, 2, 8000))
+    progress = Progress(ahead={"correlations": Forecast({})})
+    progress.begin("correlations", Advance("sums", 10, 2, 8000))
     whole = progress.state()
     store.put_json("progress.json", whole)
     describe_run(store)

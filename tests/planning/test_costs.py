@@ -93,7 +93,7 @@ def test_float32_forward_passes_take_as_long_as_products_on_a_gpu(tmp_path):
 
 
 def share(name: str, kind: str, amount: float, steps: int) -> Share:
-    return Share(name=name, kind=kind, amount=amount, steps=steps)
+    return Share(name=name, batch="sums", kind=kind, amount=amount, steps=steps)
 
 
 def test_time_is_that_of_the_longest_share_and_adds_up():

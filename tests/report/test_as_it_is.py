@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from universal_ray.report import screen
-from universal_ray.runtime.progress import Advance
+from universal_ray.runtime.progress import Advance, Forecast, Progress
 
 NAMES = ["m [v2]", "x[/x]", "[bold]b[/bold]", "[/]", ":warning: [red", "[link=a]"]
 """What rich reads as a style, as the end of one, or as a picture."""
@@ -15,9 +15,10 @@ NAMES = ["m [v2]", "x[/x]", "[bold]b[/bold]", "[/]", ":warning: [red", "[link=a]
 
 def advance(out: Console, name: str) -> None:
     with screen.Watcher(out) as watch:
-        batch = Advance(name, 2, 0, 0)
-        batch.finished(0.0)
-        watch(batch)
+        progress = Progress(ahead={name: Forecast({})})
+        progress.begin(name, Advance(name, 2, 0, 0))
+        progress.finished("", 0.0)
+        watch(progress)
 
 
 SHOWN = {

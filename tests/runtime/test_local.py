@@ -20,8 +20,12 @@ from universal_ray.errors import (
 from universal_ray.runtime import driver
 from universal_ray.runtime.arithmetic import fix_arithmetic
 from universal_ray.runtime.local import LocalExecutor
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Task
 from universal_ray.storage.store import Store
+
+RECORD = b"{configuration: {}, bits: {}, models: [], corpus: {rows: 1, context: 1, units: []}}"
+"""The least that a `study.yaml` says."""
 
 
 class Puppet:
@@ -54,6 +58,9 @@ class Puppets:
     def __init__(self, *tasks, name="play", assignment=1, **follows):
         self.name, self.tasks, self.assignment, self.follows = name, tasks, assignment, follows
         self.results, self.ended = {}, False
+
+    def forecast(self):
+        return Forecast({"work": 10.0})
 
     def begin(self):
         return self.assignment
@@ -106,9 +113,31 @@ def test_tasks_beside_come_first_and_what_becomes_possible_comes_next(store):
 def test_whoever_watches_is_told_of_every_task_that_counts(store):
     told = []
     stage = Puppets(task("one"), task("beside", beside=True), task("two"))
-    watch = lambda batch: told.append((batch.name, batch.tasks_done, batch.tasks_total))  # noqa: E731
-    driver.run(lambda: [stage], store, LocalExecutor(), watch)
-    assert told == [("work", 1, 2), ("work", 2, 2)]
+    later = Puppets(name="epilogue")
+
+    def watch(progress):
+        batch, state = progress.batches[-1], progress.state()
+        told.append((batch.name, batch.tasks_done, batch.tasks_total, state["ahead"]))
+        assert state["left"] > 1  # of the stage that is to come, less as this one is fast
+
+    driver.run(lambda: [stage, later], store, LocalExecutor(), watch)
+    assert told == [("work", 1, 2, ["epilogue"]), ("work", 2, 2, ["epilogue"])]
+
+
+def test_while_the_executor_starts_the_run_says_so_and_what_lies_ahead(store):
+    class Slow(LocalExecutor):
+        def __enter__(self):
+            seen.append(store.get_json("progress.json"))
+            return super().__enter__()
+
+    seen: list[dict] = []
+    store.put("study.yaml", RECORD)
+    for _ in range(2):  # the second finds what the first has left
+        driver.run(lambda: [Puppets(task("one")), Puppets(name="end")], store, Slow())
+        assert store.get_json("progress.json")["stage"] == "finished"
+    assert [each["stage"] for each in seen] == ["starting"] * 2
+    assert [(each["left"], each["ahead"]) for each in seen] == [(20.0, ["end"])] * 2
+    assert seen[0]["driver"] != seen[1]["driver"]
 
 
 def test_a_store_that_fails_is_tried_again_with_the_same_worker(store, caplog):

@@ -12,6 +12,7 @@ from ray.cluster_utils import Cluster
 from universal_ray.config.study import ClusterConfig, ModelsConfig, RunConfig, Study
 from universal_ray.errors import HubError, MemoryShortError, UnitError
 from universal_ray.runtime import driver, scheduler
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.runtime.task import Batch, Task
 from universal_ray.storage.store import Store
@@ -57,6 +58,9 @@ class Puppets:
     def __init__(self, name, tasks, meanwhile=lambda: None):
         self.name, self.tasks, self.meanwhile = name, tasks, meanwhile
         self.told, self.memory = [], []
+
+    def forecast(self):
+        return Forecast({})
 
     def begin(self):
         return self.name

@@ -31,6 +31,7 @@ from universal_ray.corpus.rows import kept_mask
 from universal_ray.runtime import driver
 from universal_ray.runtime.executor import Executor
 from universal_ray.runtime.measure import reset_peak
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Task
 from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.stages.inputs import prepare
@@ -180,6 +181,9 @@ class Measured:
         plan = stage.plan
         cross = sum(pair.flops(plan.total_tokens) for pair in plan.pairs)
         self.timing = Timing(plan.total_tokens, plan.flops, cross)
+
+    def forecast(self) -> Forecast:
+        return self.stage.forecast()
 
     def begin(self) -> Any:
         return self.stage.begin()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import universal_ray
 from universal_ray.cli.entry import entry
-from universal_ray.cli.study import StudyCommand, make
+from universal_ray.cli.study import CHECKING, StudyCommand, make
 from universal_ray.config.choice import choose
 from universal_ray.config.numbers import check_positive
 from universal_ray.config.study import Device, ForwardType, Policy, RunConfig
@@ -93,6 +93,7 @@ def run(job: StudyCommand) -> None:
     """Make a study, or the stages of it that are asked for: which neurons are universal, what they
     respond to and what they do. The same command again goes on from what its run.dir holds.
     """
+    print(CHECKING, flush=True)
     from universal_ray.report.screen import console, show_results
     from universal_ray.storage.store import Store
 

@@ -1,6 +1,7 @@
 """What every way to run a study shares: its stages, planned, shown and made."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 RAY, LOCAL = "ray", "local"
 """Who does the tasks: workers of a cluster, or one in this process."""
+CHECKING = "Checking the study"
+"""Told at once: what comes next imports for many seconds."""
 
 
 @dataclass(kw_only=True)
@@ -77,7 +80,7 @@ def make(
     from universal_ray.runtime import driver
 
     with Watcher(out) as watch:
-        by = _executor(executor, study)
+        by = _executor(executor, study, out.print)
         driver.run(lambda: _stages(study, store, wanted, out, dry=False), store, by, watch)
     return _site(study, store) if finished.REPORT in wanted else None
 
@@ -93,12 +96,12 @@ def _site(study: Study, store: "Store") -> str:
         return write(Run(store), study.report.megabytes, everything)
 
 
-def _executor(name: str, study: Study) -> "Executor":
+def _executor(name: str, study: Study, say: Callable[[str], None]) -> "Executor":
     """Who does the tasks. Raises ConfigurationError where nobody has that name."""
     if name == RAY:
         from universal_ray.runtime.scheduler import Scheduler
 
-        return Scheduler(study.cluster)
+        return Scheduler(study.cluster, say)
     if name == LOCAL:
         from universal_ray.runtime.local import LocalExecutor
 
@@ -131,6 +134,7 @@ def run(
     >>> run.summary["references"][0]["layers"][2]["neurons"]
     768
     """
+    print(CHECKING, file=sys.stderr, flush=True)
     from universal_ray.report.run import open
     from universal_ray.report.screen import console
 

@@ -54,11 +54,18 @@ class Share:
 
     name: str
     """for people"""
+    batch: str
+    """of its stage's, that it is done in"""
     kind: str
     amount: int | float
     """FLOP, bytes or seconds, as its kind has it"""
     steps: int
     """tasks of one size that workers share"""
+
+
+def table_share(rows: int) -> Share:
+    """Of a stage's tables."""
+    return Share(name="tables", batch="tables", kind=HOST, amount=TABLE_SECONDS * rows, steps=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +155,14 @@ def seconds_of(costs: Mapping[str, Cost], workers: int, speed: Speed) -> dict[st
     for cost in costs.values():
         for share in cost.work:
             found[share.name] = found.get(share.name, 0) + speed.seconds(share, workers)
+    return found
+
+
+def seconds_by_batch(cost: Cost, workers: int, speed: Speed) -> dict[str, float]:
+    """Wall time of a stage by the batch that it goes into."""
+    found: dict[str, float] = {}
+    for share in cost.work:
+        found[share.batch] = found.get(share.batch, 0) + speed.seconds(share, workers)
     return found
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from universal_ray.report.run import Run
-from universal_ray.runtime.progress import Advance
+from universal_ray.runtime.progress import Progress, remaining
 from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Watcher:
 
     def __init__(self, out: Console):
         self._out = out
-        self._bar = Progress(
+        self._bar = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[note]}", markup=False),
@@ -89,12 +90,12 @@ class Watcher:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, batch: Advance) -> None:
-        rate = batch.rate
-        seconds = batch.left / rate if rate > 0 else 0.0
-        what = "tokens/s" if batch.tokens_total else "tasks/s"
+    def __call__(self, progress: Progress) -> None:
+        batch = progress.batches[-1]
+        rate, what = batch.rate, "tokens/s" if batch.tokens_total else "tasks/s"
         note = f"{rate:,.0f} {what}" if rate >= 10 else f"{rate:.1f} {what}"
-        note += f", {seconds:,.0f} s left"
+        note += f", {batch.left / rate if rate > 0 else 0:,.0f} s left of it, "
+        note += remaining(progress.left, list(progress.ahead)[1:])
         done, total = batch.tasks_done, batch.tasks_total
         if self._out.is_terminal:
             if batch.name not in self._tasks:

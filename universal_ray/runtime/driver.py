@@ -49,11 +49,14 @@ def _make(
 ) -> None:
     with ExitStack() as opened:
         once = cache(lambda: opened.enter_context(journal()))
-        for stage in stages:
+        for index, stage in enumerate(stages):
             assignment = stage.begin()
             if assignment is None:
                 log.info("nothing is left to do for the %s", stage.name)
                 continue
-            executor().run(stage, assignment, once())
+            told = once()
+            # With what was measured in the stages before; those after may turn out to be there.
+            told.foresee({each.name: each.forecast() for each in stages[index:]})
+            executor().run(stage, assignment, told)
             lock.check()
             stage.end()

@@ -3,12 +3,12 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from universal_ray.errors import UnitError
-from universal_ray.runtime.progress import PROGRESS_FILE, Advance, Progress
+from universal_ray.runtime.progress import PROGRESS_FILE, Advance, Forecast, Progress
 from universal_ray.runtime.task import Batch, Task
 from universal_ray.storage.lock import RunLock
 from universal_ray.storage.record import METRICS_FILE, read_metrics
@@ -21,11 +21,11 @@ ATTEMPTS = 3
 MEND = "mend the cause"
 LESS_MEMORY = "lower cluster.memory, so that less is held together (no bit changes)"
 
-Watch = Callable[[Advance], None]
-"""Called with the batch under way whenever a task of it finishes."""
+Watch = Callable[[Progress], None]
+"""Called whenever a task of the batch under way finishes."""
 
 
-def unwatched(advance: Advance) -> None:
+def unwatched(progress: Progress) -> None:
     """Nobody looks on."""
 
 
@@ -37,12 +37,13 @@ class Journal:
 
     def __init__(self, store: Store, lock: RunLock, watch: Watch = unwatched):
         self._store, self.lock, self._watch = store, lock, watch
-        self._progress = Progress()
+        self._progress = Progress(driver=lock.owner)
         self._metrics = read_metrics(store)
         self._stage = ""
         self._attempts: Counter[tuple[str, str]] = Counter()
 
     def __enter__(self) -> "Journal":
+        self._publish()
         return self
 
     def __exit__(
@@ -57,14 +58,18 @@ class Journal:
             self._progress.stopped(str(error))
         self._publish()
 
+    def foresee(self, stages: Mapping[str, Forecast]) -> None:
+        """These stages are left to be made, the first one next."""
+        self._progress.ahead = dict(stages)
+        self._publish()
+
     def begin(self, stage: str, batch: Batch) -> None:
         """The tasks of a batch of a stage come next."""
         self._stage = stage
         counted = [task for task in batch.tasks if not task.beside]
         tokens = round(sum(task.tokens for task in counted))
-        self._progress.begin(
-            Advance(batch.name, batch.done + len(counted), batch.done, tokens)
-        )
+        advance = Advance(batch.name, batch.done + len(counted), batch.done, tokens)
+        self._progress.begin(stage, advance)
         self._publish()
 
     def started(self, task: Task) -> None:
@@ -83,7 +88,7 @@ class Journal:
             self._store.put(METRICS_FILE, lines.encode())
         self._progress.finished(task.label, task.tokens)
         self._publish()
-        self._watch(self._progress.batches[-1])
+        self._watch(self._progress)
 
     def failed(
         self, task: Task, error: Exception, advice: str = MEND, innocent: bool = False

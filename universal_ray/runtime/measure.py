@@ -5,6 +5,7 @@ import os
 import resource
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ from universal_ray.planning.costs import (
     FORWARD,
     HOST,
     PRODUCTS,
+    Cost,
     Speed,
     cpu_rates,
     gpu_rates,
+    seconds_by_batch,
 )
+from universal_ray.runtime.progress import Forecast
 from universal_ray.storage.record import read_metrics
 from universal_ray.storage.store import Store
 
+GPU_FLOPS = 3e14
+"""Of sums, on a GPU that nobody has measured: for the shares of work alone."""
 PROBE = (1024, 1024, 2048)
 """Tokens, rows and columns of the product that a CPU's speed is read off."""
 
@@ -161,6 +167,17 @@ def known_speed(study: Study, store: Store) -> Speed | None:
     return Speed({**usual, **measured}, told)
 
 
+def forecast(cost: Cost, study: Study, store: Store) -> Forecast:
+    """How long a stage will take, by batch: in seconds, or of a GPU that nobody has measured in
+    shares of them.
+    """
+    settings, policy, speed = study.cluster, study.precision.moments, known_speed(study, store)
+    assert policy is not None
+    usual = Speed(gpu_rates(GPU_FLOPS, policy, study.models.dtype, settings.threads), "")
+    found = seconds_by_batch(cost, settings.workers, speed or usual)
+    return Forecast(found, measured=speed is not None)
+
+
 def expected_memory(settings: ClusterConfig) -> float:
     """Bytes of each worker: as configured, or this machine's share, or a usual GPU's.
 
@@ -173,6 +190,7 @@ def expected_memory(settings: ClusterConfig) -> float:
     return machine_bytes() / settings.workers
 
 
+@cache
 def plain_rate(threads: int) -> float:
     """FLOP/s of a float32 product by some CPU threads, from one short product on this machine."""
     before = torch.get_num_threads()

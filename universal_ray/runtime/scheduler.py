@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -73,8 +73,8 @@ class _Worker:
 class Scheduler:
     """Runs stages one after another on the same processes of a Ray cluster; holds no results."""
 
-    def __init__(self, settings: ClusterConfig):
-        self.settings = settings
+    def __init__(self, settings: ClusterConfig, say: Callable[[str], None] = log.info):
+        self.settings, self.say = settings, say
         self.opened = ExitStack()
         self.workers: list[_Worker] = []
         self.starting: dict[ray.ObjectRef, _Worker] = {}
@@ -90,7 +90,10 @@ class Scheduler:
 
     def __enter__(self) -> "Scheduler":
         """Join or start the cluster; raises ResourceError as that does."""
+        address, count = self.settings.address, self.settings.workers
+        self.say(f"Joining Ray at {address}" if address else "Starting Ray")
         self.opened.enter_context(cluster(self.settings))
+        self.say(f"Starting {count} worker{'s' if count > 1 else ''}")
         return self
 
     def __exit__(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from universal_ray.runtime.progress import Forecast
+
 
 @dataclass(frozen=True)
 class Task:
@@ -46,6 +48,9 @@ class Stage(Protocol):
     name: str
     worker: type
     """its methods are the tasks'; `memory()` gives its host and the bytes of its device"""
+
+    def forecast(self) -> Forecast:
+        """What is left of it, as it was planned."""
 
     def begin(self) -> Any:
         """Under the run's lock: bring the directory in order; what the worker's constructor is

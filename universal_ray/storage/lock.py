@@ -136,6 +136,11 @@ class RunLock:
         except (LockedError, StorageError) as failure:
             logger.warning("The lock could not be given back: %s", failure)
 
+    @property
+    def owner(self) -> str:
+        """This driver, as its lock names it."""
+        return self._me.owner
+
     def check(self) -> None:
         """Raises LockedError when the lock is no longer this driver's."""
         last = _last(self._store)[1]

@@ -246,6 +246,11 @@ def test_interrupted_and_resumed_has_the_same_bits(run, tmp_path, monkeypatch):
     def cut_short(self, memory):
         for batch in batches(self, memory):
             if batch.name == "interventions":
+                # Each counts by how much is done: together all tokens of each shard once.
+                plan, counted = self.recipe.plan, sum(task.tokens for task in batch.tasks)
+                assert counted == pytest.approx(plan.tokens * len(plan.intervened))
+                by_method = {task.method: task.tokens for task in batch.tasks}
+                assert by_method["intervene"] > 5 * by_method["ablate"]
                 yield replace(batch, tasks=batch.tasks[:1])
                 raise KeyboardInterrupt
             yield batch

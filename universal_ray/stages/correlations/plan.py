@@ -11,10 +11,10 @@ from universal_ray.planning.costs import (
     FORWARD,
     HOST,
     PRODUCTS,
-    TABLE_SECONDS,
     Cost,
     Share,
     forward_flops,
+    table_share,
 )
 from universal_ray.planning.items import Item, Layout, Model, Unit
 
@@ -188,8 +188,13 @@ def _work(plan: Plan, rotations: int, reductions: Sequence[tuple[Item, int]]) ->
     if work:
         steps = len(work)
         found += [
-            Share(name="products", kind=PRODUCTS, amount=float(plan.flops), steps=steps),
-            Share(name="forward passes", kind=FORWARD, amount=plan.forward_flops, steps=steps),
+            Share(
+                name="products", batch="sums", kind=PRODUCTS, amount=float(plan.flops), steps=steps
+            ),
+            Share(
+                name="forward passes", batch="sums", kind=FORWARD, amount=plan.forward_flops,
+                steps=steps,
+            ),
         ]
     rotated = random = 0.0
     for pair, _ in reductions:
@@ -200,11 +205,13 @@ def _work(plan: Plan, rotations: int, reductions: Sequence[tuple[Item, int]]) ->
     steps = len(reductions)
     if steps:
         found += [
-            Share(name="reductions", kind=DOUBLE, amount=rotated, steps=steps),
-            Share(name="reductions", kind=HOST, amount=RANDOM_SECONDS * random, steps=steps),
+            Share(
+                name="reductions", batch="correlations", kind=kind, amount=amount, steps=steps
+            )
+            for kind, amount in ((DOUBLE, rotated), (HOST, RANDOM_SECONDS * random))
         ]
     rows = 2 * sum(model.neurons for pair in plan.pairs for model in pair.models)
-    return [*found, Share(name="tables", kind=HOST, amount=TABLE_SECONDS * rows, steps=1)]
+    return [*found, table_share(rows)]
 
 
 def describe(plan: Plan) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ import yaml
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Item, calibration_file, marker, same_weights
+from universal_ray.runtime.measure import forecast
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.assignment import assign
 from universal_ray.stages.correlations import folding, reduce
@@ -72,6 +74,9 @@ class CorrelationsStage:
         reductions = left_to_reduce(recipe, plan, store.list("reduce"))
         taken = cost(plan, rotations=recipe.rotations, reductions=reductions)
         return replace(taken, work=()) if not plan.work and stand(found, store) else taken
+
+    def forecast(self) -> Forecast:
+        return forecast(self.cost(self.inputs, self.store), self.inputs.study, self.store)
 
     def begin(self) -> MomentsAssignment | None:
         inputs, store = self.inputs, self.store

@@ -8,11 +8,11 @@ from universal_ray.planning.capacity import RING_BYTES, Footprint, size
 from universal_ray.planning.costs import (
     FORWARD,
     HOST,
-    TABLE_SECONDS,
     TRAFFIC,
     Cost,
     Share,
     forward_flops,
+    table_share,
 )
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import (
@@ -128,15 +128,19 @@ def _work(
         products = 2 * m.neurons * m.d_model * (vocabulary + 3 * m.neurons)
         host += products / WEIGHT_FLOPS
     scored = 4 * USUAL_FEATURES * vocabulary * sum(model.width for model, _ in unscored)
-    scores, name = scored / SCORE_FLOPS, "profile"
-    rows = TABLE_SECONDS * 2 * sum(m.neurons for m in models)
+    work = (
+        ("statistics", FORWARD, forward, len(left)),
+        ("statistics", TRAFFIC, STATISTICS_BYTES * values, len(left)),
+        ("features and labels", HOST, labels, len(recipe.shards)),
+        ("topics and weights", HOST, host, len(models)),
+        ("scores", HOST, scored / SCORE_FLOPS, len(unscored)),
+    )
     return [
-        Share(name=name, kind=FORWARD, amount=forward, steps=len(left)),
-        Share(name=name, kind=TRAFFIC, amount=STATISTICS_BYTES * values, steps=len(left)),
-        Share(name=name, kind=HOST, amount=labels, steps=len(recipe.shards)),
-        Share(name=name, kind=HOST, amount=host, steps=len(models)),
-        Share(name=name, kind=HOST, amount=scores, steps=len(unscored)),
-        Share(name="tables", kind=HOST, amount=rows, steps=1),
+        *(
+            Share(name="profile", batch=batch, kind=kind, amount=amount, steps=steps)
+            for batch, kind, amount, steps in work
+        ),
+        table_share(2 * sum(m.neurons for m in models)),
     ]
 
 

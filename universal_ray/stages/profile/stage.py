@@ -9,6 +9,8 @@ from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Shard, layer_groups
+from universal_ray.runtime.measure import forecast
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.assignment import assign, check_made
 from universal_ray.stages.correlations import artifacts as correlations
@@ -60,6 +62,9 @@ class ProfileStage:
             if checked.marker_of(plan.recipe.layer_file(model, layer)) not in stored
         ]
         return cost(plan, left, unscored, done=stand(found, store))
+
+    def forecast(self) -> Forecast:
+        return forecast(self.cost(self.inputs, self.store), self.inputs.study, self.store)
 
     def begin(self) -> ProfileAssignment | None:
         """Raises MissingError where the correlations are not there."""

@@ -11,12 +11,11 @@ from universal_ray.config.report import Detail, ReportConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.planning.costs import (
     FORWARD,
-    HOST,
     SINGLE,
-    TABLE_SECONDS,
     Cost,
     Share,
     forward_flops,
+    table_share,
 )
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import Shard, beside_layers, layer_bytes, layer_groups
@@ -180,11 +179,16 @@ def cost(plan: ReportPlan, found: Outline, memory: float, *, done: bool) -> Cost
         fitted = sum(PRODUCTS_OF_FIT * m.neurons * sample * CANDIDATES for m in models)
         count = sum(each.model.neurons for each in plan.described)
         steps = len(models) * 4 + len(plan.partners) * 4
+        shares = (
+            ("examples", FORWARD, own, steps),
+            ("examples", SINGLE, fitted, len(models)),
+            ("partners", FORWARD, read, steps),
+        )
         work = [
-            Share(name="report", kind=FORWARD, amount=own + read, steps=steps),
-            Share(name="report", kind=SINGLE, amount=fitted, steps=len(models)),
-            Share(
-                name="tables", kind=HOST, amount=TABLE_SECONDS * count * (windows + 2), steps=1
+            *(
+                Share(name="report", batch=batch, kind=kind, amount=amount, steps=steps)
+                for batch, kind, amount, steps in shares
             ),
+            table_share(count * (windows + 2)),
         ]
     return Cost(work=work, kept=kept, device={"report": held}, host={"report": held})

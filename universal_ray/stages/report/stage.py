@@ -8,7 +8,8 @@ from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import layer_groups
-from universal_ray.runtime.measure import expected_memory
+from universal_ray.runtime.measure import expected_memory, forecast
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.assignment import assign, check_made
 from universal_ray.stages.inputs import Inputs, Outline
@@ -69,6 +70,9 @@ class ReportStage:
         plan = make_plan(found, profile.profile(found, store).rows)
         memory = expected_memory(found.study.cluster)
         return cost(plan, found, memory, done=stand(found, store))
+
+    def forecast(self) -> Forecast:
+        return forecast(self.cost(self.inputs, self.store), self.inputs.study, self.store)
 
     def begin(self) -> ReportAssignment | None:
         """Raises MissingError where the profile or the roles are not there."""

@@ -11,13 +11,12 @@ from universal_ray.planning.capacity import weight_bytes
 from universal_ray.planning.costs import (
     DOUBLE,
     FORWARD,
-    HOST,
     SINGLE,
-    TABLE_SECONDS,
     TRAFFIC,
     Cost,
     Share,
     forward_flops,
+    table_share,
 )
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import (
@@ -156,7 +155,7 @@ def _work(
     groups: Mapping[Model, Sequence[Layers]],
     left: Left,
 ) -> list[Share]:
-    vocabulary, shards, name = recipe.vocabulary, len(plan.shards), "roles"
+    vocabulary, shards = recipe.vocabulary, len(plan.shards)
     written = sum(
         2 * m.neurons * vocabulary * (m.d_model + USUAL_CLASSES) for m in left.scores
     )
@@ -166,10 +165,10 @@ def _work(
         times * recipe.tokens * forward_flops(m, recipe.context) for m, times in read_for.items()
     )
     traffic = RESPONSE_BYTES * recipe.tokens * sum(m.neurons for m in read_for)
-    found = [
-        Share(name=name, kind=DOUBLE, amount=written, steps=len(left.scores)),
-        Share(name=name, kind=FORWARD, amount=forward, steps=readings),
-        Share(name=name, kind=TRAFFIC, amount=traffic, steps=readings),
+    work: list[tuple[str, str, int | float, int]] = [
+        ("role scores", DOUBLE, written, len(left.scores)),
+        ("responses", FORWARD, forward, readings),
+        ("responses", TRAFFIC, traffic, readings),
     ]
     for m in plan.intervened:
         # Single neurons lie in the last layers; sets in all, one layer at a time and all together.
@@ -180,12 +179,17 @@ def _work(
         flops = passed * layer + read * 2 * m.d_model * vocabulary
         tokens = plan.tokens * left.interventions
         bytes_read = READ_BYTES * vocabulary * read
-        found += [
-            Share(name=name, kind=SINGLE, amount=tokens * flops, steps=shards),
-            Share(name=name, kind=TRAFFIC, amount=tokens * bytes_read, steps=shards),
+        work += [
+            ("interventions", SINGLE, tokens * flops, shards),
+            ("interventions", TRAFFIC, tokens * bytes_read, shards),
         ]
-    rows = TABLE_SECONDS * 2 * sum(m.neurons for m in dict.fromkeys(plan.models))
-    return [*found, Share(name="tables", kind=HOST, amount=rows, steps=1)]
+    return [
+        *(
+            Share(name="roles", batch=batch, kind=kind, amount=amount, steps=steps)
+            for batch, kind, amount, steps in work
+        ),
+        table_share(2 * sum(m.neurons for m in dict.fromkeys(plan.models))),
+    ]
 
 
 def describe(plan: RolesPlan, options: RolesConfig, tokens: int) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The stage of the roles: scores from weights, responses to tokens, interventions, tables."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,7 +14,8 @@ from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model, marker
 from universal_ray.planning.shards import Shard, layer_groups
-from universal_ray.runtime.measure import expected_memory
+from universal_ray.runtime.measure import expected_memory, forecast
+from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.assignment import assign, check_made
 from universal_ray.stages.inputs import Inputs, Outline
@@ -70,6 +72,15 @@ def what_is_left(plan: RolesPlan, options: RolesConfig, store: Store) -> Left:
     return Left(scores=lacking("scores", 1), responses=lacking("responses", 0), interventions=share)
 
 
+def _weighed(tasks: Sequence[Task]) -> list[float]:
+    """Tokens of each, that add up to those of its shard: by how much is done to the model there."""
+    many: Counter[Any] = Counter()
+    for task in tasks:
+        model, shard, what, *_ = task.arguments
+        many[model, shard] += len(what)
+    return [task.tokens * len(task.arguments[2]) / many[task.arguments[:2]] for task in tasks]
+
+
 class RolesStage:
     """Scores of every model; then responses by layers; then interventions by shard; then tables."""
 
@@ -97,6 +108,9 @@ class RolesStage:
         memory = expected_memory(found.study.cluster)
         left = None if stand(found, store) else what_is_left(plan, found.study.roles, store)
         return cost(plan, found, recipe, memory, left)
+
+    def forecast(self) -> Forecast:
+        return forecast(self.cost(self.inputs, self.store), self.inputs.study, self.store)
 
     @cached_property
     def _bank(self) -> Bank:
@@ -187,7 +201,10 @@ class RolesStage:
         for folder, (model, of_model) in groups.items():
             wanted |= self._effects(folder, model, of_model)
         left = [task for task in wanted.values() if task]
-        tasks = [replace(task, name=f"{task.name}-{place}") for place, task in enumerate(left)]
+        tasks = [
+            replace(task, name=f"{task.name}-{place}", tokens=tokens)
+            for place, (task, tokens) in enumerate(zip(left, _weighed(left), strict=True))
+        ]
         return Batch("interventions", tasks, len(wanted) - len(tasks))
 
     def _paths(self, model: Model, paths: tuple[Path, ...]) -> dict[str, Task | None]:
