@@ -1,14 +1,17 @@
 """Train the embedded seeds, or more of them: one seed per Ray task; the same command goes on."""
 
-import logging
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from universal_ray.runtime.ending import guarded
 
-from universal_ray.cli.entry import entry
-from universal_ray.config.study import ClusterConfig, Device, check_cluster
-from universal_ray.errors import ConfigurationError
-from universal_ray.testbed.settings import Settings
+with guarded():
+    import logging
+    from dataclasses import dataclass, field
+    from pathlib import Path
+    from typing import Any
+
+    from universal_ray.cli.entry import entry
+    from universal_ray.config.study import ClusterConfig, Device, check_cluster
+    from universal_ray.errors import ConfigurationError
+    from universal_ray.testbed.settings import Settings
 
 
 @dataclass(kw_only=True)

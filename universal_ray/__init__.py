@@ -10,7 +10,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from universal_ray.config.study import Study
 from universal_ray.errors import (
     ConfigurationError,
     CorpusError,
@@ -29,6 +28,7 @@ from universal_ray.errors import (
 
 if TYPE_CHECKING:
     from universal_ray.cli.study import compose, run
+    from universal_ray.config.study import Study
     from universal_ray.report.run import Run, open
 
 import os
@@ -61,11 +61,13 @@ __all__ = [
 
 _HOMES = {
     "Run": "universal_ray.report.run",
+    "Study": "universal_ray.config.study",
     "open": "universal_ray.report.run",
     "compose": "universal_ray.cli.study",
     "run": "universal_ray.cli.study",
 }
-"""What is imported when it is first asked for, so that importing the package is quick."""
+"""What is imported when it is first asked for, so that importing the package is quick: until a job
+stands behind `guarded`, Ctrl-C is a traceback."""
 
 
 def __getattr__(name: str) -> Any:

@@ -97,6 +97,44 @@ def test_ctrl_c_in_the_first_second_is_one_sentence(monkeypatch, capsys, door, m
     assert capsys.readouterr().err == "interrupted: the same command goes on from here\n"
 
 
+HASTY = """
+import runpy, signal, sys
+from universal_ray.runtime import ending
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print(*sorted(name for name in sys.modules if name.startswith("universal_ray")))
+
+class Impatient:
+    def find_spec(self, name, *_):
+        if name not in ("universal_ray.cli", "universal_ray.cli.doors"):
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Impatient())
+for path in [None, *sys.argv[1:]]:
+    try:
+        if path is None:
+            from universal_ray.cli.doors import main
+            main()
+        else:
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as ended:
+        print(ended.code)
+"""
+"""Every way in, and Ctrl-C at the first import after the two lines that stand before the guard."""
+
+
+def test_ctrl_c_is_one_sentence_from_the_first_import_on_whatever_the_door():
+    jobs = sorted(map(str, ROOT.glob("jobs/*.py")))
+    told = subprocess.run(
+        [sys.executable, "-c", HASTY, *jobs], capture_output=True, text=True, check=True
+    )
+    before, *statuses = told.stdout.splitlines()
+    names = ("", ".errors", ".runtime", ".runtime.ending")
+    assert before.split() == [f"universal_ray{name}" for name in names]
+    assert statuses == [str(128 + signal.SIGINT)] * (1 + len(jobs))
+    assert told.stderr == "interrupted: the same command goes on from here\n" * (1 + len(jobs))
+
+
 def test_of_several_jobs_one_that_fails_keeps_none_from_being_done(tmp_path):
     Store(str(tmp_path / "a=1")).put("study.yaml", RECORD)
     ended = enter("jobs/status.py", "-m", "run.dir=none,a=1,nothing", folder=tmp_path)

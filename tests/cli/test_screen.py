@@ -77,7 +77,7 @@ def test_all_or_none_or_one_universal_neuron_can_be_shown(whole, capsys):
         shown = capsys.readouterr().out
         assert f" of {universal} " in shown
         progress = store.get_json("progress.json")  # whatever was planned is of a batch that was
-        assert (progress["left"], progress["ahead"]) == (0, [])
+        assert (progress["own"], progress["later"], progress["ahead"]) == (0, 0, [])
         assert f"\n{store.url}/tables/neurons.parquet\n" in shown
         assert all(name in shown for name in NAMES)
         assert "nan" not in shown and "None" not in shown
@@ -145,10 +145,15 @@ def test_status_while_a_run_is_on(tmp_path, monkeypatch):
     store.put_json("progress.json", progress.state())
     assert dict(describe_run(store))["stage"].startswith("interrupted")
     with RunLock(store) as lock:
-        # Of another driver, while this one is about to begin.
+        # What another driver told, and what this one did before it begins anew.
+        between = "between: checks the study, writes the site or leaves the cluster; last, "
         rows = dict(describe_run(store))
-        assert rows["stage"] == "starting: the study is being checked; before, sums"
-        assert rows["remaining"] == "not known before the study is checked"
+        assert (rows["stage"], rows["remaining"]) == (f"{between}sums", "not known yet")
+        for ended in ("finished", "stopped"):
+            store.put_json("progress.json",
+                           {**progress.state(), "driver": lock.owner, "stage": ended})
+            rows = dict(describe_run(store))
+            assert (rows["stage"], rows["remaining"]) == (f"{between}{ended}", "not known yet")
         progress.driver = lock.owner
         store.put_json("progress.json", progress.state())
         found = enter("jobs/status.py", f"run.dir={tmp_path}", folder=tmp_path)
@@ -168,6 +173,7 @@ def test_status_while_a_run_is_on(tmp_path, monkeypatch):
         [], {}, {"stage": 3}, {"error": 1.5}, {"batches": {}}, {"batches": [[]]},
         {"batches": [{"name": "sums"}]}, {"running": []}, {"running": {"unit 3": "now"}},
         {"failures": [{"task": "unit 3", "at": None, "reason": ""}]}, {"failures": 0},
+        {"own": "soon"}, {"later": []}, {"ahead": [3]}, {"driver": 7},
     ],
 )
 def test_a_progress_file_of_wrong_kinds_is_one_sentence(tmp_path, written):

@@ -118,7 +118,7 @@ def test_whoever_watches_is_told_of_every_task_that_counts(store):
     def watch(progress):
         batch, state = progress.batches[-1], progress.state()
         told.append((batch.name, batch.tasks_done, batch.tasks_total, state["ahead"]))
-        assert state["left"] > 1  # of the stage that is to come, less as this one is fast
+        assert state["later"] > 1  # of the stage that is to come, less as this one is fast
 
     driver.run(lambda: [stage, later], store, LocalExecutor(), watch)
     assert told == [("work", 1, 2, ["epilogue"]), ("work", 2, 2, ["epilogue"])]
@@ -135,8 +135,8 @@ def test_while_the_executor_starts_the_run_says_so_and_what_lies_ahead(store):
     for _ in range(2):  # the second finds what the first has left
         driver.run(lambda: [Puppets(task("one")), Puppets(name="end")], store, Slow())
         assert store.get_json("progress.json")["stage"] == "finished"
-    assert [each["stage"] for each in seen] == ["starting"] * 2
-    assert [(each["left"], each["ahead"]) for each in seen] == [(20.0, ["end"])] * 2
+    assert [each["stage"] for each in seen] == ["starting play"] * 2
+    assert [(each["own"], each["later"], each["ahead"]) for each in seen] == [(0, 20, ["end"])] * 2
     assert seen[0]["driver"] != seen[1]["driver"]
 
 

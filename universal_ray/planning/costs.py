@@ -4,8 +4,9 @@ What is counted are operations. How fast they go is measured of one kind, produc
 the others follows from it by the ratios here, which are rough (docs/speed.md).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.planning.capacity import duration, size
@@ -149,20 +150,17 @@ def device_bytes(costs: Mapping[str, Cost]) -> float:
     return float(max(most for cost in costs.values() for most in cost.device.values()))
 
 
-def seconds_of(costs: Mapping[str, Cost], workers: int, speed: Speed) -> dict[str, float]:
-    """Wall time by what it goes into."""
+def seconds_of(
+    costs: Mapping[str, Cost],
+    workers: int,
+    speed: Speed,
+    by: Callable[[Share], str] = attrgetter("name"),
+) -> dict[str, float]:
+    """Wall time by what it goes into, as people call it, or by something else of a share."""
     found: dict[str, float] = {}
     for cost in costs.values():
         for share in cost.work:
-            found[share.name] = found.get(share.name, 0) + speed.seconds(share, workers)
-    return found
-
-
-def seconds_by_batch(cost: Cost, workers: int, speed: Speed) -> dict[str, float]:
-    """Wall time of a stage by the batch that it goes into."""
-    found: dict[str, float] = {}
-    for share in cost.work:
-        found[share.batch] = found.get(share.batch, 0) + speed.seconds(share, workers)
+            found[by(share)] = found.get(by(share), 0) + speed.seconds(share, workers)
     return found
 
 

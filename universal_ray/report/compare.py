@@ -91,7 +91,7 @@ def compared(store: Store, published: str, model: str | None, threshold: float) 
     return Compared(found, flips(own, theirs, threshold), own, theirs, notes)
 
 
-def _their_sparsity(run: Run, model: str | None, own: Table) -> np.ndarray:
+def _their_sparsity(run: Run, model: str, own: Table) -> np.ndarray:
     """By neuron, in the order of our table."""
     table = run.table("statistics", ["model", "layer", "neuron", "histogram"])
     table = table.filter(pc.equal(table["model"], model))

@@ -94,8 +94,7 @@ class Watcher:
         batch = progress.batches[-1]
         rate, what = batch.rate, "tokens/s" if batch.tokens_total else "tasks/s"
         note = f"{rate:,.0f} {what}" if rate >= 10 else f"{rate:.1f} {what}"
-        note += f", {batch.left / rate if rate > 0 else 0:,.0f} s left of it, "
-        note += remaining(progress.left, list(progress.ahead)[1:])
+        note += f", {remaining(progress.state(), time.time())}"
         done, total = batch.tasks_done, batch.tasks_total
         if self._out.is_terminal:
             if batch.name not in self._tasks:

@@ -1,7 +1,6 @@
 """A run's state from its files: no cluster, no model, no torch."""
 
 import time
-from typing import Any
 
 from universal_ray.config.wellformed import ABSENT, mistake, moment
 from universal_ray.errors import StorageError
@@ -13,7 +12,8 @@ from universal_ray.storage.store import Store
 
 WRITTEN = {
     "driver": (str, ABSENT),
-    "left": (float, None, ABSENT),
+    "own": (float, None, ABSENT),
+    "later": (float, None, ABSENT),
     "ahead": ([str], ABSENT),
     "updated": moment,
     "stage": str,
@@ -27,7 +27,7 @@ WRITTEN = {
     "running": {str: moment},
     "failures": [{"task": str, "at": moment, "reason": str}],
 }
-"""What is read of a progress file, and its shape; those of earlier versions tell of one stage."""
+"""What is read of a progress file, and its shape; earlier versions foresaw nothing."""
 
 
 def describe_run(store: Store) -> list[tuple[str, str]]:
@@ -47,11 +47,12 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
             "the run writes it anew"
         )
     stage = state["stage"]
-    mine = lock is not None and state.get("driver", lock["owner"]) == lock["owner"]
-    if not alive and stage not in ("finished", "stopped"):
-        stage = "interrupted: the same command goes on"
+    ended = stage in ("finished", "stopped")
+    mine = lock is not None and state.get("driver", lock["owner"]) == lock["owner"] and not ended
     if alive and not mine:
-        stage = f"starting: the study is being checked; before, {stage}"
+        stage = f"between: checks the study, writes the site or leaves the cluster; last, {stage}"
+    elif not alive and not ended:
+        stage = "interrupted: the same command goes on"
     rows.append(("stage", stage + (f": {state['error']}" if state.get("error") else "")))
     now = time.time()
     for batch in state["batches"]:
@@ -59,27 +60,14 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
         told = f", {rate:,.0f} {what}" if rate >= 10 else f", {rate:.1f} {what}" if rate else ""
         rows.append((batch["name"], f"{batch['tasks_done']} of {batch['tasks_total']} done{told}"))
     if alive and mine:
-        rows.append(("remaining", _remaining(state, now)))
+        rows.append(("remaining", remaining(state, now)))
         running = ", ".join(
             f"{task} for {now - since:.0f} s" for task, since in state["running"].items()
         )
         rows.append(("running", running or "none"))
     elif alive:
-        rows.append(("remaining", "not known before the study is checked"))
+        rows.append(("remaining", "not known yet"))
     for failure in state["failures"]:
         ago = now - failure["at"]
         rows.append(("failed", f"{failure['task']} {ago:.0f} s ago: {failure['reason']}"))
     return rows
-
-
-def _remaining(state: dict[str, Any], now: float) -> str:
-    """Of the batch under way, and of all stages; what is running has been since the last of its
-    tasks finished, or since anything was told.
-    """
-    batches, left, ahead = state["batches"], state.get("left"), state.get("ahead", [])
-    since = now - (batches[-1]["updated"] if batches else state["updated"])
-    whole = remaining(None if left is None else left - since, ahead)
-    if not batches or not batches[-1]["rate"]:
-        return whole
-    own = batches[-1]["left"] / batches[-1]["rate"] - since
-    return f"{max(own, 0):,.0f} s of {batches[-1]['name']}, {whole}"

@@ -43,7 +43,6 @@ class Journal:
         self._attempts: Counter[tuple[str, str]] = Counter()
 
     def __enter__(self) -> "Journal":
-        self._publish()
         return self
 
     def __exit__(
@@ -60,7 +59,7 @@ class Journal:
 
     def foresee(self, stages: Mapping[str, Forecast]) -> None:
         """These stages are left to be made, the first one next."""
-        self._progress.ahead = dict(stages)
+        self._progress.foresee(stages)
         self._publish()
 
     def begin(self, stage: str, batch: Batch) -> None:

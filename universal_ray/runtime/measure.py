@@ -6,6 +6,7 @@ import resource
 import time
 from contextlib import suppress
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from universal_ray.planning.costs import (
     Speed,
     cpu_rates,
     gpu_rates,
-    seconds_by_batch,
+    seconds_of,
 )
 from universal_ray.runtime.progress import Forecast
 from universal_ray.storage.record import read_metrics
@@ -174,7 +175,7 @@ def forecast(cost: Cost, study: Study, store: Store) -> Forecast:
     settings, policy, speed = study.cluster, study.precision.moments, known_speed(study, store)
     assert policy is not None
     usual = Speed(gpu_rates(GPU_FLOPS, policy, study.models.dtype, settings.threads), "")
-    found = seconds_by_batch(cost, settings.workers, speed or usual)
+    found = seconds_of({"": cost}, settings.workers, speed or usual, attrgetter("batch"))
     return Forecast(found, measured=speed is not None)
 
 

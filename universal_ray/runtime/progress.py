@@ -1,7 +1,7 @@
 """What a run is doing, as a small file that `jobs/status.py` reads without a cluster."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from universal_ray.planning.capacity import duration
 
 PROGRESS_FILE = "progress.json"
 TRUST = 0.1
-"""Share of a command's planned time after which what was measured counts as much as the plan."""
+"""Share of what was planned after which what was measured counts as much as the plan."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Advance:
     @property
     def left(self) -> float:
         """Tokens, or tasks, that are not done."""
-        if self.tokens_total:
+        if self.tokens_total and self.tasks_done < self.tasks_total:
             return self.tokens_total - self.tokens_done
         return float(self.tasks_total - self.tasks_done)
 
@@ -80,17 +80,25 @@ class Progress:
     """whose it is, as the lock says"""
     batches: list[Advance] = field(default_factory=list)
     stage: str = "starting"
-    """the batch under way, `finished` or `stopped`"""
+    """the batch under way, what starts, `finished` or `stopped`"""
     error: str | None = None
     running: dict[str, float] = field(default_factory=dict)
     """task to when it started"""
     failures: list[dict[str, Any]] = field(default_factory=list)
     ahead: dict[str, Forecast] = field(default_factory=dict)
     """stages, the one under way first, but for its batches that have begun"""
+    before: int = 0
+    """batches that were begun when what lies ahead was foreseen"""
+
+    def foresee(self, stages: Mapping[str, Forecast]) -> None:
+        """These are left, the first one next. What earlier forecasts were out by says nothing of
+        these, which know what was measured since.
+        """
+        self.ahead, self.before = dict(stages), len(self.batches)
+        self.stage = f"starting {next(iter(stages))}"
 
     def begin(self, stage: str, batch: Advance) -> None:
-        """A batch of a stage comes next; stages before that one are done."""
-        self.ahead = dict(list(self.ahead.items())[list(self.ahead).index(stage) :])
+        """A batch of the first stage ahead comes next."""
         planned = dict(self.ahead[stage].seconds)
         batch.foreseen = planned.pop(batch.name, 0.0)
         self.ahead[stage] = Forecast(planned, self.ahead[stage].measured)
@@ -112,40 +120,45 @@ class Progress:
         self.stage, self.error = "stopped", reason or "interrupted"
 
     @property
-    def left(self) -> float | None:
-        """Seconds until all stages are done, from when the last task finished: of the batch under
-        way at its rate, of the others as planned, times what the plan was out by so far. None
-        while nobody can say.
+    def left(self) -> tuple[float | None, float | None]:
+        """Seconds of the batch under way, from when the last of its tasks finished, and of all that
+        comes after: the one at its rate, the others as planned, times what the plan was out by so
+        far. None while nobody can say.
         """
-        ahead = sum((sum(each.seconds.values()) for each in self.ahead.values()), 0.0)
-        batch = self.batches[-1] if self.batches else None
-        if batch is not None and batch.left and not batch.done:
-            ahead += batch.foreseen
-        scale = self._scale(ahead)
-        if scale is None or (batch is not None and batch.left and not batch.done and not ahead):
-            return None  # nothing was planned, nothing is done
-        own = batch.left / batch.rate if batch is not None and batch.done else 0.0
-        return own + scale * ahead
+        batch = self.batches[-1] if self.batches else Advance("", 0, 0, 0)
+        planned = batch.foreseen if batch.left and not batch.done else 0.0
+        later = sum((sum(each.seconds.values()) for each in self.ahead.values()), 0.0)
+        scale = self._scale(planned + later)
+        own = batch.left / batch.rate if batch.done else 0.0
+        if batch.left and not batch.done:
+            own = scale * planned if scale and planned else None
+        return own, (None if scale is None else scale * later) if later else 0.0
 
-    def _scale(self, ahead: float) -> float | None:
-        """Seconds that a planned one takes: as the plan has it at first, then as measured."""
-        timed = [batch for batch in self.batches if batch.foreseen and batch.done]
+    def _scale(self, left: float) -> float | None:
+        """Seconds that a planned one takes, where some are left: as the plan has it at first, then
+        as measured.
+        """
+        timed = [each for each in self.batches[self.before :] if each.foreseen and each.done]
         spent = sum(batch.updated - batch.began for batch in timed)
         planned = sum(batch.foreseen * batch.share for batch in timed)
         if all(each.measured for each in self.ahead.values()):
-            held = TRUST * (planned + ahead)
+            held = TRUST * (planned + left)
             return (spent + held) / (planned + held) if planned + held else 1.0
         return spent / planned if planned else None
 
     def state(self) -> dict[str, Any]:
         """Everything, JSON-able."""
+        own, later = self.left
         return {
             "driver": self.driver,
             "stage": self.stage,
             "error": self.error,
             "updated": time.time(),
-            "left": self.left,
-            "ahead": list(self.ahead)[1:],
+            "own": own,
+            "later": later,
+            "ahead": [
+                name for name, each in list(self.ahead.items())[1:] if any(each.seconds.values())
+            ],
             "batches": [
                 {**vars(batch), "rate": batch.rate, "left": batch.left} for batch in self.batches
             ],
@@ -154,11 +167,27 @@ class Progress:
         }
 
 
-def remaining(left: float | None, ahead: Sequence[str]) -> str:
-    """How long all stages still take, for people; `ahead` those that have not begun."""
-    then = f", with {' and '.join(ahead)}" if ahead else ""
-    if left is None:
-        return f"in all not known yet{then}"
-    if left <= 0:
-        return f"in all longer than was foreseen{then}"
-    return f"about {duration(left)} in all{then}"
+def remaining(state: Mapping[str, Any], now: float) -> str:
+    """How long what a progress file tells of still takes, for people: the batch under way, then all
+    stages. What runs has been at it since the last of its tasks finished. Earlier versions foresaw
+    nothing.
+    """
+    batches, own, later = state["batches"], state.get("own"), state.get("later")
+    since = now - (batches[-1]["updated"] if batches else state["updated"])
+    rest, told = max((own or 0.0) - since, 0.0), []
+    if own:
+        name = batches[-1]["name"]
+        told.append(f"{_about(rest)} of {name}" if rest else f"{name} longer than foreseen")
+    if later is None or (own is None and not later):
+        told.append("not known yet in all")
+    elif rest + later:
+        told.append(f"about {_about(rest + later)} in all")
+    elif not own:
+        told.append("no task is left")
+    ahead = state.get("ahead", [])
+    return ", ".join(told) + (f", with {' and '.join(ahead)}" if ahead else "")
+
+
+def _about(seconds: float) -> str:
+    """What is left is never told as nothing."""
+    return duration(max(seconds, 1.0))
