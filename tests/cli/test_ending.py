@@ -98,7 +98,8 @@ def test_ctrl_c_in_the_first_second_is_one_sentence(monkeypatch, capsys, door, m
 
 
 HASTY = """
-import runpy, signal, sys
+import signal, sys
+from pathlib import Path
 from universal_ray.runtime import ending
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -116,7 +117,7 @@ for path in [None, *sys.argv[1:]]:
             from universal_ray.cli.doors import main
             main()
         else:
-            runpy.run_path(path, run_name="__main__")
+            exec(Path(path).read_text(), {"__name__": "__main__"})
     except SystemExit as ended:
         print(ended.code)
 """

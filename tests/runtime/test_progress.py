@@ -95,6 +95,7 @@ def test_of_shares_nothing_is_known_before_one_is_timed(clock):
     assert told(made, clock) == "not known yet in all, with profile and roles"
     finish(made, clock, 5, 1.0)
     assert made.left == (pytest.approx(5), pytest.approx(0.1 * 100))
+    finish(made, clock, 5, 1.0)
     made.foresee({"roles": PLAN["roles"]})  # in seconds, now that sums are timed
     assert made.left == (0, 50)
 

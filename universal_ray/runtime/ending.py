@@ -1,6 +1,5 @@
 """How a job ends: an error as one sentence, a signal as Ctrl-C does, output that nobody reads."""
 
-import logging
 import os
 import signal
 import sys
@@ -32,6 +31,8 @@ def guarded() -> Iterator[None]:
     try:
         yield
     except UniversalRayError as error:
+        import logging  # here, so that little is imported before there is a guard
+
         logging.getLogger(__name__).debug("the error in full", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

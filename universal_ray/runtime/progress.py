@@ -129,8 +129,9 @@ class Progress:
         planned = batch.foreseen if batch.left and not batch.done else 0.0
         later = sum((sum(each.seconds.values()) for each in self.ahead.values()), 0.0)
         scale = self._scale(planned + later)
-        own = batch.left / batch.rate if batch.done else 0.0
-        if batch.left and not batch.done:
+        if batch.done or not batch.left:
+            own: float | None = batch.left / batch.rate if batch.left else 0.0
+        else:
             own = scale * planned if scale and planned else None
         return own, (None if scale is None else scale * later) if later else 0.0
 
