@@ -198,6 +198,7 @@ def test_status_of_no_run(tmp_path):
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     found = enter("jobs/run.py", "dry_run=true", f"run.dir={tmp_path}/run", folder=tmp_path)
     assert found.returncode == 0
+    assert found.stdout.startswith("Checking the study\n")  # before what imports for seconds
     for word in ("reference", "neurons", "tokens", "units", "FLOP", "memory", "already done"):
         assert word in found.stdout
     assert list(tmp_path.iterdir()) == []

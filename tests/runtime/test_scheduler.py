@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import nullcontext
 
 import psutil
 import pytest
@@ -201,3 +202,19 @@ def test_no_other_task_begins_while_more_wait_beside_than_may(nodes, tmp_path):
     order = [name for name, *_ in stage.told]
     assert sorted(order) == ["large", *(f"task-{index}" for index in range(6))]
     assert order.index("large") >= 3  # one beside is under way and two wait
+
+
+def test_what_takes_seconds_is_said_before_it_begins(monkeypatch):
+    told: list[str] = []
+
+    def cluster(settings):
+        told.append("opened")
+        return nullcontext()
+
+    monkeypatch.setattr(scheduler, "cluster", cluster)
+    for settings in (ClusterConfig(workers=2), ClusterConfig(address="auto", workers=1)):
+        with Scheduler(settings, told.append):
+            told.append("entered")
+    first, second = told[:4], told[4:]
+    assert first == ["Starting Ray", "opened", "Starting 2 workers", "entered"]
+    assert second == ["Joining Ray at auto", "opened", "Starting 1 worker", "entered"]
