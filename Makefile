@@ -16,8 +16,9 @@ run: .venv/installed  ## run the default study, or what ARGS says: make run ARGS
 test: .venv/installed  ## run the tests, or what ARGS says: make test ARGS=tests/maths
 	.venv/bin/python -m pytest -n $(PROCESSES) $(ARGS)
 
-test-all: test  ## and those that kill clusters of their own, or measure time on an idle machine
-	.venv/bin/python -m pytest -m "(cluster or speed) and not slow" $(ARGS)
+test-all: test  ## and more of whole studies, of clusters, and of time, for which be idle
+	.venv/bin/python -m pytest -n $(PROCESSES) -m "(thorough or cluster) and not slow and not speed"
+	.venv/bin/python -m pytest -m "speed and not slow"
 
 lint: .venv/installed  ## check style (ruff) and types (mypy)
 	.venv/bin/ruff check .

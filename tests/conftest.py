@@ -66,10 +66,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Whatever was imported stays: let no collection of garbage go through it, time and again.
 
-    So is what the first model would import, half a million objects, where there will be any.
+    So is what the first study would import, half a million objects, where there will be any.
     """
     if "helpers_study" in sys.modules:
+        from universal_ray.stages import registry
+
+        for name in registry.STAGES:
+            registry.stage(name)
         import_module("transformer_lens.model_bridge.sources")
+        import_module("sklearn.decomposition")
     gc.collect()
     gc.freeze()
 

@@ -90,6 +90,7 @@ def test_sections_tell_shares_and_ratios():
         next(report.run(["speed"], TINY, MEANS, 1024, SLIGHT))
 
 
+@pytest.mark.thorough
 def test_exactness_keeps_its_bounds_in_every_table(monkeypatch, tmp_path):
     for seed, name in enumerate(testbed.MODEL_NAMES[: SLIGHT.seeds]):  # no larger than need be
         make_gpt2(tmp_path / name, seed, width=WIDTH)

@@ -163,7 +163,10 @@ def cached(folder: Path, *patterns: str) -> set[str]:
     return {each.name for each in places if "snapshots" in each.parts and each.is_file()}
 
 
-@pytest.mark.parametrize("experiment", PAIRS)
+@pytest.mark.parametrize(
+    "experiment",
+    ["gpt2_small", *(pytest.param(each, marks=pytest.mark.thorough) for each in [*PAIRS][1:])],
+)
 def test_an_experiment_is_planned_fetched_and_run_offline(
     hub: Hub, files, tmp_path, monkeypatch, experiment
 ):
@@ -188,6 +191,7 @@ def test_an_experiment_is_planned_fetched_and_run_offline(
     assert set(record["subset_rows"]) == {"Pile-CC", "ArXiv", "Github"}
 
 
+@pytest.mark.thorough
 def test_all_stages_of_an_experiment_run(hub, files, tmp_path, monkeypatch):
     """Two of its models; a tokenizer by name, a vocabulary that is padded, weights in parts."""
     monkeypatch.chdir(tmp_path)

@@ -162,6 +162,7 @@ def test_cluster_that_does_not_answer(study):
         pass
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(("device", "lacking"), [("cpu", "4 CPUs"), ("cuda", "GPUs")])
 def test_joined_cluster_that_has_too_little(nodes, study, device, lacking):
     nodes.some()

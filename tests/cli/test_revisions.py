@@ -56,6 +56,7 @@ def universal(store: Store, model: str) -> list[bool]:
     return pc.fill_null(mine["is_universal"], False).to_pylist()
 
 
+@pytest.mark.thorough
 def test_universal_sets_by_revision_and_what_stays(home, capsys):
     revisions = "[" + ",".join(map(str, REVISIONS)) + "]"
     store = made(home, "followed", f"models.revisions={revisions}")
@@ -84,6 +85,7 @@ def test_universal_sets_by_revision_and_what_stays(home, capsys):
     assert f"at {REVISIONS[-1]}" in shown and "layer 1" in shown
 
 
+@pytest.mark.thorough
 def test_a_name_without_a_place_for_the_revision_is_refused(home):
     found = enter(
         "jobs/run.py", "stages=[correlations]", "run.dir=x", "experiment=persistence",

@@ -64,6 +64,7 @@ def whole(tmp_path_factory):
     return at
 
 
+@pytest.mark.thorough
 def test_all_or_none_or_one_universal_neuron_can_be_shown(whole, capsys):
     excess = pc.drop_null(whole(-1.0).get_table("tables/neurons.parquet")["excess_corr"])
     first, second = sorted(excess.to_pylist(), reverse=True)[:2]

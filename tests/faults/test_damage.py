@@ -60,6 +60,7 @@ def after_damage(whole, moment: Path, folder: Path, paths: list[str], kind: str)
     return outcome(again, expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("place", "kind"), [(9, "half"), (16, "half"), (-1, "bit")])
 def test_with_a_file_of_every_kind_damaged_the_same_command_gives_the_same_tables(
     whole, tmp_path, place, kind

@@ -84,6 +84,7 @@ def check_deaths(whole, key, tmp_path, chosen):
     assert kept, "tables that were not touched yet stand"
 
 
+@pytest.mark.thorough
 def test_a_death_among_the_tables_of_another_threshold_leaves_those_of_one_study(whole, tmp_path):
     check_deaths(whole, "universal__threshold", tmp_path, slice(None, None, 12))
 

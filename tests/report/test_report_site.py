@@ -206,6 +206,7 @@ def test_what_stands_out_is_told_in_full_and_the_rest_while_it_fits(run):
     assert (levels(run) == 2).all()
 
 
+@pytest.mark.thorough
 def test_the_site_stays_within_its_megabytes(tmp_path):
     make(str(tmp_path), Extent(models=("a", "b"), width=256))
     sizes, told = {}, {}

@@ -235,7 +235,7 @@ def test_what_listens_and_is_no_cluster_is_told_as_such(monkeypatch, listening):
     assert len(asked) == 1 and asked[0].endswith(listening[-6:])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_listens_and_is_no_cluster_is_told_within_a_minute(listening, capfd):
     began = time.monotonic()
     joining(listening)

@@ -99,7 +99,8 @@ QUICK = {"roles.sweep", "universal.threshold", "report.seed"}
 
 
 def tiers(names) -> list:
-    return [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in names]
+    thorough = pytest.mark.thorough
+    return [each if each in QUICK else pytest.param(each, marks=thorough) for each in names]
 
 
 # Declared

@@ -81,6 +81,7 @@ def alike(one: pa.Table, other: pa.Table, path: str) -> None:
             assert left.equals(right), (path, name)
 
 
+@pytest.mark.thorough
 def test_padding_is_in_no_statistic_and_no_list(inputs, tmp_path):
     """The oracle is the same model without it: every table is the same but for names."""
     padded, cut, other, tokens = inputs
@@ -129,6 +130,7 @@ def at_both(folder: Path, models: list[str], tokens: str) -> Study:
     return changed(make_study(folder, models, tokens), models__revisions=["0", "1"])
 
 
+@pytest.mark.thorough
 def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path):
     tokens = inputs[-1]
     together = make(at_both(tmp_path / "together", followed, tokens), *ALL)

@@ -21,6 +21,7 @@ def units_stored(store):
     return [path for path in store.list("moments") if path.endswith("done.json")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("anew", [make, pytest.param(run, marks=pytest.mark.cluster)])
 def test_a_study_on_s3_that_fails_for_a_while(request, tmp_path, s3_store, s3_server, anew):
     inputs = make_models(tmp_path, "ab"), make_tokens(tmp_path / "tokens", rows=33)

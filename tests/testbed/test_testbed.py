@@ -138,6 +138,7 @@ def test_rows_are_the_held_out_text_again(rows, documents):
     assert subsets == list(rows["subset"])
 
 
+@pytest.mark.thorough
 def test_record_tells_the_held_out_loss_and_seeds_differ_in_nothing_else():
     records = {record["name"]: record for record in shipped_record()["seeds"]}
     assert tuple(records) == MODEL_NAMES
@@ -250,6 +251,7 @@ def test_folders_of_others_are_not_trained_into_nor_exported_over(prepared, tmp_
     assert len(list(tmp_path.glob("*/a/thesis.txt"))) == len(list(tmp_path.glob("*/*"))) == 2
 
 
+@pytest.mark.thorough
 def test_training_learns(prepared, tmp_path):
     settings = replace(MICRO, steps=60)
     record = training.train_seed(settings, "a", branch(prepared, tmp_path / "seeds"))

@@ -111,7 +111,7 @@ def test_a_wheel_brings_the_command(wheel):
         assert "universal-ray = universal_ray.cli.doors:main" in packed.read(told).decode()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_installed_wheel_makes_a_study_away_from_the_checkout(wheel, tmp_path):
     """In a new environment that has the packages of this one, but not its link to a checkout."""
     away, home = tmp_path / "away", tmp_path / "environment"

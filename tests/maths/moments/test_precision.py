@@ -24,7 +24,9 @@ def test_the_reference_is_numpys():
 
 
 @pytest.mark.parametrize("made", [activations, rectified])
-@pytest.mark.parametrize("chunk", [1_024, 4_096, 16_384, 65_536])
+@pytest.mark.parametrize(
+    "chunk", [pytest.param(1_024, marks=pytest.mark.thorough), 4_096, 16_384, 65_536]
+)
 @pytest.mark.parametrize("policy", BOUNDS)
 def test_every_policy_keeps_its_bound_at_every_chunk_and_r(policy, chunk, made):
     x_TN, y_TM = made(65_536, 2, 12, "cpu")

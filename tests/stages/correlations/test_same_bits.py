@@ -103,6 +103,7 @@ def wait_for(condition, seconds=90):
     raise AssertionError("waited in vain")
 
 
+@pytest.mark.thorough
 def test_memory_that_takes_several_passes(inputs, expected, tmp_path):
     """Pairs cut into layers, each a pass of its own: the same bits."""
     study = make_study(tmp_path, *inputs, workers=2, memory=1.4e6 / 2**30)
@@ -111,6 +112,7 @@ def test_memory_that_takes_several_passes(inputs, expected, tmp_path):
     assert table_bytes(make(study)) == expected
 
 
+@pytest.mark.cluster
 def test_joined_cluster_one_of_whose_workers_is_killed_in_the_middle_of_a_unit(
     nodes, inputs, expected, tmp_path
 ):
@@ -200,6 +202,7 @@ def test_flipped_bit_that_a_worker_of_a_cluster_finds_is_mended_in_the_same_call
     check_mended(finished, expected, caplog, "block-", {0, 1}, run)
 
 
+@pytest.mark.thorough
 def test_folded_and_unfolded_units(inputs, expected, tmp_path, monkeypatch):
     study = make_study(tmp_path, *inputs)
     with monkeypatch.context() as patch:
@@ -237,6 +240,7 @@ def test_growing_tokens_and_models_equals_having_them_from_the_start(inputs, exp
     assert made == {k: every - old if k < 6 else every for k in range(UNITS)}
 
 
+@pytest.mark.thorough
 def test_text_of_which_more_is_taken(inputs, tmp_path):
     words = np.random.default_rng(0).choice(["neurons", "fire", "when", "tokens", "return"], 9000)
     lines = [json.dumps({"text": " ".join(some)}) for some in words.reshape(-1, 30)]

@@ -213,6 +213,7 @@ def test_summary_tells_families_agreement_and_directions(run, inputs):
     json.dumps(summary, allow_nan=False)
 
 
+@pytest.mark.thorough
 def test_interrupted_and_resumed_has_the_same_bits(run, tmp_path, monkeypatch):
     study, store = run
     folder = copied(Path(store.url).with_name("correlated"), tmp_path / "run")
@@ -274,6 +275,7 @@ def test_flipped_bit_in_the_sums_of_a_shard_is_found_and_mended(run, tmp_path, c
     assert "it was cut or altered" in caplog.text
 
 
+@pytest.mark.thorough
 def test_a_vocabulary_that_one_model_has_padded_changes_nothing(run, inputs, tmp_path):
     _, store = run
     model: Any = GPT2LMHeadModel.from_pretrained(inputs[0][1])

@@ -146,6 +146,7 @@ def test_the_vocabulary_has_every_id_exactly(run):
     assert all(row["text"] for row in rows if row["bytes"] != b"")
 
 
+@pytest.mark.thorough
 def test_interrupted_and_resumed_in_another_order_has_the_same_bytes(run, before, monkeypatch):
     batches = ReportStage.batches
 
@@ -274,6 +275,7 @@ def test_roles_in_the_word_and_classes_of_the_next_token_are_those_of_the_text(r
     assert follows["all_numeric"] == np.isin(tokens_RP[:, 1:], [*digits]).sum()
 
 
+@pytest.mark.thorough
 def test_a_neuron_that_is_named_is_told_whatever_it_is(run, before):
     told = {row["neuron"] for row in run[1].get_table("tables/conditional.parquet").to_pylist()}
     plain = next(neuron for neuron in range(NEURONS) if neuron not in told)

@@ -230,6 +230,7 @@ def test_the_screen_says_not_measured(run, capsys):
         assert "not measured, interventions: models of type" in " ".join(part.split())
 
 
+@pytest.mark.thorough
 def test_rows_without_a_begin_of_text_tell_nothing_of_attention_to_it(tmp_path, caplog):
     models = [str(gpt2(tmp_path / name, context=CONTEXT)) for name in "a"]
     other = tmp_path / "b"

@@ -237,6 +237,7 @@ def test_roles_and_universality_are_columns_of_one_table_and_their_overlap_is_to
     assert whole["loss_difference"]["mean"] == pytest.approx(difference, abs=1e-9)
 
 
+@pytest.mark.thorough
 def test_interrupted_and_resumed_has_the_same_bits(run, tmp_path, monkeypatch):
     study, store = run
     folder = copied(Path(store.url).with_name("profiled"), tmp_path / "run")
@@ -298,7 +299,8 @@ QUICK = {"roles.seed", "roles.paths", "roles.partition", "scores", "declared"}
 
 
 def tiers(names) -> list:
-    return [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in names]
+    thorough = pytest.mark.thorough
+    return [each if each in QUICK else pytest.param(each, marks=thorough) for each in names]
 
 
 @pytest.fixture
@@ -340,6 +342,7 @@ def groups_done(study: Study) -> list[str]:
     return [key for path in paths for key, _ in checked.told(store, path)["groups"]]
 
 
+@pytest.mark.thorough
 def test_another_threshold_runs_only_interventions_that_are_new(run, copy):
     before = groups_done(copy)
     shards = -(-INTERVENED // 4)
