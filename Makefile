@@ -5,7 +5,7 @@ PYTHONS = python3.13 python3.12 python3.11 python3
 ARGS =
 PROCESSES = 2
 
-.PHONY: help run test test-all lint docs clean
+.PHONY: help run test test-all lint docs notebook clean
 
 help:  ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ lint: .venv/installed  ## check style (ruff) and types (mypy)
 docs: .venv/installed  ## write docs/tables.md anew from the schemas
 	.venv/bin/python -m universal_ray.report.tables > docs/tables.md.new
 	mv docs/tables.md.new docs/tables.md
+
+notebook: .venv/installed  ## run examples/read_a_run.ipynb on runs/tiny, and keep what it shows
+	.venv/bin/python -c 'import nbclient, nbformat; path = "examples/read_a_run.ipynb"; \
+	    notebook = nbformat.read(path, 4); \
+	    nbclient.execute(notebook, cwd="examples", record_timing=False); \
+	    nbformat.write(notebook, path)'
 
 clean:  ## remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

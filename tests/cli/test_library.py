@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -57,13 +58,10 @@ def test_the_examples_do_what_they_say(tmp_path, monkeypatch):
     """In one directory, one after another: the first makes the run that the others read."""
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for name in ("run", "open", "Run", "compose", "Study", "UniversalRayError"):
-        (example,) = [
-            each
-            for each in doctest.DocTestFinder(recurse=False).find(
-                getattr(universal_ray, name), name, globs={}
-            )
-        ]
+    for name in ("run", "open", "Run", "Run.table", "compose", "Study", "UniversalRayError"):
+        (example,) = doctest.DocTestFinder(recurse=False).find(
+            attrgetter(name)(universal_ray), name, globs={}
+        )
         assert example.examples, name
         assert runner.run(example).failed == 0, name
 

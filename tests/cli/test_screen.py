@@ -77,6 +77,11 @@ def test_all_or_none_or_one_universal_neuron_can_be_shown(whole, capsys):
         show_results(console(), store)
         shown = capsys.readouterr().out
         assert f" of {universal} " in shown
+        words = store.get_json("tables/summary.json")["descriptions"][0]
+        for who, row in (("universal", words["universal"]), ("other", words["others"])):
+            assert (
+                f"{who} neurons: words hold for {row['described']} of {row['neurons']}, r "
+            ) in shown.replace("\n", " ")
         progress = store.get_json("progress.json")  # whatever was planned is of a batch that was
         assert (progress["own"], progress["later"], progress["ahead"]) == (0, 0, [])
         assert f"\n{store.url}/tables/neurons.parquet\n" in shown

@@ -26,7 +26,9 @@ SHOWN = {
     "show_rows": lambda out, name: screen.show_rows(out, name, [name], [[name]]),
     "Watcher": advance,
 }
-BY_A_RUN = {"show_results", "_show_references", "_show_families", "_show_roles"}
+BY_A_RUN = {
+    "show_results", "_show_references", "_show_families", "_show_roles", "_show_descriptions",
+}  # fmt: skip
 """Shown of a run whose models have such names, in tests/cli."""
 
 

@@ -13,7 +13,7 @@ from test_borders import FLOORS
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
-PLACE = re.compile(r"`((?:universal_ray|tests|docs|deploy|conf|jobs)/[\w/.-]*)`")
+PLACE = re.compile(r"`((?:universal_ray|tests|docs|deploy|conf|jobs|examples)/[\w/.-]*)`")
 """A file or folder of the repository."""
 MODULE = re.compile(r"`((?:cli|config|maths|features|planning|storage|corpus|models|runtime|stages|"
                     r"report|benchmark|testbed)/[\w/]+\.py)`")  # fmt: skip

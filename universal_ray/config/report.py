@@ -13,6 +13,11 @@ class Detail(Enum):
     """every one, however large the site becomes"""
 
 
+TOP, BOTTOM, QUANTILE, RANDOM, SILENT = "top", "bottom", "quantile", "random", "silent"
+KINDS = (TOP, BOTTOM, QUANTILE, RANDOM, SILENT)
+"""Why a window is shown, in their order."""
+
+
 @dataclass(kw_only=True)
 class ReportConfig:
     window: int = 32

@@ -1,11 +1,12 @@
 """A run directory, to be read from a notebook: what it is of, which stages are done, its tables."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from universal_ray.config.choice import choose, nearest
+from universal_ray.config.report import KINDS
 from universal_ray.errors import ConfigurationError, DamagedError, MissingError
 from universal_ray.storage import checked, finished
 from universal_ray.storage.finished import MARKER, SUMMARY_PATH
@@ -14,6 +15,8 @@ from universal_ray.storage.store import Receipt, Store
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from universal_ray.report.windows import Window
 
 PATHS = {
     PurePosixPath(path).stem: path
@@ -84,12 +87,87 @@ class Run:
         """
         return self.store.get_json(SUMMARY_PATH, self._receipt(SUMMARY_PATH))
 
-    def table(self, name: str, columns: Sequence[str] | None = None) -> "pyarrow.Table":
-        """A table, or its `columns` alone; what a column means is in the metadata of its field.
+    def table(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        *,
+        neurons: Iterable[str] | None = None,
+    ) -> "pyarrow.Table":
+        """A table, or its `columns` alone, or its rows of some `neurons` alone, which are named as
+        model:layer.neuron; what a column means is in the metadata of its field.
 
-        Raises ConfigurationError for a name that is none, MissingError where no stage has made it
-        yet, DamagedError where the file was altered.
+        Raises ConfigurationError for a name or a neuron that is none, MissingError where no stage
+        has made it yet, DamagedError where the file was altered.
+
+        >>> import universal_ray as ur
+        >>> ur.open("runs/small").table("pairs", ["id", "other"], neurons=["a:2.326"]).to_pylist()
+        [{'id': 'a:2.326', 'other': 'b'}]
         """
+        if neurons is None:
+            return self._table(name, columns)
+        read = columns if columns is None or "id" in columns else ["id", *columns]
+        found = self._of(name, list(neurons), read)
+        return found if columns is None else found.select(list(columns))
+
+    def windows(self, *neurons: str, kind: str | None = None) -> "list[Window]":
+        """Windows of tokens in which neurons of a reference model are shown, with what their
+        partners do in them; of one `kind` alone where it is given: top, bottom, quantile, random or
+        silent. In the order of tables/examples.parquet.
+
+        Raises ConfigurationError for a kind that is none or a neuron without any window, and as
+        `table` does.
+
+        >>> import universal_ray as ur
+        >>> run = ur.open("runs/tiny")
+        >>> [window.rank for window in run.windows("a:0.3", kind="top")]
+        [0, 1]
+        >>> run.windows("a:0.4000")
+        Traceback (most recent call last):
+            ...
+        universal_ray.errors.ConfigurationError: a:0.4000 is no neuron of .../runs/tiny: ...
+        """
+        from universal_ray.report.windows import windows
+
+        if kind not in (None, *KINDS):
+            raise ConfigurationError(f"{kind} is no kind of window: {choose(kind, KINDS)}")
+        examples = self._of("examples", list(neurons))
+        there = set(examples["id"].to_pylist())
+        for neuron in neurons:
+            if neuron not in there:
+                raise ConfigurationError(
+                    f"{neuron} has no window in {self.url}: its model is no reference, "
+                    "models.pairs=all makes every model one"
+                )
+        found = windows(examples, self.table("vocabulary", ["token_id", "text"]))
+        return [window for window in found if kind in (None, window.kind)]
+
+    def _of(
+        self, name: str, neurons: Sequence[str], columns: Sequence[str] | None = None
+    ) -> "pyarrow.Table":
+        """Rows of some neurons of a table with an `id`. Raises ConfigurationError for what is none,
+        for a table without.
+        """
+        import pyarrow
+        import pyarrow.compute
+
+        table = self._table(name, columns)
+        if "id" not in table.column_names:
+            raise ConfigurationError(
+                f"the table {name} of {self.url} is not of neurons: read it whole"
+            )
+        wanted = pyarrow.array(neurons, pyarrow.string())
+        found = table.filter(pyarrow.compute.is_in(table["id"], wanted))
+        lost = set(neurons) - set(found["id"].to_pylist())
+        known = set(self._table("pairs", ["id"])["id"].to_pylist()) if lost else lost
+        for neuron in neurons:
+            if neuron in lost and neuron not in known:
+                raise ConfigurationError(
+                    f"{neuron} is no neuron of {self.url}: they are named as {min(known)}"
+                )
+        return found
+
+    def _table(self, name: str, columns: Sequence[str] | None) -> "pyarrow.Table":
         path = PATHS.get(name)
         if path is None:
             raise ConfigurationError(f"{name} is no table of a run: {choose(name, PATHS)}")

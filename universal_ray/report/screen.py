@@ -153,6 +153,8 @@ def _show_references(out: Console, run: Run, summary: dict[str, Any]) -> None:
             _show_families(out, reference)
     if "roles" in summary:
         _show_roles(out, summary["roles"])
+    for told in summary.get("descriptions", []):
+        _show_descriptions(out, told)
 
 
 def _show_families(out: Console, reference: dict[str, Any]) -> None:
@@ -238,6 +240,20 @@ def _show_roles(out: Console, roles: dict[str, Any]) -> None:
                     f"{ours} nats, random ones of the same layers {random}, difference {apart} "
                     f"(95 %: {low} to {high})"
                 )
+
+
+def _show_descriptions(out: Console, told: dict[str, Any]) -> None:
+    """Whether the words of universal neurons hold for their partners more than those of others."""
+    for who, row in (("universal", told["universal"]), ("other", told["others"])):
+        score, partners, random, gain = (
+            figure(row[name], ".2f") for name in ("score", "transfer", "transfer_control", "gain")
+        )
+        out.print(
+            f"{told['model']}, {who} neurons: words hold for "
+            f"{count(row['described'])} of {count(row['neurons'])}, r {score} of themselves, "
+            f"{partners} of their partners, {random} of random neurons, gain {gain} (95 %: "
+            f"{figure(row['gain_low'], '.2f')} to {figure(row['gain_high'], '.2f')})"
+        )
 
 
 def _persistence(followed: dict[str, Any]) -> Table:

@@ -19,10 +19,10 @@ from helpers_roles import gpt2
 from helpers_study import ALL, make
 from helpers_whole import whole_study
 
+from universal_ray.config.report import KINDS
 from universal_ray.config.study import Pairs
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.tables import TABLES as STAGES
-from universal_ray.stages.report.schemas import KINDS
 from universal_ray.stages.roles.schemas import AT_BOS, INTERVENED, ROLES
 from universal_ray.storage.reasons import (
     absent,

@@ -146,7 +146,7 @@ class Windows:
     neuron_M: Tensor
     """flat index"""
     kind_M: Tensor
-    """index into `schemas.KINDS`"""
+    """index into `config.report.KINDS`"""
     rank_M: Tensor
     row_M: Tensor
     start_M: Tensor

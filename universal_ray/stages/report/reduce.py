@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from universal_ray.config.report import BOTTOM, KINDS, QUANTILE, RANDOM, SILENT, TOP
 from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.corpus.scattered import read_rows
 from universal_ray.maths.statistics.windows import NONE, Peaks, merge_peaks, starts
 from universal_ray.planning.items import Model
 from universal_ray.stages.report.artifacts import LayerSample, ModelPeaks, Report, Windows
-from universal_ray.stages.report.schemas import BOTTOM, KINDS, QUANTILE, RANDOM, SILENT, TOP
 from universal_ray.storage import artifacts
 from universal_ray.storage.store import Store
 

@@ -11,9 +11,6 @@ from universal_ray.storage.finished import (
 )
 from universal_ray.storage.reasons import field
 
-TOP, BOTTOM, QUANTILE, RANDOM, SILENT = "top", "bottom", "quantile", "random", "silent"
-KINDS = (TOP, BOTTOM, QUANTILE, RANDOM, SILENT)
-"""Why a window is shown, in their order."""
 HALVES = ("description", "scoring")
 
 INDEX, NEURON, NAME, TEXT, YES, TOKEN = "index from 0", "id", "name", "text", "yes/no", "token id"

@@ -10,12 +10,13 @@ import pyarrow as pa
 from jaxtyping import Float, Int8
 from torch import Tensor
 
+from universal_ray.config.report import KINDS
 from universal_ray.errors import NumericalError
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.planning.items import Model
 from universal_ray.stages.report.artifacts import Windows
 from universal_ray.stages.report.plan import Described
-from universal_ray.stages.report.schemas import EXAMPLES, HALVES, KINDS, VOCABULARY
+from universal_ray.stages.report.schemas import EXAMPLES, HALVES, VOCABULARY
 
 LEVELS = 127
 NONE = -1
