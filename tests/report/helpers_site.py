@@ -4,11 +4,13 @@ import base64
 import gzip
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from universal_ray.report.figures.figure import Figure
 from universal_ray.report.run import Run
 from universal_ray.report.site import write as site
 from universal_ray.storage.store import Store
@@ -20,7 +22,9 @@ HOSTILE = (
 """Tokens that would do harm where they were read as anything but text."""
 
 
-def write(folder: Path | str, **options: Any) -> Path:
+def write(folder: Path | str, figures: Sequence[Figure] = (), **options: Any) -> Path:
+    """The site of a run, by default without figures, which take seconds."""
+    options["figures"] = figures
     return Path(site.write(Run(Store(str(folder))), **options))
 
 

@@ -45,6 +45,7 @@ _NAMES = (
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads"
     r"|vocabulary|examples|conditional|descriptions)\.parquet",
     rf"{REPORT}/(unfinished/)?(done\.json|index\.html|app\.js|style\.css)",
+    rf"{REPORT}/(unfinished/)?figures/[a-z_]+(-\d+)?\.(svg|pdf|csv)",
     rf"{REPORT}/(unfinished/)?data/(front|levels|vocabulary|descriptions|tokens|(index|tokens|neurons)-\d+)\.js",
 )
 _OURS = re.compile("|".join(_NAMES))

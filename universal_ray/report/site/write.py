@@ -4,7 +4,7 @@
 that nobody opens half a report. The marker beside it names every file, and the tables it tells of.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -13,6 +13,10 @@ import numpy as np
 
 import universal_ray
 from universal_ray.config.hashing import fingerprint
+from universal_ray.report.figures.draw import Drawn, drawn
+from universal_ray.report.figures.figure import Figure
+from universal_ray.report.figures.registry import FIGURES
+from universal_ray.report.figures.source import Source
 from universal_ray.report.run import PATHS, Run
 from universal_ray.report.site import details, search
 from universal_ray.report.site.columns import Column, columns
@@ -28,15 +32,18 @@ from universal_ray.storage.store import Receipt, Store
 PAGE = f"{REPORT}/index.html"
 MARKER = f"{REPORT}/done.json"
 DRAFT = f"{REPORT}/unfinished"
-VERSION = 1
+VERSION = 2
 """Of what the code makes of tables: another one makes the site anew."""
 MEGABYTES = 200.0
 """How large a site becomes, if its list and search are not larger already."""
 _VALUES_PER_FILE = 2_000_000
-_SCRIPTS = ("base", "data", "tokens", "charts", "front", "list", "neuron", "app")
+_SCRIPTS = ("base", "data", "tokens", "charts", "front", "list", "neuron", "figures", "app")
 
 
-def write(run: Run, megabytes: float | int = MEGABYTES, everything: bool = False) -> str:
+def write(
+    run: Run, megabytes: float | int = MEGABYTES, everything: bool = False,
+    figures: Sequence[Figure] = FIGURES,
+) -> str:  # fmt: skip
     """Make the site of a run, unless it stands already; returns the address of its page.
 
     Neurons that are universal, or a partner of such, or have a role or a family, are told in full,
@@ -45,9 +52,9 @@ def write(run: Run, megabytes: float | int = MEGABYTES, everything: bool = False
     be written.
     """
     store = run.store
-    made_of = _made_of(run, megabytes, everything)
+    made_of = _made_of(run, megabytes, everything) | {"figures": [each.name for each in figures]}
     if not _stands(store, made_of):
-        contents = _contents(gather(run), int(megabytes * 10**6), everything)
+        contents = _contents(gather(run), figures, int(megabytes * 10**6), everything)
         receipts = [store.put(f"{DRAFT}/{name}", content) for name, content in contents]
         checked.finish(store, f"{DRAFT}/done.json", receipts, made_of=made_of)
         _swap_in(store, receipts, made_of)
@@ -80,7 +87,7 @@ def _swap_in(store: Store, drafts: list[Receipt], made_of: dict[str, Any]) -> No
         Receipt(each.path.replace(DRAFT, REPORT, 1), each.bytes, each.checksum) for each in drafts
     ]
     new = {each.path for each in receipts}
-    for path in store.list(f"{REPORT}/data"):
+    for path in (*store.list(f"{REPORT}/data"), *store.list(f"{REPORT}/figures")):
         if path not in new:
             store.delete(path)
     moves = dict(zip(new_order(receipts), new_order(drafts), strict=True))
@@ -96,7 +103,9 @@ def new_order(receipts: list[Receipt]) -> list[str]:
     return sorted((each.path for each in receipts), key=lambda path: path.endswith("index.html"))
 
 
-def _contents(found: Gathered, budget: int, everything: bool) -> Iterator[tuple[str, bytes]]:
+def _contents(
+    found: Gathered, figures: Sequence[Figure], budget: int, everything: bool
+) -> Iterator[tuple[str, bytes]]:
     """Names within the report and contents of all its files."""
     listed = columns(found)
     words = search.tokens(found)
@@ -113,6 +122,12 @@ def _contents(found: Gathered, budget: int, everything: bool) -> Iterator[tuple[
         listed += _shown(words)
     for name, content in _texts(found):
         yield data(name, content)
+    pictures = []
+    for each in drawn(figures, Source(found.tables, found.summary, found.missing)):
+        pictures.append(_told(each))
+        for kind, content in each.files.items():
+            spent += len(content)
+            yield f"figures/{each.name}.{kind}", content
     where = []
     for number, group in enumerate(_grouped(listed, found.neurons)):
         name = f"index-{number}"
@@ -123,10 +138,23 @@ def _contents(found: Gathered, budget: int, everything: bool) -> Iterator[tuple[
     for number, content in details.files(found, told):
         yield data(f"neurons-{number}", content)
     pages = front(found, listed)
-    yield data("front", script("front", plain(_catalogue(found, where, pages, told, words))))
+    catalogue = _catalogue(found, where, pages, told, words)
+    yield data("front", script("front", plain({**catalogue, "figures": pictures})))
     yield "style.css", _static("style.css").encode()
     yield "app.js", _app().encode()
     yield "index.html", _page(found, pages).encode()
+
+
+def _told(each: Drawn) -> dict[str, Any]:
+    """A figure as its page tells it."""
+    figure = each.figure
+    paths = [PATHS.get(name, SUMMARY_PATH) for name in figure.tables]
+    return {
+        "name": each.name, "title": figure.title, "chapter": figure.chapter,
+        "paper": [f"{number}{panels and f' {panels}'}" for number, panels in figure.paper.items()],
+        "model": each.reference, "tables": [path.rsplit("/", 1)[-1] for path in paths],
+        "caption": each.caption, "reason": each.reason, "inches": each.inches,
+    }  # fmt: skip
 
 
 def _texts(found: Gathered) -> Iterator[tuple[str, bytes]]:

@@ -1,7 +1,7 @@
 // Where the address leads, keys, and what the head of the page does.
 
 const PAGES = {
-  front: frontPage, list: listPage, compare: comparePage,
+  front: frontPage, list: listPage, figures: figuresPage, compare: comparePage,
   neuron: (query, rest) => neuronPage(decoded(rest)),
 };
 
@@ -93,6 +93,7 @@ const KEYS = {
   p: ["pin the neuron", () => (document.activeElement.closest("tr, article.neuron") || document.querySelector("article.neuron"))?.querySelector("button.pin")?.click()],
   c: ["compare what is pinned", () => { location.hash = "#/compare"; }],
   l: ["the list", () => { location.hash = listed.address || "#/list"; }],
+  f: ["the figures", () => { location.hash = "#/figures"; }],
   o: ["the overview", () => { location.hash = "#/"; }],
   r: ["a random neuron of the list", random],
   t: ["light, dark, or as the system", nextTheme],

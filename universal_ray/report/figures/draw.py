@@ -1,0 +1,64 @@
+"""From tables to files: every figure that they allow, as SVG and PDF with its numbers beside it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from matplotlib.figure import Figure as Page
+
+from universal_ray.report.figures import paint
+from universal_ray.report.figures.figure import Figure, Made
+from universal_ray.report.figures.source import NotDrawn, Source
+
+KINDS = ("svg", "pdf", "csv")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its files, or why there are none."""
+
+    figure: Figure
+    reference: str
+    """the model that it is of; none where it is of the whole run"""
+    name: str
+    """of its files"""
+    caption: str = ""
+    reason: str = ""
+    inches: tuple[float, float] = (0.0, 0.0)
+    files: dict[str, bytes] = field(default_factory=dict)
+    """contents by kind"""
+
+
+def drawn(figures: Sequence[Figure], source: Source) -> Iterator[Drawn]:
+    """Every figure in its order, of every reference model where it is of one.
+
+    Files of the second reference model end in `-2`, and so on.
+    """
+    for figure in figures:
+        if figure.whole:
+            yield _drawn(figure, source, "", figure.name)
+            continue
+        for place, reference in enumerate(source.references or [""]):
+            name = figure.name if place == 0 else f"{figure.name}-{place + 1}"
+            yield _drawn(figure, source.of(reference), reference, name)
+
+
+def _drawn(figure: Figure, source: Source, reference: str, name: str) -> Drawn:
+    try:
+        made = figure.data(source)
+    except NotDrawn as told:
+        reason = str(told)
+        return Drawn(figure, reference, name, reason=f"{reason[0].upper()}{reason[1:]}.")
+    files, inches = rendered(figure, made)
+    return Drawn(figure, reference, name, made.caption, inches=inches, files=files)
+
+
+def rendered(figure: Figure, made: Made) -> tuple[dict[str, bytes], tuple[float, float]]:
+    """Contents by kind, and width and height in inches."""
+    with paint.settings():
+        page = Page()
+        figure.draw(made.data, page)
+        files = {
+            "svg": paint.svg(page), "pdf": paint.pdf(page), "csv": paint.csv(made.data)
+        }  # fmt: skip
+    wide, tall = (float(each) for each in page.get_size_inches())
+    return files, (wide, tall)
