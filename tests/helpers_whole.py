@@ -60,7 +60,7 @@ def whole_study(folder: Path, models: list[str], tokens: str, **changes: Any) ->
         ),
         report=ReportConfig(
             window=8, top=2, quantiles=2, random=1, silent=1, sample=6 * CONTEXT,
-            tokens=8 * CONTEXT,
+            tokens=8 * CONTEXT, figures=False,
         ),
     )  # fmt: skip
     return changed(study, **changes)

@@ -87,13 +87,15 @@ def make(
 
 def _site(study: Study, store: "Store") -> str:
     """The address of the site of a run, which is made of its tables unless it stands."""
+    from universal_ray.report.figures.registry import FIGURES
     from universal_ray.report.run import Run
     from universal_ray.report.site.write import write
     from universal_ray.storage.lock import RunLock
 
+    options = study.report
     with RunLock(store):
-        everything = study.report.detail is Detail.all
-        return write(Run(store), study.report.megabytes, everything)
+        everything = options.detail is Detail.all
+        return write(Run(store), options.megabytes, everything, FIGURES if options.figures else ())
 
 
 def _executor(name: str, study: Study, say: Callable[[str], None]) -> "Executor":

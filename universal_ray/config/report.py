@@ -46,6 +46,8 @@ class ReportConfig:
     megabytes: int = 200
     """About how large the site may become: pages that would exceed it are left out."""
     detail: Detail = Detail.chosen
+    figures: bool = True
+    """Whether the site has the paper's figures as files, which takes about half a minute."""
 
 
 def counts(report: ReportConfig) -> dict[str, int | None]:

@@ -13,7 +13,7 @@ BY_CONTENT = ("models.tokenizer", "corpus.path", "corpus.text", "corpus.seed")
 """Keys that lead to something known by its content: tokens, a tokenizer."""
 PLACES = ("cluster.address", "cluster.workers", "cluster.memory", "cluster.tflops")
 """Keys that say where and how fast work is done, and change nothing that is made."""
-SHOWN = ("report.megabytes", "report.detail")
+SHOWN = ("report.megabytes", "report.detail", "report.figures")
 """Keys that say how much of the tables the site tells."""
 
 REFUSED = "refused: the sums could not be added up, choose another `run.dir`"

@@ -231,7 +231,7 @@ def draw_baseline_draws(data: pd.DataFrame, page: Page) -> None:
     panel.set_ylim(0)
     panel.set_xlabel("best correlation with a rotated model")
     paint.hide_heights(panel)
-    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    paint.legend_beside(panel)
 
 
 def persistence(source: Source) -> Made:
@@ -256,7 +256,7 @@ def persistence(source: Source) -> Made:
     return Made(
         data,
         "Of the neurons that are universal at one step of training, the share that is so at "
-        f"another. Universal neurons (excess above {source.threshold:g}): {counts}.",
+        f"another. Universal neurons (excess above {source.threshold:g}), n: {counts}.",
     )
 
 

@@ -94,7 +94,7 @@ def head_scores(source: Source) -> Made:
     for group, name in (("neurons", "histogram"), ("random directions", "null_histogram")):
         count = np.stack(known[name].to_list()).sum(0)
         if len(count) != len(edges) - 1:
-            raise NotDrawn("heads.parquet has histograms of another version")
+            raise NotDrawn("the histograms of heads.parquet are of another version")
         parts.append(pd.DataFrame({
             "group": group, "low": edges[:-1], "high": edges[1:], "count": count.astype(np.int64),
             "density": count / (max(count.sum(), 1) * width),
@@ -148,9 +148,9 @@ def head_paths(source: Source) -> Made:
     return Made(
         data,
         f"What changes (Δ) in a head when what a neuron writes is taken out of its queries: "
-        f"{len(parts)} of {len(known):,} paths, the strongest first, measured on "
-        f"{int(known['positions'].max()):,} positions, of which {len(parts[0]):,} are drawn. r is "
-        "over all of them.",
+        f"{len(parts)} of {len(known):,} paths, the strongest first. "
+        f"n = {int(known['positions'].max()):,} positions, of which {len(parts[0]):,} are drawn; r "
+        "is over all of them.",
     )
 
 
@@ -225,12 +225,13 @@ def agreement(source: Source) -> Made:
     if not rows:
         raise NotDrawn("no member of a family has a best match in another model")
     data = pd.DataFrame(rows)
-    counts = ", ".join(f"{own['pairs'].iloc[0]:,} of {name} neurons"
+    counts = ", ".join(f"{own['pairs'].iloc[0]:,} of {name.removesuffix('s')} neurons"
                        for name, own in data.groupby("group", sort=False))  # fmt: skip
     return Made(
         data,
         "Best matches in other models that are of the same family as the neuron, beside what a "
-        f"random neuron of the match's layer would be; 95 % intervals. n = {counts}.",
+        "random neuron of the match's layer would be; 95 % intervals. Universal: excess above "
+        f"{source.threshold:g}. n = {counts}.",
     )
 
 
@@ -270,9 +271,9 @@ def ablations(source: Source) -> Made:
     whole = data[data["layer"] == "all"]["neurons"]
     return Made(
         data,
-        "Change of the loss when the universal neurons of all layers or of one are held at zero or "
-        "at their means, and when as many random ones of the same layers are, mean over draws; 95 "
-        f"% intervals. n = {tokens or 0:,} tokens"
+        f"Change of the loss when the universal neurons (excess above {source.threshold:g}) of all "
+        "layers or of one are held at zero or at their means, and when as many random ones of the "
+        f"same layers are, mean over draws; 95 % intervals. n = {tokens or 0:,} tokens"
         + (f", {whole.max():,} neurons in all layers." if len(whole) else "."),
     )
 

@@ -91,7 +91,7 @@ def draw_logit_skew(data: pd.DataFrame, page: Page) -> None:
     panel.set_ylim(0)
     panel.set_xlabel("skewness of logits")
     paint.hide_heights(panel)
-    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    paint.legend_beside(panel)
 
 
 def _with_roles(source: Source, *columns: str) -> pd.DataFrame:
@@ -237,7 +237,9 @@ def entropy_weights(source: Source) -> Made:
 def draw_entropy_weights(data: pd.DataFrame, page: Page) -> None:
     (panel,) = paint.panels(page, 1, columns=1, height=2.7, left=0.6, right=1.9)
     renamed = data.rename(columns={"log10_low": "y_low", "log10_high": "y_high"})
-    paint.heat(panel, renamed[renamed["group"] == "others"], "Greys")
+    others = renamed[renamed["group"] == "others"]
+    if len(others):
+        paint.heat(panel, others, "Greys")
     marks = {"entropy": ("o", paint.OWN), "token frequency": ("^", paint.BASE)}
     for name, (mark, color) in marks.items():
         own = renamed[renamed["group"] == name]
@@ -249,7 +251,7 @@ def draw_entropy_weights(data: pd.DataFrame, page: Page) -> None:
             )  # fmt: skip
     panel.set_xlabel("length of w_out")
     panel.set_ylabel("log₁₀ variance of logits")
-    panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    paint.legend_beside(panel)
 
 
 FIGURES = (

@@ -145,6 +145,12 @@ def legend(page: Page, panel: Axes, columns: int = 6) -> None:
     )  # fmt: skip
 
 
+def legend_beside(panel: Axes) -> None:
+    """The same right of the panel, where its entries are long."""
+    handles, names = panel.get_legend_handles_labels()
+    panel.legend(handles, names, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
 def hide_heights(panel: Axes) -> None:
     """Of densities, which all have the area 1."""
     panel.set_yticks([])

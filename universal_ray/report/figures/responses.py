@@ -51,7 +51,7 @@ def _responses(source: Source, chosen: pd.DataFrame, by: str, *more: str) -> pd.
                                  zip(chosen["layer"], chosen["neuron"], strict=True)])  # fmt: skip
     found = known.merge(rows, on=["layer", "neuron"])
     if found.empty:
-        raise NotDrawn(f"conditional.parquet has no row of these neurons by {by}")
+        raise NotDrawn(f"no row of conditional.parquet tells of these neurons by {by}")
     return found
 
 
@@ -136,8 +136,8 @@ def words(source: Source) -> Made:
         of_activations(shown),
         "Neurons that one feature of tokens explains best, where there are three or more of it, by "
         "the role of the token in its word: pre-activations over all tokens of a role, each area "
-        "1. "
-        f"Features: {told}. n = {rows.groupby('panel')['tokens_counted'].sum().max():,} tokens.",
+        f"1 (●: universal, excess above {source.threshold:g}). Features: {told}. "
+        f"n = {rows.groupby('panel')['tokens_counted'].sum().max():,} tokens.",
     )
 
 
@@ -230,8 +230,8 @@ def subsets(source: Source) -> Made:
     ])  # fmt: skip
     return Made(
         data,
-        f"Mean activation by subset of the corpus, less the mean of all tokens, in standard "
-        f"deviations of the neuron: {len(chosen)} of {len(every):,} members of the family "
+        "Mean activation by subset of the corpus, less the mean of all tokens, in standard "
+        f"deviations of the neuron. n = {len(chosen)} of {len(every):,} members of the family "
         f"semantic, universal ones (●, excess above {source.threshold:g}) first. Right of each its "
         "feature.",
     )
@@ -265,7 +265,7 @@ def subset_tokens(source: Source) -> Made:
     rows = rows[rows["tokens"] > 0]
     where = rows.groupby("subset", dropna=False, sort=False)["tokens"].sum()
     if where.empty:
-        raise NotDrawn("conditional.parquet tells of no token within a subset")
+        raise NotDrawn("no token within a subset is told of by conditional.parquet")
     subset = where.idxmax()
     rows = rows[rows["subset"].isna() if pd.isna(subset) else rows["subset"] == subset]
     rows = rows.merge(source.rows("vocabulary", "token_id", "text"), on="token_id")

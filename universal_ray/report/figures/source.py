@@ -54,7 +54,7 @@ class Source:
         """Excess correlation above which a neuron is universal. Raises NotDrawn."""
         found = self.summary.get("threshold")
         if found is None:
-            raise NotDrawn("summary.json does not say above which threshold a neuron is universal")
+            raise NotDrawn("the threshold of universal neurons is not told by summary.json")
         return float(found)
 
     def rows(self, table: str, *columns: str, **equal: str) -> pd.DataFrame:
@@ -72,8 +72,8 @@ class Source:
                 found.schema.field(name).type, SCHEMAS[table].field(name).type
             ):
                 raise NotDrawn(
-                    f"{table}.parquet is of another version: its column {name} is not there, or of "
-                    "another type"
+                    f"the column {name} of {table}.parquet is not there or of another type, so the "
+                    "table is of another version"
                 )
         for name, value in equal.items():
             found = found.filter(pc.equal(found[name], value))
@@ -90,7 +90,7 @@ class Source:
         for entry in self.summary.get("references", ()):
             if entry["model"] == self.reference and entry.get(key):
                 return dict(entry[key])
-        raise NotDrawn(f"summary.json does not tell references[].{key}")
+        raise NotDrawn(f"references[].{key} is not told by summary.json")
 
 
 def check_neurons(count: int, what: str, least: int = LEAST) -> None:

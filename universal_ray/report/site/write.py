@@ -46,6 +46,8 @@ def write(
 ) -> str:  # fmt: skip
     """Make the site of a run, unless it stands already; returns the address of its page.
 
+    It has those of `figures` that the tables allow, and of the others why not.
+
     Neurons that are universal, or a partner of such, or have a role or a family, are told in full,
     others for as long as the site stays within about `megabytes`; with `everything` all are. Tables
     that are not there or cannot be read are named on the page. Raises StorageError where it cannot

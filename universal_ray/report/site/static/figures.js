@@ -8,7 +8,7 @@ function figuresPage() {
   return h("article", { class: "gallery" }, references(), h("h1", {}, "Figures"),
     h("p", { class: "lead" }, "The figures of the paper (arXiv 2401.12181) that the tables of this run tell, and some of its own, to be taken away: each as SVG and PDF, with the numbers that are drawn as CSV. ",
       page && run.pages.length > 1 && [`They are of ${page.label}, or of the whole run.`]),
-    drawn.length === 0 && h("p", { class: "missing" }, "None could be drawn."),
+    run.figures.length === 0 && h("p", { class: "missing" }, "None were asked for: report.figures=true draws them."),
     chapters.map((chapter) => section(chapter, drawn.filter((each) => each.chapter === chapter).map(figureFile))),
     left.length > 0 && section("Not drawn", h("ul", { class: "plainly" }, left.map((each) => h("li", {}, h("b", {}, each.title), ofThePaper(each), ": ", each.reason)))));
 }

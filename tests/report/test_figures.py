@@ -1,0 +1,438 @@
+"""Figures are drawn from tables alone, say just what these say, and are the same bytes always."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from helpers_figures import (
+    DRAWS,
+    LAYERS,
+    NEURONS,
+    TEXTS,
+    THRESHOLD,
+    checksums_of,
+    source,
+    table,
+)
+from helpers_site import HOSTILE, catalogue, write
+from helpers_whole import copied, damage, whole_run
+from matplotlib.figure import Figure as Page
+from scipy.stats import percentileofscore
+
+from universal_ray.report.figures import docs, paint
+from universal_ray.report.figures.draw import KINDS, drawn
+from universal_ray.report.figures.figure import CHAPTERS
+from universal_ray.report.figures.registry import FIGURES, PAPER
+from universal_ray.report.figures.source import Source
+from universal_ray.report.run import PATHS
+from universal_ray.storage.names import ours
+
+ROOT = Path(__file__).parents[2]
+BY_NAME = {figure.name: figure for figure in FIGURES}
+SVG = "{http://www.w3.org/2000/svg}"
+FEW = ("densities", "spread", "logit_effects", "subset_tokens")
+LARGEST = 2_000_000
+
+
+def data_of(name, tables=None):
+    """What a figure of the reference model draws."""
+    return BY_NAME[name].data((tables or source()).of("a")).data
+
+
+def frame(name):
+    return source().tables[name].to_pandas()
+
+
+def of_panel(rows, panel):
+    """Rows of a table that are of a neuron, by its layer and number."""
+    layer, neuron = map(int, panel.split("."))
+    return rows[(rows["layer"] == layer) & (rows["neuron"] == neuron)]
+
+
+def svg(figure, data):
+    with paint.settings():
+        page = Page()
+        figure.draw(data, page)
+        return paint.svg(page)
+
+
+@pytest.fixture(scope="module")
+def every():
+    """What all figures draw of tables that allow them, and what is said below."""
+    return {name: figure.data(source().of("a")) for name, figure in BY_NAME.items()}
+
+
+@pytest.fixture(scope="module")
+def pictures(every):
+    return {name: svg(BY_NAME[name], made.data) for name, made in every.items()}
+
+
+@pytest.fixture(scope="module")
+def some():
+    """Some with all of their files."""
+    return {each.name: each for each in drawn([BY_NAME[name] for name in FEW], source())}
+
+
+# Files
+
+
+def test_every_figure_is_drawn_where_its_tables_allow_it(every, pictures, some):
+    assert set(pictures) == set(BY_NAME)
+    for name, content in pictures.items():
+        assert 0 < len(content) < LARGEST, name
+        assert 0 < len(paint.csv(every[name].data)) < LARGEST, name
+        assert all(ours(f"report/figures/{name}.{kind}") for kind in KINDS)
+    for name, each in some.items():
+        assert tuple(each.files) == KINDS and each.reason == ""
+        assert each.caption == every[name].caption and each.files["svg"] == pictures[name]
+        assert each.files["pdf"].startswith(b"%PDF") and b"CreationDate" not in each.files["pdf"]
+
+
+def test_every_caption_has_a_number_and_what_universal_means(every):
+    for name, made in every.items():
+        assert "n = " in made.caption or "n: " in made.caption, name
+        if "universal" in made.caption.lower() or "●" in made.caption:
+            assert f"{THRESHOLD:g}" in made.caption, name
+
+
+def test_the_same_tables_make_the_same_bytes_in_another_process(some, tmp_path):
+    """In another time zone, language and order of sets, and beside other settings of the user's."""
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\naxes.grid: True\n")
+    told = f"import json, helpers_figures as h; print(json.dumps(h.checksums(*{FEW})))"
+    environment = {
+        **os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/report", "TZ": "Asia/Tokyo",
+        "PYTHONHASHSEED": "7", "MATPLOTLIBRC": str(tmp_path), "LC_ALL": "C.UTF-8",
+    }  # fmt: skip
+    ended = subprocess.run([sys.executable, "-c", told], env=environment, capture_output=True,
+                           text=True, check=True)  # fmt: skip
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found == checksums_of(some.values()) and len(found) == 3 * len(FEW)
+
+
+@pytest.mark.parametrize("name", ["densities", "depth", "alphabet", "sweeps", "subset_tokens"])
+def test_what_is_drawn_is_what_the_csv_holds(every, pictures, name):
+    """A figure that is drawn of its CSV is the same figure."""
+    data = every[name].data
+    texts = data.select_dtypes(exclude=["number", "bool"]).columns
+    read = pd.read_csv(
+        io.BytesIO(paint.csv(data)), dtype=dict.fromkeys(texts, str), keep_default_na=False,
+        na_values={each: [""] for each in data.columns.difference(texts)},
+    )  # fmt: skip
+    unquoted = {each: read[each].str.replace(r"^'(?=[=+\-@])", "", regex=True) for each in texts}
+    assert svg(BY_NAME[name], read.assign(**unquoted)) == pictures[name]
+
+
+def test_the_users_own_settings_stay():
+    before = dict(matplotlib.rcParams)
+    svg(BY_NAME["depth"], data_of("depth"))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_hostile_texts_are_shapes_in_a_picture_and_no_formulas_in_a_csv(pictures, some):
+    for name, content in pictures.items():
+        root = ElementTree.fromstring(content.decode())
+        tags = {element.tag.removeprefix(SVG) for element in root.iter() if SVG in element.tag}
+        assert tags <= {"svg", "metadata", "defs", "style", "g", "path", "use", "clipPath", "rect",
+                        "image"}, name  # fmt: skip
+        for element in root.iter():
+            for key, value in element.attrib.items():
+                assert not key.startswith("on"), name
+                if key.endswith("href"):
+                    assert value.startswith(("#", "data:image/png;base64,")), name
+    cells = pd.read_csv(io.BytesIO(some["subset_tokens"].files["csv"]), dtype=str,
+                        keep_default_na=False)  # fmt: skip
+    assert set(cells["subset"]) == {"'=one"}
+    texts = set(cells["text"])
+    assert {"'=cmd|' /C calc'!A0", "'-1"} & texts and texts <= {*TEXTS, *(f"'{t}" for t in TEXTS)}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("\u202eevil", "U+202Eevil"), ("a\u0000b", "aU+0000b"), ("$x^2$", "$x^2$"),
+     ("␣" * 9, "␣×9"), ("\u05d0", "U+05D0"), ("\u6f22", "U+6F22"), ("x" * 4, "xxxx"),
+     ("abcdefghij" * 4, "abcdefghijabcdefghijabcdefghi…"), ("\ud800", "U+D800")],
+)  # fmt: skip
+def test_every_character_is_seen(text, shown):
+    assert paint.shown(text) == shown
+
+
+# Numbers
+
+
+def test_densities_are_counts_of_all_neurons():
+    neurons = frame("neurons")
+    data = data_of("densities")
+    names = {"best match": "mean_corr", "best in a rotation": "mean_baseline",
+             "excess": "excess_corr"}  # fmt: skip
+    assert set(data["quantity"]) == set(names)
+    for quantity, own in data.groupby("quantity"):
+        assert own["neurons"].sum() == NEURONS
+        assert (own["density"] * (own["high"] - own["low"])).sum() == pytest.approx(1)
+        for row in own.itertuples():
+            values = neurons[names[quantity]]
+            inside = (values >= row.low) & (values < row.high)
+            assert inside.sum() == row.neurons
+
+
+def test_the_spread_has_every_neuron_in_the_square_where_it_is():
+    neurons, data = frame("neurons"), data_of("spread")
+    for group, universal in (("universal", True), ("others", False)):
+        mine = neurons[neurons["is_universal"] == universal]
+        own = data[data["group"] == group]
+        assert own["neurons"].sum() == len(mine) > 0
+        for row in own.itertuples():
+            here = mine["min_corr"].between(row.x_low, row.x_high, inclusive="left")
+            here &= mine["max_corr"].between(row.y_low, row.y_high, inclusive="left")
+            assert here.sum() == row.neurons
+
+
+def test_layers_of_partners_are_means_over_the_other_models():
+    pairs, data = frame("pairs"), data_of("depth")
+    for row in data.itertuples():
+        shares = [
+            (own["max_layer"] == row.partner_layer).mean()
+            for _, own in pairs[pairs["layer"] == row.layer].groupby("other")
+        ]
+        assert row.share == pytest.approx(np.mean(shares))
+    np.testing.assert_allclose(data.groupby("layer")["share"].sum(), 1)
+    assert len(data) == LAYERS * LAYERS
+
+
+def test_shares_of_layers_are_told_at_every_level():
+    neurons, data = frame("neurons"), data_of("layers")
+    assert set(data["above"]) == {0.4, 0.45, THRESHOLD}
+    for row in data.itertuples():
+        excess = neurons.loc[neurons["layer"] == row.layer, "excess_corr"]
+        assert row.universal == (excess > row.above).sum() and row.neurons == len(excess)
+        assert row.share == row.universal / row.neurons
+
+
+def test_each_draw_of_the_baseline_has_its_own_universal_neurons():
+    pairs, data = frame("pairs"), data_of("baseline_draws")
+    pairs[list(range(DRAWS))] = np.stack(pairs["baseline_draws"])
+    mean = pairs.groupby(["layer", "neuron"])[["max_corr", *range(DRAWS)]].mean()
+    for draw, own in data.groupby("draw"):
+        assert own["neurons"].sum() == NEURONS
+        expected = (mean["max_corr"] - mean[draw] > THRESHOLD).sum()
+        assert set(own["universal"]) == {expected}
+
+
+def test_percentiles_are_those_of_scipy():
+    statistics, neurons = frame("statistics"), frame("neurons")
+    found = statistics.merge(neurons, on=["model", "layer", "neuron"])
+    ranks = [
+        percentileofscore(found.loc[found["layer"] == row.layer, "kurt"], row.kurt, kind="rank")
+        for row in found[found["is_universal"]].itertuples()
+    ]
+    data = data_of("percentiles").query("statistic == 'kurt'").set_index("letter")
+    assert data.loc[0, "low"] == data.loc[0, "high"] == pytest.approx(np.median(ranks))
+    assert data.loc[2, "low"] == pytest.approx(np.quantile(ranks, 1 / 8))
+    assert data.loc[2, "high"] == pytest.approx(np.quantile(ranks, 7 / 8))
+
+
+def test_statistics_by_layer_are_quantiles_of_each_group():
+    found = frame("statistics").merge(frame("neurons"), on=["model", "layer", "neuron"])
+    for row in data_of("by_layer").itertuples():
+        here = (found["layer"] == row.layer) & (found["is_universal"] == (row.group == "universal"))
+        values = found.loc[here, row.statistic]
+        assert (row.low, row.median) == pytest.approx(tuple(values.quantile([0.05, 0.5])))
+        assert row.neurons == len(values)
+
+
+def test_activations_with_a_feature_are_those_of_its_neurons():
+    conditional = source().tables["conditional"].to_pandas()
+    members = frame("taxonomy").query("family == 'unigram' and status == 'member'")
+    data = data_of("unigrams")
+    assert set(data["panel"]) == {f"{row.layer}.{row.neuron}" for row in members.itertuples()}
+    universal = data.drop_duplicates("panel")["is_universal"].tolist()
+    assert universal == sorted(universal, reverse=True) and len(set(universal)) == 2
+    edges = (np.arange(256) * 25 - 2550) / 255
+    by_feature = conditional[conditional["by"] == "feature"]
+    for panel, own in data.groupby("panel"):
+        both = of_panel(by_feature, panel).set_index("inside")["histogram"]
+        for inside, group in ((True, "with the feature"), (False, "without")):
+            rows, expected = own[own["group"] == group], both[inside]
+            assert rows["tokens"].sum() == expected.sum()
+            some = rows[rows["tokens"] > 0]
+            bins = np.searchsorted(edges, some["high"] - 1e-9)
+            assert some["tokens"].tolist() == expected[bins].tolist()
+            area = (rows["density"] * (rows["high"] - rows["low"])).sum()
+            assert area == pytest.approx(1)
+
+
+def test_positions_that_are_drawn_as_one_have_the_moments_of_all_their_tokens():
+    conditional = source().tables["conditional"].to_pandas()
+    data = data_of("positions")
+    row = data.iloc[3]
+    own = of_panel(conditional[conditional["by"] == "position"], row["panel"])
+    own = own[own["tokens"] > 0]
+    own = own[own["position"].between(row["first"], row["last"])]
+    assert len(own) > 1 and row["tokens"] == own["tokens"].sum()
+    draws = [(each.tokens, each.pre_mean, each.pre_deviation) for each in own.itertuples()]
+    # Half of the tokens a deviation above the mean and half below have these moments.
+    values = np.repeat([mean + sign * deviation for tokens, mean, deviation in draws
+                        for sign in (-1, 1) for _ in range(tokens)], 1)  # fmt: skip
+    assert row["pre_mean"] == pytest.approx(values.mean())
+    assert row["pre_deviation"] == pytest.approx(values.std())
+
+
+def test_moments_of_logits_are_told_with_the_least_and_the_most_of_a_model():
+    statistics = frame("statistics")
+    for row in data_of("logit_moments").itertuples():
+        here = statistics[statistics["layer"] == row.layer]
+        each = [np.percentile(own[row.statistic], row.percentile)
+                for _, own in here.groupby("model")]  # fmt: skip
+        expected = pytest.approx((np.mean(each), min(each), max(each)))
+        assert (row.mean, row.low, row.high) == expected
+
+
+def test_logits_of_a_class_are_all_its_ids():
+    roles, data = frame("roles"), data_of("logit_effects")
+    for panel, own in data.groupby("panel"):
+        (row,) = of_panel(roles, panel).itertuples()
+        inside = own[own["group"] == "in the class"]
+        assert inside["count"].tolist() == row.effect_inside.tolist()
+        assert own["role"].unique().tolist() == list(row.roles)
+        assert (inside["low"].iloc[0], inside["high"].iloc[-1]) == (row.effect_low, row.effect_high)
+
+
+def test_sweeps_are_the_measured_means():
+    rows = frame("interventions")
+    data = data_of("sweeps")
+    assert len(data) == 4 * len(rows)
+    for row in data.itertuples():
+        neuron = int(row.panel.split(".")[1])
+        (own,) = rows[(rows["neuron"] == neuron) & (rows["value"] == row.value)].to_dict("records")
+        names = [row.measure, f"{row.measure}_low", f"{row.measure}_high"]
+        assert [row.mean, row.low, row.high] == [own[name] for name in names]
+
+
+def test_scores_of_heads_are_added_up():
+    data, heads = data_of("head_scores"), frame("heads")
+    own = data[data["group"] == "neurons"]["count"]
+    assert own.tolist() == np.stack(heads["histogram"]).sum(0).tolist()
+
+
+# What is not there
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_a_figure_without_its_table_is_a_sentence(figure):
+    whole = source()
+    for name in figure.tables:
+        tables = {each: values for each, values in whole.tables.items() if each != name}
+        path = PATHS.get(name)
+        missing = [f"{path}: it was cut."] if path else []
+        summary = whole.summary if path else {}
+        kept = Source(tables, summary, missing)
+        (told,) = drawn([figure], kept)
+        if (figure.name, name) == ("ablations", "interventions"):
+            continue  # it says why there is none
+        assert told.reason[0].isupper() and told.reason.endswith(".")
+        if path:
+            assert told.reason == f"Its table cannot be read: {path}: it was cut."
+
+
+def test_a_column_of_another_version_is_named():
+    whole = source()
+    for change in (
+        lambda found: found.drop_columns(["max_layer"]),
+        lambda found: found.set_column(
+            found.column_names.index("max_layer"), "max_layer", pa.array(["x"] * found.num_rows)
+        ),
+    ):
+        tables = {**whole.tables, "pairs": change(whole.tables["pairs"])}
+        (told,) = drawn([BY_NAME["depth"]], Source(tables, whole.summary))
+        assert told.reason == ("The column max_layer of pairs.parquet is not there or of another "
+                               "type, so the table is of another version.")  # fmt: skip
+
+
+def test_too_few_neurons_are_no_distribution():
+    whole = source()
+    tables = {**whole.tables, "neurons": whole.tables["neurons"].slice(0, 4)}
+    (told,) = drawn([BY_NAME["densities"]], Source(tables, whole.summary))
+    assert told.reason == "It takes 10 neurons with a correlation, and there are 4."
+
+
+def test_why_nothing_was_measured_is_what_the_table_says():
+    whole = source()
+    rows = {"model": ["a"], "layer": [None], "head": [None], "histogram": [None],
+            "null_histogram": [None], "null_reason": ["it has no first token"]}  # fmt: skip
+    tables = {**whole.tables, "heads": table("heads", rows)}
+    (told,) = drawn([BY_NAME["head_scores"]], Source(tables))
+    assert told.reason == "It has no first token."
+    one = whole.tables["interventions"].slice(0, 1)
+    (told,) = drawn([BY_NAME["sweeps"]], Source({**whole.tables, "interventions": one}))
+    assert told.reason == "Neurons were held at one value alone (roles.sweep)."
+
+
+def test_one_draw_of_the_baseline_is_compared_with_none():
+    whole = source()
+    pairs = whole.tables["pairs"].to_pydict()
+    pairs["baseline_draws"] = [each[:1] for each in pairs["baseline_draws"]]
+    tables = {**whole.tables, "pairs": table("pairs", pairs)}
+    (told,) = drawn([BY_NAME["baseline_draws"]], Source(tables, whole.summary))
+    assert told.reason.startswith("One rotation was drawn")
+
+
+def test_every_reference_model_has_figures_of_its_own():
+    whole = source()
+    neurons = whole.tables["neurons"]
+    other = neurons.set_column(0, "model", pa.array(["b"] * NEURONS))
+    both = Source({"neurons": pa.concat_tables([neurons, other])}, whole.summary)
+    found = list(drawn([BY_NAME["spread"], BY_NAME["layers"]], both))
+    assert [(each.name, each.reference) for each in found] == [
+        ("spread", "a"), ("spread-2", "b"), ("layers", ""),
+    ]  # fmt: skip
+    assert ours("report/figures/spread-2.svg")
+
+
+# The list, the documentation, the site
+
+
+def test_every_figure_of_the_paper_is_drawn_or_has_a_reason():
+    assert [told.number for told in PAPER] == list(range(1, 27))
+    numbers = {number for figure in FIGURES for number in figure.paper}
+    assert numbers <= {told.number for told in PAPER}
+    assert all(told.number in numbers or told.lacking for told in PAPER)
+    assert len({figure.name for figure in FIGURES}) == len(FIGURES)
+    assert {figure.chapter for figure in FIGURES} == set(CHAPTERS)
+    for figure in FIGURES:
+        assert set(figure.tables) <= {*PATHS, "summary"} and figure.tables
+
+
+def test_the_documentation_is_made_from_the_list():
+    told = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert told == docs.page()
+    assert all(f"\n| {number} | " in told for number in range(1, 27))
+    assert all(f"`{figure.name}`" in told for figure in FIGURES)
+
+
+def test_the_site_has_the_figures_and_why_others_are_not_there(once, tmp_path):
+    run = copied(whole_run(once)[1][-1], tmp_path / "run")
+    names = ("depth", "sweeps", "persistence")
+    chosen = [BY_NAME[name] for name in names]
+    damage(run / "tables" / "interventions.parquet", "half")
+    write(run, figures=chosen)
+    told = {each["name"]: each for each in catalogue(run)["figures"]}
+    assert set(told) == set(names)
+    assert told["depth"]["paper"] == ["2 c", "12 c", "13 c"]
+    assert told["depth"]["tables"] == ["pairs.parquet"]
+    assert told["sweeps"]["reason"].startswith(
+        "Its table cannot be read: tables/interventions.parquet: "
+    )
+    assert "models.revisions" in told["persistence"]["reason"]
+    files = {path.name for path in (run / "report" / "figures").iterdir()}
+    assert files == {f"depth.{kind}" for kind in KINDS}
+    write(run)
+    assert not list((run / "report" / "figures").iterdir())
+    assert catalogue(run)["figures"] == [] and HOSTILE
