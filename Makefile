@@ -24,9 +24,11 @@ lint: .venv/installed  ## check style (ruff) and types (mypy)
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
-docs: .venv/installed  ## write docs/tables.md anew from the schemas
+docs: .venv/installed  ## write docs/tables.md and docs/figures.md anew from schemas and figures
 	.venv/bin/python -m universal_ray.report.tables > docs/tables.md.new
 	mv docs/tables.md.new docs/tables.md
+	.venv/bin/python -m universal_ray.report.figures.docs > docs/figures.md.new
+	mv docs/figures.md.new docs/figures.md
 
 notebook: .venv/installed  ## run examples/read_a_run.ipynb on runs/tiny, and keep what it shows
 	.venv/bin/python -c 'import nbclient, nbformat; path = "examples/read_a_run.ipynb"; \

@@ -425,7 +425,7 @@ def test_the_site_has_the_figures_and_why_others_are_not_there(once, tmp_path):
     write(run, figures=chosen)
     told = {each["name"]: each for each in catalogue(run)["figures"]}
     assert set(told) == set(names)
-    assert told["depth"]["paper"] == ["2 c", "12 c", "13 c"]
+    assert told["depth"]["paper"] == ["2c", "12c", "13c"]
     assert told["depth"]["tables"] == ["pairs.parquet"]
     assert told["sweeps"]["reason"].startswith(
         "Its table cannot be read: tables/interventions.parquet: "

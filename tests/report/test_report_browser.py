@@ -12,12 +12,15 @@ import pytest
 from helpers_site import HOSTILE, catalogue, column, write
 
 from universal_ray.benchmark.made_up import Extent, make
+from universal_ray.report.figures.registry import FIGURES
 
 pytestmark = pytest.mark.browser
 EXTENT = Extent(texts=(*Extent().texts, *HOSTILE))
 N = EXTENT.neurons
 PAGES = ("#/", "#/list", "#/list?q=self&sort=kurt&kurt=0..", "#/neuron/a:0.1", "#/neuron/b:1.2",
-         "#/compare?with=a:0.1,a:1.2")  # fmt: skip
+         "#/compare?with=a:0.1,a:1.2", "#/figures")  # fmt: skip
+SOME = [each for each in FIGURES if each.name in ("depth", "persistence")]
+"""A figure that can be drawn, and one that cannot."""
 MODES: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"},
     "phone": {"viewport": {"width": 400, "height": 800}},
@@ -28,7 +31,7 @@ MODES: dict[str, dict[str, Any]] = {
 def made(once):
     def both(folder):
         make(str(folder), EXTENT)
-        write(folder)
+        write(folder, figures=SOME)
 
     return once("made-up-for-a-browser", both)
 
@@ -109,7 +112,7 @@ def test_the_front_page_says_how_many_are_universal(visit, made):
     assert told == [str(int((excess > each).sum())) for each in (0.5, 0.45, 0.4)]
 
 
-def test_every_link_of_every_page_leads_somewhere(visit):
+def test_every_link_of_every_page_leads_somewhere(visit, made):
     seen, left = set(), ["#/"]
     while left and len(seen) < 60:
         address = left.pop(0)
@@ -117,8 +120,28 @@ def test_every_link_of_every_page_leads_somewhere(visit):
         seen.add(address)
         assert visit.text("h1") not in ("", "This cannot be shown", "No such neuron")
         found = page.eval_on_selector_all("a[href]", "all => all.map(a => a.getAttribute('href'))")
-        assert all(each.startswith("#") for each in found)
-        left += [each for each in dict.fromkeys(found) if each not in seen | {"#main", *left}]
+        assert all((made / "report" / each).is_file() for each in found if each[0] != "#")
+        here = [each for each in dict.fromkeys(found) if each[0] == "#"]
+        left += [each for each in here if each not in seen | {"#main", *left}]
+
+
+def test_the_gallery_has_pictures_with_their_captions_and_files_and_says_what_is_not_drawn(
+    visit, made
+):
+    page = visit.open("#/list")
+    page.keyboard.press("f")
+    page = visit.shown("#/figures")
+    told = {each["name"]: each for each in catalogue(made)["figures"]}
+    (picture,) = page.locator("figure img").all()
+    picture.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
+    assert picture.get_attribute("alt") == told["depth"]["caption"]
+    assert told["depth"]["caption"] in visit.text("figure figcaption")
+    assert [each.get_attribute("href") for each in page.locator("figure .links a").all()] == [
+        f"figures/depth.{kind}" for kind in ("svg", "pdf", "csv")
+    ]
+    assert told["persistence"]["reason"] in visit.text("main")
+    assert "Figures 2c; 12c; 13c" in visit.text("figure h3")
 
 
 def test_hostile_tokens_are_shown_and_never_run(visit, made):

@@ -153,7 +153,7 @@ def _told(each: Drawn) -> dict[str, Any]:
     paths = [PATHS.get(name, SUMMARY_PATH) for name in figure.tables]
     return {
         "name": each.name, "title": figure.title, "chapter": figure.chapter,
-        "paper": [f"{number}{panels and f' {panels}'}" for number, panels in figure.paper.items()],
+        "paper": [f"{number}{panels}" for number, panels in figure.paper.items()],
         "model": each.reference, "tables": [path.rsplit("/", 1)[-1] for path in paths],
         "caption": each.caption, "reason": each.reason, "inches": each.inches,
     }  # fmt: skip

@@ -9,7 +9,7 @@ function figuresPage() {
     h("p", { class: "lead" }, "The figures of the paper (arXiv 2401.12181) that the tables of this run tell, and some of its own, to be taken away: each as SVG and PDF, with the numbers that are drawn as CSV. ",
       page && run.pages.length > 1 && [`They are of ${page.label}, or of the whole run.`]),
     run.figures.length === 0 && h("p", { class: "missing" }, "None were asked for: report.figures=true draws them."),
-    chapters.map((chapter) => section(chapter, drawn.filter((each) => each.chapter === chapter).map(figureFile))),
+    chapters.map((chapter) => section(chapter, h("div", { class: "plates" }, drawn.filter((each) => each.chapter === chapter).map(figureFile)))),
     left.length > 0 && section("Not drawn", h("ul", { class: "plainly" }, left.map((each) => h("li", {}, h("b", {}, each.title), ofThePaper(each), ": ", each.reason)))));
 }
 
@@ -25,5 +25,5 @@ function figureFile({ name, title, caption, tables, inches: [wide, tall], ...tol
 
 /** Which figure of the paper it is. */
 function ofThePaper({ paper }) {
-  return paper.length > 0 && h("span", { class: "note" }, ` ${paper.length > 1 ? "Figures" : "Figure"} ${paper.join(", ")}`);
+  return paper.length > 0 && h("span", { class: "note" }, ` ${paper.length > 1 ? "Figures" : "Figure"} ${paper.join("; ")}`);
 }
