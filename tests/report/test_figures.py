@@ -342,6 +342,14 @@ def test_a_figure_without_its_table_is_a_sentence(figure):
             assert told.reason == f"Its table cannot be read: {path}: it was cut."
 
 
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_a_figure_needs_no_table_that_it_does_not_name(figure):
+    whole = source()
+    tables = {name: table for name, table in whole.tables.items() if name in figure.tables}
+    summary = whole.summary if "summary" in figure.tables else {}
+    assert len(figure.data(Source(tables, summary).of("a")).data)
+
+
 def test_a_column_of_another_version_is_named():
     whole = source()
     for change in (

@@ -303,7 +303,7 @@ FIGURES = (
     Figure(
         name="sweeps", title="Entropy neurons held at a value", chapter=ROLES,
         tables=("interventions",), data=sweeps, draw=draw_sweeps,
-        paper={1: "f", 7: "c to f", 25: ""},
+        paper={1: "f", 7: "c to f", 25: "c to f"},
     ),
     Figure(
         name="head_scores", title="Neurons that turn heads on and off", chapter=ROLES,

@@ -276,6 +276,7 @@ FIGURES = (
     ),
     Figure(
         name="entropy_weights", title="Neurons that write much, and to no token", chapter=ROLES,
-        tables=("roles",), data=entropy_weights, draw=draw_entropy_weights, paper={7: "a"},
+        tables=("roles",), data=entropy_weights, draw=draw_entropy_weights,
+        paper={7: "a", 25: "a"},
     ),
 )  # fmt: skip

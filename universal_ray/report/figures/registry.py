@@ -62,6 +62,6 @@ PAPER = (
     OfThePaper(24, "neurons of five classes: logits, and activations by the true next token",
                "Drawn are the neurons with the largest correlations, and no class is chosen by "
                "hand."),
-    OfThePaper(25, "Figure 7 of GPT-2 small"),
+    OfThePaper(25, "Figure 7 of GPT-2 small", "As there, (b) is not drawn."),
     OfThePaper(26, "five more ablated paths"),
 )  # fmt: skip

@@ -186,15 +186,15 @@ def draw_redundancy(data: pd.DataFrame, page: Page) -> None:
     paint.legend(page, made[0])
 
 
+_TABLES = ("statistics", "neurons", "summary")
 FIGURES = (
     Figure(
         name="percentiles", title="Universal neurons among those of their layer", chapter=APART,
-        tables=("statistics", "neurons"), data=percentiles, draw=draw_percentiles, paper={3: ""},
-        whole=True,
+        tables=_TABLES, data=percentiles, draw=draw_percentiles, paper={3: ""}, whole=True,
     ),
     Figure(
         name="by_layer", title="Universal neurons and the others, by layer", chapter=APART,
-        tables=("statistics", "neurons"), data=by_layer, draw=draw_by_layer, paper={14: ""},
+        tables=_TABLES, data=by_layer, draw=draw_by_layer, paper={14: ""},
     ),
     Figure(
         name="firing", title="How often it fires, and whether it writes what it reads",
@@ -202,7 +202,7 @@ FIGURES = (
         paper={9: ""},
     ),
     Figure(
-        name="redundancy", title="Neurons that have a double", chapter=APART,
-        tables=("statistics", "neurons"), data=redundancy, draw=draw_redundancy, paper={10: ""},
+        name="redundancy", title="Neurons that have a double", chapter=APART, tables=_TABLES,
+        data=redundancy, draw=draw_redundancy, paper={10: ""},
     ),
 )  # fmt: skip
