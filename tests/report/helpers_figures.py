@@ -1,6 +1,6 @@
 """Tables of a made-up run that allow every figure, with texts that would do harm."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -22,7 +22,7 @@ TEXTS = (*HOSTILE, "$x^2$", r"$\frac{1}{2$", "␣" * 9, "\u05d0", "\u6f22", "-1"
 BINS, DRAWS = 257, 3
 
 
-def table(name: str, columns: dict[str, Sequence[Any]]) -> pa.Table:
+def table(name: str, columns: Mapping[str, Iterable[Any]]) -> pa.Table:
     """Some columns of a table, of the types that it has."""
     return pa.table({
         each: pa.array(list(values), SCHEMAS[name].field(each).type)
@@ -140,7 +140,7 @@ def _interventions(rng: np.random.Generator) -> pa.Table:
     rows = [(group, neuron, value) for group, neuron in (("entropy", 1), ("control", 2))
             for value in (0.0, 2.0, 1.0)]  # fmt: skip
     group, neuron, value = zip(*rows, strict=True)
-    measured = {}
+    measured: dict[str, np.ndarray] = {}
     for name in ("scale", "reciprocal_rank", "entropy", "loss"):
         mean = rng.uniform(1, 2, len(rows))
         measured |= {name: mean, f"{name}_low": mean - 0.1, f"{name}_high": mean + 0.1}

@@ -3,7 +3,8 @@
 Shapes: N values, H bins.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,8 @@ def edges_of(*given: np.ndarray, bins: int = CELLS, high: float = 0.0) -> np.nda
     rough = max((last - first) / (bins - 2), 1e-12)
     scale = 10.0 ** np.floor(np.log10(rough))
     width = scale * NICE[np.searchsorted(NICE, rough / scale - 1e-9)]
-    return width * np.arange(np.floor(first / width), np.floor(last / width) + 2)
+    edges: np.ndarray = width * np.arange(np.floor(first / width), np.floor(last / width) + 2)
+    return edges
 
 
 def counted(values_N: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
@@ -38,9 +40,9 @@ def counted(values_N: np.ndarray, edges: np.ndarray) -> pd.DataFrame:
 
 
 def by_group(
-    groups: Mapping[tuple[Hashable, ...], np.ndarray], names: tuple[str, ...], edges: np.ndarray
+    groups: Mapping[Any, np.ndarray], names: tuple[str, ...], edges: np.ndarray
 ) -> pd.DataFrame:
-    """The same of several groups, one after the other, each called by `names`."""
+    """The same of several groups, one after the other; a key has a value for each of `names`."""
     parts = []
     for key, values in groups.items():
         part = counted(values, edges)

@@ -33,7 +33,7 @@ DOTS = 200
 """Of an inch, where so many marks are drawn that they are dots."""
 MANY = 4
 """Of one character in a row, of which each is drawn."""
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7.5, "legend.frameon": False,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": SOFT,
