@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from universal_ray.cli.study import compose, run
     from universal_ray.config.study import Study
     from universal_ray.report.run import Run, open
+    from universal_ray.stages.correlations.correlate import correlate
 
 import os
 
@@ -55,6 +56,7 @@ __all__ = [
     "UnitError",
     "UniversalRayError",
     "compose",
+    "correlate",
     "open",
     "run",
 ]
@@ -64,6 +66,7 @@ _HOMES = {
     "Study": "universal_ray.config.study",
     "open": "universal_ray.report.run",
     "compose": "universal_ray.cli.study",
+    "correlate": "universal_ray.stages.correlations.correlate",
     "run": "universal_ray.cli.study",
 }
 """What is imported when it is first asked for, so that importing the package is quick: until a job

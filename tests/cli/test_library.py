@@ -35,12 +35,13 @@ def test_importing_the_package_loads_nothing_heavy():
     jobs = [f"import runpy; runpy.run_path({str(path)!r})" for path in ROOT.glob("jobs/*.py")]
     assert imported_by("\n".join(["import universal_ray.cli.doors", *jobs])) == set()
     named = "universal_ray.Study, universal_ray.run, universal_ray.open, universal_ray.MissingError"
-    found = imported_by(f"import universal_ray\n{named}")
-    assert not found & {"torch", "ray", "transformer_lens", "transformers", "datasets", "hydra"}
+    light = "assert not {'torch', 'pandas'} & set(sys.modules)\nuniversal_ray.correlate"
+    found = imported_by(f"import universal_ray\n{named}\n{light}")
+    assert not found & {"ray", "transformer_lens", "transformers", "datasets", "hydra"}
 
 
 def test_every_public_name_is_there():
-    assert {"Study", "run", "open", "compose", "Run", "UniversalRayError"} <= set(
+    assert {"Study", "run", "open", "compose", "correlate", "Run", "UniversalRayError"} <= set(
         universal_ray.__all__
     )
     assert all(getattr(universal_ray, name) is not None for name in universal_ray.__all__)
@@ -58,7 +59,9 @@ def test_the_examples_do_what_they_say(tmp_path, monkeypatch):
     """In one directory, one after another: the first makes the run that the others read."""
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for name in ("run", "open", "Run", "Run.table", "compose", "Study", "UniversalRayError"):
+    for name in (
+        "run", "open", "Run", "Run.table", "compose", "correlate", "Study", "UniversalRayError"
+    ):  # fmt: skip
         (example,) = doctest.DocTestFinder(recurse=False).find(
             attrgetter(name)(universal_ray), name, globs={}
         )

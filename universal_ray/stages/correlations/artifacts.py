@@ -80,27 +80,25 @@ class ReducedRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reduction:
+class Terms:
+    """What correlations are made by, wherever their sums lie."""
+
+    policy: str
+    device: str
+    """where float64 products with the rotations are made"""
+    rotations: int
+    kind: str
+    """of the rotations"""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduction(Terms):
     """What every task of one reduction is told, and where its results lie."""
 
     store_url: str
     layout: Layout
     settled: dict[str, Any]
-    policy: str
-    device: str
-    """where float64 products with the rotations are made"""
-
-    @property
-    def rotations(self) -> int:
-        return int(self.settled["baseline.rotations"])
-
-    @property
-    def kind(self) -> str:
-        return str(self.settled["baseline.kind"])
-
-    @property
-    def seed(self) -> int:
-        return int(self.settled["baseline.seed"])
 
     def folder(self, item: Item) -> str:
         """Where the results of an item go: another folder when what they come from changes."""
@@ -134,6 +132,9 @@ def reduction(found: Outline, store: Store) -> Reduction:
         settled=found.settled,
         policy=policy.value,
         device=found.study.cluster.device.value,
+        rotations=found.study.baseline.rotations,
+        kind=found.study.baseline.kind.value,
+        seed=found.study.baseline.seed,
     )
 
 

@@ -1,17 +1,19 @@
-"""From stored sums to correlations: correlate, compare with the baseline, summarise.
+"""From sums to correlations: correlate, compare with the baseline, summarise.
 
-Plain functions over the store, each one task of the cluster. Row blocks are whole layers of a
+`reduce_model`, `reduce_rows` and `read_pair` are plain functions over the store, the first two each
+one task of the cluster; what they call knows no store. Row blocks are whole layers of a
 pair's first model; a second step merges the columns, so both directions come from one matrix.
 Shapes as in `moments`: G groups (blocks, then trailing units), K draws of the rotation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 
 from universal_ray.maths.moments import rotation
-from universal_ray.maths.moments.accumulate import merge
+from universal_ray.maths.moments.accumulate import LayerSums, merge
 from universal_ray.maths.moments.correlation import (
     CONSTANT,
     centred_cross,
@@ -29,64 +31,84 @@ from universal_ray.stages.correlations.artifacts import (
     ReducedSide,
     Reduction,
     StoredCalibration,
+    Terms,
 )
 from universal_ray.stages.correlations.folding import groups
 from universal_ray.storage import artifacts
 from universal_ray.storage.store import Store
 
 
+class Merged:
+    """The sums of one layer of a model, and what errors need of every group of tokens."""
+
+    def __init__(self, groups: Iterable[LayerSums] = ()):
+        self.total: LayerSums = {}
+        self.n_G: list[torch.Tensor] = []
+        self.sum_GD: list[torch.Tensor] = []
+        self.raw_GD: list[torch.Tensor] = []
+        for part in groups:
+            self.add(part)
+
+    def add(self, part: LayerSums) -> None:
+        """The next group."""
+        self.total = merge([self.total, part])
+        self.n_G.append(part["n"])
+        self.sum_GD.append(part["sum"])
+        self.raw_GD.append(part["gram"].diagonal().clone())
+
+
 def reduce_model(recipe: Reduction, item: Item) -> None:
     """Moments of every neuron of a model by group, and the variance of its rotated units."""
     store, model = Store(recipe.store_url), item.models[0]
     stored = artifacts.get(store, calibration_file(model), StoredCalibration)
-    scale_N = stored.scale.double()
+    layers = (
+        Merged(groups(store, recipe.layout, item, layer)) for layer in range(model.layers)
+    )
+    artifacts.put(
+        store, recipe.model_file(model), reduced_model(recipe, model, stored.scale.double(), layers)
+    )
+
+
+def reduced_model(
+    terms: Terms, model: Model, scale_N: torch.Tensor, layers: Iterable[Merged]
+) -> ReducedModel:
+    """Of the sums of every layer, in the scale (float64) that they are in units of."""
     merged, parts, rotated_KN = [], [], []
-    for layer in range(model.layers):
-        pieces = []
-        for part in groups(store, recipe.layout, item, layer):
-            pieces.append(part)
-        total = merge(pieces)
+    for layer, found in enumerate(layers):
+        total = found.total
         merged.append({**total, "gram": total["gram"].diagonal().diag_embed()})
-        parts.append(
-            {
-                "n": torch.stack([part["n"] for part in pieces]),
-                "sum": torch.stack([part["sum"] for part in pieces]),
-                "raw": torch.stack([part["gram"].diagonal() for part in pieces]),
-            }
-        )
+        parts.append(tuple(map(torch.stack, (found.n_G, found.sum_GD, found.raw_GD))))
         gram_DD = centred_gram(total)
-        constant_D = neuron_moments([total], recipe.policy).null_N == CONSTANT
+        constant_D = neuron_moments([total], terms.policy).null_N == CONSTANT
         gram_DD[constant_D] = 0
         gram_DD[:, constant_D] = 0
         rotated_KN.append(
             torch.stack(
                 [
                     rotation.rotated_squares(weights_DD, gram_DD)
-                    for weights_DD in _rotations(recipe, model, layer, scale_N)
+                    for weights_DD in _rotations(terms, model, layer, scale_N)
                 ]
             )
         )
-    moments = neuron_moments(merged, recipe.policy)
-    reduced = ReducedModel(
-        n_G=parts[0]["n"],
-        sum_GN=torch.cat([part["sum"] for part in parts], 1),
-        raw_GN=torch.cat([part["raw"] for part in parts], 1),
+    return ReducedModel(
+        n_G=parts[0][0],
+        sum_GN=torch.cat([sum_GD for _, sum_GD, _ in parts], 1),
+        raw_GN=torch.cat([raw_GD for _, _, raw_GD in parts], 1),
         rotated_KN=torch.cat(rotated_KN, 1),
-        moments=moments,
+        moments=neuron_moments(merged, terms.policy),
         scale_N=scale_N,
     )
-    artifacts.put(store, recipe.model_file(model), reduced)
 
 
 def _rotations(
-    recipe: Reduction, model: Model, layer: int, scale_N: torch.Tensor
+    terms: Terms, model: Model, layer: int, scale_N: torch.Tensor
 ) -> Iterator[torch.Tensor]:
     """Every draw for one layer, as a map of the scaled sums."""
     scale_D = scale_N[layer * model.width : (layer + 1) * model.width]
-    for draw in range(recipe.rotations):
+    for draw in range(terms.rotations):
         drawn_DD = rotation.rotation(
-            recipe.kind,
-            seed=recipe.seed,
+            terms.kind,
+            seed=terms.seed,
             identity=model.identity,
             layer=layer,
             draw=draw,
@@ -98,44 +120,58 @@ def _rotations(
 def reduce_rows(recipe: Reduction, pair: Item, layer: int) -> None:
     """Correlate one layer of a pair's first model with all of the second, both directions."""
     store = Store(recipe.store_url)
+    left, right = (recipe.read_model(store, model) for model in pair.models)
+    read = partial(groups, store, recipe.layout, pair, layer)
+    artifacts.put(
+        store, recipe.rows_file(pair, layer), reduced_rows(recipe, pair, layer, left, right, read)
+    )
+
+
+def reduced_rows(
+    terms: Terms,
+    pair: Item,
+    layer: int,
+    left: ReducedModel,
+    right: ReducedModel,
+    read: Callable[[], Iterable[LayerSums]],
+) -> ReducedRows:
+    """Of the cross sums of one layer, which are read twice, group by group."""
     first, second = pair.models
-    left, right = recipe.read_model(store, first), recipe.read_model(store, second)
     rows, columns = left.moments, right.moments
     begin = layer * first.width
     block = slice(begin, begin + first.width)
-    total = merge(groups(store, recipe.layout, pair, layer))
+    total = merge(read())
     centred_DM = centred_cross(total["cross"], rows, columns, first=begin)
     del total
-    r_DM = correlation(centred_DM, rows, columns, first=begin, policy=recipe.policy)
+    r_DM = correlation(centred_DM, rows, columns, first=begin, policy=terms.policy)
     row_summary = summarise(r_DM, columns.null_N == 0, first=0, count=TOP)
     column_summary = summarise(r_DM.T.contiguous(), rows.null_N[block] == 0, first=begin, count=TOP)
     diagonal_D = torch.full((first.width,), torch.nan, dtype=torch.float64)
     if (first.layers, first.width) == (second.layers, second.width):
         diagonal_D = r_DM[:, block].diagonal().clone()
     del r_DM
-    centred_DM = centred_DM.to(recipe.device)
-    row_baseline_KD = torch.full((recipe.rotations, first.width), -torch.inf, dtype=torch.float64)
+    centred_DM = centred_DM.to(terms.device)
+    row_baseline_KD = torch.full((terms.rotations, first.width), -torch.inf, dtype=torch.float64)
     for other in range(second.layers):
         span = slice(other * second.width, (other + 1) * second.width)
         best_KD = _baseline(
-            recipe, right, second, other, centred_DM[:, span], rows.squares_N[block]
+            terms, right, second, other, centred_DM[:, span], rows.squares_N[block]
         )
         row_baseline_KD = torch.maximum(row_baseline_KD, best_KD)
-    column_baseline_KM = _baseline(recipe, left, first, layer, centred_DM.T, columns.squares_N)
+    column_baseline_KM = _baseline(terms, left, first, layer, centred_DM.T, columns.squares_N)
     del centred_DM
     row_error_D, column_error_M = _errors(
-        store, recipe, pair, layer, left, right, row_summary, column_summary
+        read, pair, layer, left, right, row_summary, column_summary
     )
-    reduced = ReducedRows(
+    return ReducedRows(
         rows=ReducedSide(row_summary, row_baseline_KD.T, row_error_D),
         columns=ReducedSide(column_summary, column_baseline_KM.T, column_error_M),
         diagonal_D=diagonal_D,
     )
-    artifacts.put(store, recipe.rows_file(pair, layer), reduced)
 
 
 def _baseline(
-    recipe: Reduction,
+    terms: Terms,
     stored: ReducedModel,
     model: Model,
     layer: int,
@@ -148,18 +184,17 @@ def _baseline(
         [
             rotation.best_rotated(
                 centred_RD,
-                weights_DD.to(recipe.device),
-                rotated_squares_D=stored.rotated_KN[draw, span].to(recipe.device),
-                squares_R=squares_R.to(recipe.device),
+                weights_DD.to(terms.device),
+                rotated_squares_D=stored.rotated_KN[draw, span].to(terms.device),
+                squares_R=squares_R.to(terms.device),
             ).cpu()
-            for draw, weights_DD in enumerate(_rotations(recipe, model, layer, stored.scale_N))
+            for draw, weights_DD in enumerate(_rotations(terms, model, layer, stored.scale_N))
         ]
     )
 
 
 def _errors(
-    store: Store,
-    recipe: Reduction,
+    read: Callable[[], Iterable[LayerSums]],
     pair: Item,
     layer: int,
     left: ReducedModel,
@@ -175,7 +210,7 @@ def _errors(
     row_D = torch.arange(partner_D.numel())
     column_M = torch.arange(partner_M.numel())
     row_cross, column_cross = [], []
-    for part in groups(store, recipe.layout, pair, layer):
+    for part in read():
         row_cross.append(part["cross"][row_D, partner_D])
         column_cross.append(part["cross"][partner_M - begin, column_M])
 
@@ -214,12 +249,24 @@ class Direction:
 
 
 def read_pair(store: Store, recipe: Reduction, pair: Item) -> tuple[Direction, Direction]:
-    """Both directions of a pair, its columns merged over the row blocks."""
-    first, second = pair.models
+    """Both directions of a pair."""
     parts = [
         artifacts.get(store, recipe.rows_file(pair, layer), ReducedRows)
-        for layer in range(first.layers)
+        for layer in range(pair.layers)
     ]
+    left, right = (recipe.read_model(store, model) for model in pair.models)
+    return directions(recipe, pair, left, right, parts)
+
+
+def directions(
+    terms: Terms,
+    pair: Item,
+    left: ReducedModel,
+    right: ReducedModel,
+    parts: Sequence[ReducedRows],
+) -> tuple[Direction, Direction]:
+    """Both directions of a pair, its columns merged over the row blocks."""
+    first, second = pair.models
     rows = RowSummary(
         **{
             field.name: torch.cat([getattr(part.rows.summary, field.name) for part in parts])
@@ -232,7 +279,6 @@ def read_pair(store: Store, recipe: Reduction, pair: Item) -> tuple[Direction, D
     errors_LM = torch.stack([part.columns.error_R for part in parts])
     diagonal_N = torch.cat([part.diagonal_D for part in parts])
     same = diagonal_N.numel() == second.neurons and first.width == second.width
-    left, right = recipe.read_model(store, first), recipe.read_model(store, second)
     return (
         Direction(
             model=first,
@@ -243,7 +289,7 @@ def read_pair(store: Store, recipe: Reduction, pair: Item) -> tuple[Direction, D
             diagonal_N=diagonal_N,
             null_N=left.moments.null_N,
             n=left.moments.n,
-            policy=recipe.policy,
+            policy=terms.policy,
         ),
         Direction(
             model=second,
@@ -256,6 +302,6 @@ def read_pair(store: Store, recipe: Reduction, pair: Item) -> tuple[Direction, D
             ),
             null_N=right.moments.null_N,
             n=left.moments.n,
-            policy=recipe.policy,
+            policy=terms.policy,
         ),
     )
