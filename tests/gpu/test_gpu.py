@@ -1,5 +1,6 @@
 """The kernel on a GPU against float64: every policy, long chunks, pairs with r near 1."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,11 +21,20 @@ from universal_ray.planning.capacity import BATCH, RING_BYTES
 from universal_ray.runtime.scheduler import Scheduler
 from universal_ray.runtime.staging import Staging
 from universal_ray.runtime.worker import refused_memory
+from universal_ray.stages.correlations.correlate import correlate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 BOUNDS = {"fp32": 1e-6, "split": 1e-6, "fp16": 1e-5}
 LAYERS, WIDTH = 2, 512
+
+
+def test_matrices_correlate_as_on_the_host():
+    x_TN, y_TM = activations(16_384, LAYERS, 32, "cuda")
+    found = correlate(x_TN, y_TM, layers=LAYERS, device="cuda", policy="fp32").pairs
+    expected = correlate(x_TN.cpu(), y_TM.cpu(), layers=LAYERS).pairs
+    for name in ("max_corr", "baseline_corr", "corr_se"):
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,8 @@ def test_what_has_no_correlation_is_null_with_its_reason():
         (lambda x, y: ([x, x],), {}, "x and y come as ndarray: give pairs of batches"),
         (lambda x, y: (x, y), {"layers": 5}, "the 12 units of x are not those of 5 layers"),
         (lambda x, y: (x, y), {"layers": (3, 3)}, "the 8 units of y are not those of 3 layers"),
+        (lambda x, y: (x, y), {"layers": [1, 2, 4]}, r"layers are \[1, 2, 4\]: give one num"),
+        (lambda x, y: (x, y), {"unit": 2.5}, "unit is 2.5: give a whole number"),
         (lambda x, y: (x, y), {"names": ("a", "a")}, "a, a are not two names"),
         (lambda x, y: (x, y), {"rotations": 0}, "rotations is 0: give a number of at least 1"),
         (lambda x, y: (x, y), {"kind": "gausian"}, "kind=gausian is none: did you mean gaussian"),

@@ -58,23 +58,23 @@ class Given:
         ends before the other.
         """
         token = 0
-        cut = (_cut(stream, cycle(sizes), device) for stream in self._streams())
-        for pair in zip_longest(*cut):
-            lengths = [0 if piece is None else len(piece) for piece in pair]
+        first, second = (_cut(stream, cycle(sizes), device) for stream in self._streams())
+        for x_TN, y_TM in zip_longest(first, second):
+            lengths = [0 if piece is None else len(piece) for piece in (x_TN, y_TM)]
             if lengths[0] != lengths[1]:
                 short, long = sorted((0, 1), key=lambda side: lengths[side])
                 raise ConfigurationError(
                     f"{self.names[short]} ends after {token + lengths[short]:,} tokens and "
                     f"{self.names[long]} goes on: give both the same tokens, in the same order"
                 )
-            for name, piece in zip(self.names, pair, strict=True):
+            for name, piece in zip(self.names, (x_TN, y_TM), strict=True):
                 if not bool(piece.isfinite().all()):
                     row, unit = torch.nonzero(~piece.isfinite())[0].tolist()
                     raise NumericalError(
                         f"{name} is not finite at token {token + row:,}, unit {unit}: "
                         "leave such tokens out of both"
                     )
-            yield pair
+            yield x_TN, y_TM
             token += lengths[0]
 
     def _source(self, name: str, given: Any) -> Iterable[Any]:

@@ -5,6 +5,7 @@ The sums, what is made of them and the tables are those of a run; no file is rea
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -53,7 +54,7 @@ def correlate(
     x: Any,
     y: Any = None,
     *,
-    layers: int | tuple[int, int] = 1,
+    layers: int | Sequence[int] = 1,
     names: tuple[str, str] = ("x", "y"),
     identities: tuple[str, str] | None = None,
     rotations: int = BaselineConfig.rotations,
@@ -72,9 +73,9 @@ def correlate(
     `x` [T, N] and `y` [T, M] are matrices of numpy or torch, of float16, bfloat16, float32 or
     float64, whose rows are the same tokens (or whatever was observed) in the same order; or
     iterables of such batches, each cut as it likes; or `x` alone is an iterable of pairs of
-    batches. Iterators are read once, and all their sums held in memory; what can be read again (a
-    matrix, a list, a data set, which gives the same each time) is, where memory is short, once or
-    twice for each layer of the first.
+    batches. Iterators are read once, and all their sums held in memory. What can be read again (a
+    matrix, a list, a data set that gives the same each time) is counted first, and where memory is
+    short read once or twice for each layer of the first.
 
     `layers`: how many layers the columns are of, side by side, of both or of each; partners are
     told by layer, and each layer is rotated by itself. `names` are what the tables call the two.
@@ -164,6 +165,9 @@ def _check(names: tuple[str, str], identities: tuple[str, str] | None, **counts:
     for given in filter(None, (names, identities)):
         if len(given) != 2 or given[0] == given[1]:
             raise ConfigurationError(f"{', '.join(given)} are not two names: give each its own")
+    for name, value in counts.items():
+        if value is not None and not isinstance(value, Integral):
+            raise ConfigurationError(f"{name} is {value}: give a whole number")
     check_positive(counts)
     unit, batch = counts["unit"], counts["batch"]
     if unit and batch and batch > unit:
@@ -189,11 +193,13 @@ def _units(given: UnitsConfig, tokens: int | None, terms: Terms) -> UnitsConfig:
 
 
 def _models(
-    given: Given, layers: int | tuple[int, int], identities: Sequence[str]
+    given: Given, layers: int | Sequence[int], identities: Sequence[str]
 ) -> tuple[Model, ...]:
     """What planning calls the two matrices. Raises ConfigurationError where layers do not fit."""
     found = []
-    depths = layers if isinstance(layers, tuple) else (layers, layers)
+    depths = layers if isinstance(layers, Sequence) else (layers, layers)
+    if len(depths) != 2:
+        raise ConfigurationError(f"layers are {layers}: give one number, or one for each matrix")
     for name, identity, units, depth in zip(
         given.names, identities, given.widths, depths, strict=True
     ):
