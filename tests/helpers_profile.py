@@ -117,7 +117,10 @@ def make_study(folder: Path, models: list[str], tokens: str, **cluster) -> Study
         units=UnitsConfig(tokens=16 * CONTEXT, batch=8 * CONTEXT, fold=2),
         cluster=ClusterConfig(**{"workers": 1, **cluster}),
         baseline=BaselineConfig(rotations=2),
-        taxonomy=TaxonomyConfig(topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=20),
+        taxonomy=TaxonomyConfig(
+            topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=20, examples=50,
+            subset_histograms=True,
+        ),
     )
 
 

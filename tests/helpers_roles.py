@@ -87,12 +87,21 @@ def rows(shape: tuple[int, int] = (3, 16), seed: int = 0) -> Tensor:
     return tokens_BP
 
 
+def up(model: Any, layer: int) -> Any:
+    """The module that makes pre-activations."""
+    mlp = blocks(model)[layer].mlp
+    return mlp.c_fc if hasattr(mlp, "c_fc") else mlp.dense_h_to_4h
+
+
 def hooked_logits(
-    model: Any, tokens_BP: Tensor, held: dict[int, dict[int, float]], scale_BP: Tensor | None = None
+    model: Any, tokens_BP: Tensor, held: dict[int, dict[int, float]],
+    scale_BP: Tensor | None = None,
+    read: dict[int, dict[int, Callable[[Tensor], Tensor]]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits [B, P, V] and final scales [B, P] of a plain pass with neurons held by hooks.
 
-    `held`: values by neuron, by layer; `scale_BP`: in place of the final LayerNorm's own.
+    `held`: values by neuron, by layer; `scale_BP`: in place of the final LayerNorm's own; `read`:
+    what becomes of pre-activations, by neuron, by layer.
     """
     handles, scales = [], []
 
@@ -111,6 +120,17 @@ def hooked_logits(
         centred_BPC = inputs[0] - inputs[0].mean(-1, keepdim=True)
         return centred_BPC / scales[0][:, :, None] * module.weight + module.bias
 
+    def change(neurons: dict[int, Callable[[Tensor], Tensor]]) -> Callable:
+        def hook(_: Any, __: tuple, output: Tensor) -> Tensor:
+            x_BPD = output.clone()
+            for neuron, function in neurons.items():
+                x_BPD[:, :, neuron] = function(x_BPD[:, :, neuron])
+            return x_BPD
+
+        return hook
+
+    for layer, functions in (read or {}).items():
+        handles.append(up(model, layer).register_forward_hook(change(functions)))
     for layer, neurons in held.items():
         handles.append(down(model, layer).register_forward_pre_hook(hold(neurons)))
     handles.append(final_norm(model).register_forward_hook(norm))

@@ -218,3 +218,12 @@ def test_every_key_of_the_readme_is_one_of_the_schema():
     table = (ROOT / "README.md").read_text().split("| key | default")[1].split("\n\n")[0]
     told = [word for line in table.splitlines()[2:] for word in line.split("|")[1].split("`")[1::2]]
     assert {each for each in told if "." in each} <= keys
+
+
+def test_names_of_neurons_and_paths_stay_as_they_are_typed():
+    """23.10 is a number, the same as 23.1, and another neuron."""
+    given = ["roles.neurons=[23.10,a@step1:2.3, 'b,c:1.2']", 'roles.paths=[4.30>5.0,">5.1",3]']
+    roles = composed(given, "config", Study).roles
+    assert roles.neurons == ["23.10", "a@step1:2.3", "b,c:1.2"]
+    assert roles.paths == ["4.30>5.0", ">5.1", "3"]
+    assert composed(["roles.paths=2"], "config", Study).roles.paths == 2

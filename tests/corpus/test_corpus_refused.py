@@ -104,7 +104,7 @@ def test_columns_that_are_refused(tmp_path, column, message):
 
 
 @pytest.mark.parametrize("labels, message", [
-    (pa.array(["a", None]), "has rows without `subset`"),
+    (pa.array(["a", None]), "`subset` of .* has rows without one"),
     (pa.array([b"a", b"b"]), "is binary: it must hold a text per row"),
     (pa.array([["a"], ["b"]]), "it must hold a text per row"),
 ])

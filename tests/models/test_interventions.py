@@ -4,6 +4,8 @@ Shapes: B rows, P positions, T tokens that count, R rows, V vocabulary.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,19 @@ DECLARED = (
     held([flat(0, 5), flat(2, 1), flat(1, 2), flat(0, 9)], 0.0),
     Intervention((flat(2, 11), flat(2, 12)), (2.0, -3.0)),
     Intervention((flat(1, 11), flat(2, 12)), (2.0, -3.0)),
+    Intervention((flat(1, 7),), (-0.4,), rule="read"),
+    Intervention((flat(2, 7),), (0.7,), frozen="scale", rule="read"),
+    Intervention((flat(0, 3), flat(2, 1)), (0.0, 0.0), rule="floor"),
+    Intervention((flat(2, 40),), (0.0,), rule="floor"),
+    Intervention((flat(1, 40), flat(2, 41)), (0.0, 0.0), rule="ceiling"),
+    Intervention((flat(2, 40),), (0.0,), frozen="unigram", rule="ceiling"),
 )
+PRE = {
+    "floor": lambda x_BP, _: x_BP.relu(),
+    "ceiling": lambda x_BP, _: x_BP.clamp_max(0),
+    "read": torch.full_like,
+}
+"""What becomes of a pre-activation, as the authors have it, by rule."""
 
 
 def by_layer(each: Intervention) -> dict[int, dict[int, float]]:
@@ -73,7 +87,18 @@ def expected(model, tokens_BP: Tensor, keep_BP: Tensor, each: Intervention) -> d
     """Row sums of every measure by their definitions, token by token."""
     clean_BPV, clean_scale_BP = hooked_logits(model, tokens_BP, {})
     frozen_BP = clean_scale_BP if each.frozen == "scale" else None
-    logits_BPV, scale_BP = hooked_logits(model, tokens_BP, by_layer(each), frozen_BP)
+    given = by_layer(each)
+    if each.rule == "held":
+        logits_BPV, scale_BP = hooked_logits(model, tokens_BP, given, frozen_BP)
+    else:
+        become: dict[int, dict[int, Callable[[Tensor], Tensor]]] = {
+            layer: {
+                neuron: partial(lambda x_BP, at: PRE[each.rule](x_BP, at), at=value)
+                for neuron, value in neurons.items()
+            }
+            for layer, neurons in given.items()
+        }
+        logits_BPV, scale_BP = hooked_logits(model, tokens_BP, {}, frozen_BP, become)
     probability = (counts().double() + 1) / (counts().double() + 1).sum()
     if each.frozen == "unigram":
         u_V = probability.log() - probability.log().mean()

@@ -97,6 +97,7 @@ FAMILIES: dict[str, tuple[Callable[[Any], None], Callable, str, str]] = {
         partial(make, "GPTNeoX"), neox, "embed_out.weight", "gpt_neox.final_layer_norm.weight",
     ),
 }  # fmt: skip
+EMBEDDINGS = {"gpt2": "transformer.wte.weight", "neox": "gpt_neox.embed_in.weight"}
 
 
 def by_hand(family: str, directory: Any, folded: bool) -> dict[str, Tensor]:
@@ -123,7 +124,11 @@ def by_hand(family: str, directory: Any, folded: bool) -> dict[str, Tensor]:
     unembed_CV = files[unembed].T
     if folded:
         unembed_CV = centred(centred(files[final_gain][:, None] * unembed_CV, 0), 1)
-    return {"unembed_CV": unembed_CV, **{name: torch.cat(each) for name, each in found.items()}}
+    embed_CV = files[EMBEDDINGS[family]].T
+    if folded:
+        embed_CV = centred(embed_CV, 0)
+    stacked = {name: torch.cat(each) for name, each in found.items()}
+    return {"unembed_CV": unembed_CV, "embed_CV": embed_CV, **stacked}
 
 
 PARTS = ("w_in_NC", "w_out_NC", "bias_N", "query_HCK", "key_HCK", "value_HCK", "output_HKC")
@@ -161,7 +166,7 @@ def test_weights_belong_to_the_caller(tmp_path):
     make_gpt2(tmp_path, seed=1)
     first = load_weights(resolve(str(tmp_path)), "raw")
     storages = [w.untyped_storage().data_ptr() for w in vars(first).values() if hasattr(w, "shape")]
-    assert len(set(storages)) == len(storages) == 8
+    assert len(set(storages)) == len(storages) == 9
 
 
 def test_convention_and_dtype_are_checked_and_kept(tmp_path):

@@ -8,17 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from helpers_models import save_model
 from helpers_roles import HEADS, LAYERS, MODELS, WIDTH, blocks, down, gpt2, load, rows
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError
-from universal_ray.maths.roles.attention import path_correlation, path_means
-from universal_ray.maths.roles.path_sums import QUANTITIES, Path, merge_paths
+from universal_ray.maths.roles.attention import (
+    path_correlation,
+    path_means,
+    path_rank_correlation,
+)
+from universal_ray.maths.roles.path_sums import QUANTITIES, Path, PathSums, merge_paths
 from universal_ray.models.decoder import load_decoder
 from universal_ray.models.paths import ablate_paths
 from universal_ray.models.source import resolve
+from universal_ray.stages.roles.schemas import CORRELATED
 
 PATHS = (
     Path(neuron=5, layer=1, head=0),
@@ -101,6 +107,12 @@ def test_ablated_paths_are_those_of_a_plain_pass_with_hooks(kind, tmp_path: File
             [float(means[name][index]) for name in QUANTITIES], by_hand.mean(1), rtol=1e-5,
             atol=1e-5,
         )  # fmt: skip
+        points_XQ = sums.points_IXQ[index].double().numpy()
+        for first, second in CORRELATED.values():
+            columns = [points_XQ[:, list(QUANTITIES).index(name)] for name in (first, second)]
+            assert float(path_rank_correlation(sums, first, second)[index]) == pytest.approx(
+                scipy.stats.spearmanr(*columns).statistic, abs=1e-12
+            )
         r = np.corrcoef(by_hand)
         for i, first in enumerate(QUANTITIES):
             for j, second in enumerate(QUANTITIES):
@@ -160,6 +172,22 @@ def test_a_constant_quantity_has_no_correlation(tmp_path: File):
         decoder.blocks[0].mlp.c_fc.weight.zero_()  # every activation is that of the bias
     sums = ablate_paths(decoder, PATHS[:1], rows(), rows() > 0)
     assert bool(path_correlation(sums, "activation", "bos").isnan().all())
+    assert bool(path_rank_correlation(sums, "activation", "bos").isnan().all())
+
+
+def test_ranks_of_equal_values_share_a_place_and_what_is_no_number_has_none():
+    points_IXQ = torch.tensor([[[2.0, 5.0], [2.0, 7.0], [9.0, 7.0]], [[1, 2], [2, 3], [3, 1]]])
+    points_IXQ = torch.nn.functional.pad(points_IXQ, (0, len(QUANTITIES) - 2))
+    first, second, third = list(QUANTITIES)[:3]
+    points_IXQ[1, 0, 2] = torch.nan
+    nothing = torch.zeros(2, len(QUANTITIES))
+    sums = PathSums(
+        paths=PATHS[:2], count=3.0, totals_IQ=nothing, points_IXQ=points_IXQ,
+        products_IQQ=nothing[:, :, None].expand(-1, -1, len(QUANTITIES)),
+    )  # fmt: skip
+    found_I = path_rank_correlation(sums, first, second)
+    assert found_I.tolist() == [pytest.approx(0.5), pytest.approx(-0.5)]  # (1.5 1.5 3), (1 2.5 2.5)
+    assert bool(path_rank_correlation(sums, first, third)[1].isnan())
 
 
 @pytest.mark.parametrize("path", [Path(5, 0, 0), Path(WIDTH, 1, 0), Path(0, LAYERS, 0)])

@@ -137,8 +137,8 @@ def _roles(rng: np.random.Generator) -> pa.Table:
 
 
 def _interventions(rng: np.random.Generator) -> pa.Table:
-    rows = [(group, neuron, value) for group, neuron in (("entropy", 1), ("control", 2))
-            for value in (0.0, 2.0, 1.0)]  # fmt: skip
+    groups = (("entropy", 1), ("control", 2), ("named", 3))
+    rows = [(group, neuron, value) for group, neuron in groups for value in (0.0, 2.0, 1.0)]
     group, neuron, value = zip(*rows, strict=True)
     measured: dict[str, np.ndarray] = {}
     for name in ("scale", "reciprocal_rank", "entropy", "loss"):
@@ -164,7 +164,8 @@ def _attention(rng: np.random.Generator) -> pa.Table:
               for name in ("activation", "bos_change", "norm_change")}  # fmt: skip
     return table("attention", {
         "model": ["a", "a"], "layer": [0, 0], "neuron": [1, 2], "head_layer": [1, 2],
-        "head": [0, 0], "score": [3.0, -2.0], "positions": [100, 100], **points,
+        "head": [0, 0], "score": [3.0, -2.0], "named": [False, True], "positions": [100, 100],
+        **points,
         "corr_activation_bos_change": [0.5, None], "corr_bos_change_norm_change": [-0.5, None],
         "null_reason": [None, None],
     })  # fmt: skip

@@ -316,6 +316,21 @@ def test_sweeps_are_the_measured_means():
         assert [row.mean, row.low, row.high] == [own[name] for name in names]
 
 
+def test_neurons_of_every_group_are_drawn():
+    data, page = data_of("sweeps"), Page()
+    BY_NAME["sweeps"].draw(data, page)
+    for panel in page.axes:
+        assert len(panel.lines) == data["panel"].nunique()
+        assert {line.get_label() for line in panel.lines} == set(data["group"])
+
+
+def test_paths_that_the_study_names_are_drawn_first():
+    rows = frame("attention")
+    assert rows["named"].tolist() == [False, True]
+    layer, neuron, head = (int(rows[name].iloc[1]) for name in ("layer", "neuron", "head_layer"))
+    assert data_of("head_paths")["panel"].iloc[0] == f"{layer}.{neuron} → head {head}.0"
+
+
 def test_scores_of_heads_are_added_up():
     data, heads = data_of("head_scores"), frame("heads")
     own = data[data["group"] == "neurons"]["count"]

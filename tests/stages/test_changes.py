@@ -11,7 +11,15 @@ from helpers_stages import follows
 from helpers_study import CONTEXT, make
 from helpers_whole import copied, whole_run
 
-from universal_ray.config.study import Convention, Exclusion, ForwardType, Rotation, Study, keys
+from universal_ray.config.study import (
+    Bound,
+    Convention,
+    Exclusion,
+    ForwardType,
+    Rotation,
+    Study,
+    keys,
+)
 from universal_ray.errors import ConfigurationError
 from universal_ray.stages import registry
 from universal_ray.stages.changes import BY_CONTENT, PLACES, REFUSED, SHOWN, effect, table
@@ -71,12 +79,17 @@ OTHERWISE: dict[str, Any] = {
     "taxonomy.unigram_occurrences": 2,
     "taxonomy.minimum_support": 4,
     "taxonomy.examples": 3,
+    "taxonomy.subset_histograms": True,
+    "taxonomy.listed": 3,
     "taxonomy.features": 2,
     "roles.tokens": 5 * CONTEXT,
     "roles.sweep": [0.0, 1.0],
     "roles.candidates": 2,
     "roles.controls": 2,
     "roles.sets": 2,
+    "roles.sweep_pre": [-1.0],
+    "roles.bounds": [Bound.relu],
+    "roles.neurons": ["0.3"],
     "roles.paths": 2,
     "roles.kurtosis": 0.5,
     "roles.partition": 0.5,

@@ -154,6 +154,33 @@ def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path
     assert told["revisions"] == ["0", "1"]
 
 
+def test_a_vocabulary_of_bytes_without_topics_is_a_study_like_any_other(tmp_path):
+    """Tokens that are no words: characters, bytes, DNA, moves of a game."""
+    ids = 257
+    models = [
+        str(make_gpt2(tmp_path / name, seed, width=8, vocabulary=ids, context=CONTEXT))
+        for seed, name in enumerate("ab")
+    ]
+    tokens_BP = np.random.default_rng(0).integers(1, ids, (ROWS, CONTEXT))
+    tokens_BP[:, 0] = 0
+    tokens = str(tmp_path / "tokens")
+    datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(tokens)
+    study = make_study(tmp_path / "run", models, tokens)
+    with pytest.raises(ConfigurationError, match=r"of 0 words: .* 0 leaves them out"):
+        make(study, *ALL)
+    store = make(changed(study, taxonomy__topics=0), *ALL)
+    bank = store.get_table("tables/bank.parquet").to_pylist()
+    families = {row["feature_family"] for row in bank}
+    assert "topic" not in families and {"letter", "position"} <= families
+    rows = store.get_table("tables/statistics.parquet").to_pylist()
+    shown = {text for row in rows for text in row["token_max_token"] if text is not None}
+    assert {"a", "␣"} & shown and any(text.startswith("<0x") for text in shown)
+    assert "" not in shown and not any("\N{REPLACEMENT CHARACTER}" in text for text in shown)
+    assert len(store.get_json("tables/summary.json")["roles"]["references"]) == 1
+    with pytest.raises(ConfigurationError, match=r"taxonomy\.topics is -1"):
+        make(changed(study, taxonomy__topics=-1), *ALL)
+
+
 def test_two_models_with_the_same_weights_are_refused_at_any_revision(inputs, followed, tmp_path):
     twin = tmp_path / "twin"
     for step in "01":

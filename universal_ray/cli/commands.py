@@ -163,7 +163,7 @@ def benchmark(job: Benchmark) -> None:
     means = Means(job.device, job.threads, job.policy or POLICY[job.device], job.forward)
     extent = Extent(**vars(job.exactness))
     for found in run(job.sections, Shape(**vars(job.shape)), means, job.naive_tokens, extent):
-        show(found, Path(job.output))
+        show(found, Path(job.output).expanduser())
     print(f"results.json, table.md and the picture are in {job.output}")
 
 

@@ -161,9 +161,10 @@ def _folders(flags: Namespace, folder: Path = FOLDER) -> list[Path]:
     """Where choices are, the entry point's own first. Raises MissingError for none."""
     if not flags.config_dir:
         return [folder]
-    if not Path(flags.config_dir).is_dir():
+    given = Path(flags.config_dir).expanduser()
+    if not given.is_dir():
         raise MissingError(f"--config-dir {flags.config_dir} is no folder: name one of choices")
-    return [folder, Path(flags.config_dir).absolute()]
+    return [folder, given.absolute()]
 
 
 def _checked(

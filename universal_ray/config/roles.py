@@ -1,6 +1,17 @@
 """How roles of neurons are told: the options under `roles`."""
 
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from universal_ray.config.named import STRONGEST
+
+
+class Bound(Enum):
+    """What a neuron writes when what it reads passes a ReLU, or is no higher than 0."""
+
+    relu = "relu"
+    threshold = "threshold"
 
 
 @dataclass(kw_only=True)
@@ -9,14 +20,21 @@ class RolesConfig:
     """Raw tokens, from the first row on, that models are intervened on."""
     sweep: list[float] = field(default_factory=lambda: [-0.17, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     """Activations that candidates and controls are held at; the paper's."""
+    sweep_pre: list[float] = field(default_factory=list)
+    """Pre-activations that they are held at."""
+    bounds: list[Bound] = field(default_factory=list)
+    """What else is done to them: relu, threshold."""
     candidates: int = 6
     """Entropy neurons, and token-frequency neurons, of each reference model at most."""
     controls: int = 20
     """Random neurons of the same layers."""
     sets: int = 5
     """Random sets that each set of universal neurons is ablated beside."""
-    paths: int = 8
-    """Pairs of a neuron and a head whose path is ablated, at most."""
+    neurons: list[Any] = field(default_factory=list)
+    """Neurons to intervene on beside these, as [23.945], or [a:23.945] for one model's."""
+    paths: Any = STRONGEST
+    """How many pairs of a neuron and a head have their path ablated, the strongest; or which beside
+    these, as ["4.3594>5.0"], [">5.0"] for the neuron that moves a head most."""
     kurtosis: float = 10.0
     """Prediction and suppression neurons have a vocab_kurt above this,"""
     partition: float = 5.12

@@ -11,8 +11,10 @@ from typing import Any
 from universal_ray.config.cluster import ClusterConfig as ClusterConfig
 from universal_ray.config.cluster import Device as Device
 from universal_ray.config.cluster import check_cluster as check_cluster
+from universal_ray.config.named import named_neurons, named_paths
 from universal_ray.config.numbers import check_finite, check_positive
 from universal_ray.config.report import ReportConfig, counts
+from universal_ray.config.roles import Bound as Bound
 from universal_ray.config.roles import RolesConfig as RolesConfig
 from universal_ray.errors import ConfigurationError
 
@@ -189,7 +191,7 @@ class TaxonomyConfig:
     syntax: str | None = "rules"
     """`rules`, the name of an installed spaCy pipeline, or null."""
     topics: int = 20
-    """How many topics are found in the corpus, as features of rows."""
+    """How many topics are found in the corpus, as features of rows; 0 where tokens are no words."""
     words: list[str] = field(default_factory=list)
     """YAML files of further word lists."""
     unigram_ids: int = 3
@@ -198,8 +200,13 @@ class TaxonomyConfig:
     """and more occurrences than this in 10M tokens."""
     minimum_support: int = 30
     """Tokens with, and without, a feature that gets a score."""
+    subset_histograms: bool = False
+    """Whether each neuron has a histogram of every subset; they take 257 numbers each."""
     examples: int = 8
     """Tokens on which each neuron is largest that are listed."""
+    listed: int = 10
+    """Entries of each neuron's lists of tokens and heads, and of a head's of neurons (the authors'
+    have 100)."""
     features: int = 5
     """Best features of each neuron that are listed."""
 
@@ -242,29 +249,31 @@ def check(study: Study) -> None:
         "units.fold": study.units.fold,
         "baseline.rotations": study.baseline.rotations,
         "taxonomy.tokens": study.taxonomy.tokens,
-        "taxonomy.topics": study.taxonomy.topics,
         "taxonomy.minimum_support": study.taxonomy.minimum_support,
         "taxonomy.examples": study.taxonomy.examples,
+        "taxonomy.listed": study.taxonomy.listed,
         "taxonomy.features": study.taxonomy.features,
         "roles.tokens": study.roles.tokens,
         "roles.candidates": study.roles.candidates,
         "roles.controls": study.roles.controls,
         "roles.sets": study.roles.sets,
-        "roles.paths": study.roles.paths,
         **counts(study.report),
         "corpus.tokens": study.corpus.tokens,
         "corpus.context": study.corpus.context,
         "corpus.text.documents": study.corpus.text.documents if study.corpus.text else None,
         "corpus.text.bytes": study.corpus.text.bytes if study.corpus.text else None,
     })
-    if study.corpus.seed < 0:
-        raise ConfigurationError(f"corpus.seed is {study.corpus.seed}: give a number of at least 0")
+    named_neurons(study.roles.neurons)
+    named_paths(study.roles.paths)
+    for key in ("corpus.seed", "taxonomy.topics"):
+        if (value := value_of(study, key)) < 0:
+            raise ConfigurationError(f"{key} is {value}: give a number of at least 0")
     if not study.run.dir.strip():
         raise ConfigurationError("run.dir is empty: name a directory")
-    if len(set(study.roles.sweep)) < max(1, len(study.roles.sweep)):
-        raise ConfigurationError(
-            f"roles.sweep is {study.roles.sweep}: give activations, each once"
-        )
+    for key in ("roles.sweep", "roles.sweep_pre", "roles.bounds"):
+        given = value_of(study, key)
+        if len(set(given)) < max(key == "roles.sweep", len(given)):
+            raise ConfigurationError(f"{key} is {given}: give values, each once")
     if not study.models.compared:
         raise ConfigurationError("models.compared is empty: name at least one model to compare")
     names = [name for group in model_groups(study.models) for name in group]

@@ -33,6 +33,11 @@ from universal_ray.storage.hub_answers import offline
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
 COMPRESSIONS = (".gz", ".zst")
 JOINS = ("eos", "none")
+RECORDS = 1024
+"""Read together from a file of Parquet."""
+Records = Iterator[dict[str, Any]]
+Parts = Iterator[tuple[str, Records]]
+"""Of a source: where each is, for people, and its records."""
 HUB_FILES = re.compile(
     r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<path>.+)"
 )
@@ -78,25 +83,75 @@ def documents(settings: TextSettings) -> tuple[Iterator[tuple[str, str]], dict[s
     """
     import datasets
 
-    records, provenance = _opening(settings)
-    labelled = _labelled(islice(records, settings.documents), settings)
-    return labelled, {**provenance, "datasets": datasets.__version__}
+    parts, provenance = _opening(settings)
+    labelled = chain.from_iterable(_labelled(records, where, settings) for where, records in parts)
+    return islice(labelled, settings.documents), {**provenance, "datasets": datasets.__version__}
 
 
-def _read(reader: str, files: str | list[str], settings: TextSettings) -> Iterator[dict[str, Any]]:
-    """The records of files, or of what an address leads to."""
+def _of_files(reader: str, files: list[str], settings: TextSettings) -> Parts:
+    """Each by itself, so that what is wrong is told of it; those of plain text together, as they
+    may be very many.
+    """
+    if reader == "text":
+        yield settings.source, _texts(files, settings)
+        return
+    for file in files:
+        yield file, _read(reader, escape(file), settings, file)
+
+
+def _texts(files: list[str], settings: TextSettings) -> Records:
+    try:
+        yield from _read("text", list(map(escape, files)), settings, settings.source)
+    except Exception as error:
+        raise CorpusError(_unreadable(_unsound(files, settings), error)) from error
+
+
+def _unsound(files: list[str], settings: TextSettings) -> str:
+    """The first of some files of plain text that cannot be read by itself."""
+    for file in files:
+        try:
+            for _ in _read("text", escape(file), settings, file):
+                pass
+        except Exception:
+            return file
+    return settings.source
+
+
+def _read(reader: str, files: str | list[str], settings: TextSettings, where: str) -> Records:
+    """The records of files, or of what an address leads to; `where` they are, for people."""
     import datasets
 
     opened: dict[str, Any] = {"path": reader, "data_files": {settings.split: files}}
     if reader == "text":
         opened["sample_by"] = "document"
+    if reader == "parquet":
+        opened["batch_size"] = RECORDS  # by default as many as the first group has, be it none
     if reader == "json":
-        yield from _json_records(opened, settings)
+        yield from _json_records(opened, settings, where)
     else:
-        yield from datasets.load_dataset(**opened, split=settings.split, streaming=True)
+        read = datasets.load_dataset(**opened, split=settings.split, streaming=True)
+        yield from _named(read, settings.subset)
 
 
-def _json_records(opened: dict[str, Any], settings: TextSettings) -> Iterator[dict[str, Any]]:
+def _named(read: Any, subset: str | None) -> Records:
+    """Records of a dataset, their labels by name where they are numbers of classes."""
+    *above, last = subset.split(".") if subset else [""]
+    features: Any = getattr(read, "features", None)
+    for part in [*above, last]:
+        features = features.get(part) if isinstance(features, dict) else None
+    classes: list[str] | None = getattr(features, "names", None)
+    for record in read:
+        if classes:
+            inner = record
+            for part in above:
+                inner = inner[part]
+            number = inner[last]
+            some = number is not None and 0 <= number < len(classes)
+            inner[last] = classes[number] if some else None
+        yield record
+
+
+def _json_records(opened: dict[str, Any], settings: TextSettings, where: str) -> Records:
     """Records of JSON files: an object to a line, or a file that is one object or a list of them.
 
     `datasets` opens the files and takes them apart line by line; its own reader of JSON ends the
@@ -120,41 +175,41 @@ def _json_records(opened: dict[str, Any], settings: TextSettings) -> Iterator[di
             **{**opened, "path": "text", "sample_by": "document"},
             split=settings.split, streaming=True,
         )  # fmt: skip
-        return chain.from_iterable(_objects(file["text"], settings.source) for file in whole)
+        return chain.from_iterable(_objects(file["text"], where) for file in whole)
     return (
-        _object(_parsed(line, number, settings.source), number, settings.source)
+        _object(_parsed(line, number, where), number, where)
         for number, line in enumerate(chain([first], numbered))
     )
 
 
-def _objects(text: str, source: str) -> Iterator[dict[str, Any]]:
+def _objects(text: str, where: str) -> Records:
     """The entries of a file that is one list, or the one object that it is."""
-    found = _parsed(text, 0, source)
+    found = _parsed(text, 0, where)
     entries = found if isinstance(found, list) else [found]
-    return (_object(entry, number, source) for number, entry in enumerate(entries))
+    return (_object(entry, number, where) for number, entry in enumerate(entries))
 
 
-def _parsed(text: str, number: int, source: str) -> Any:
+def _parsed(text: str, number: int, where: str) -> Any:
     try:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError) as error:
         raise CorpusError(
-            f"document {number} of {source} is no JSON ({str(error).splitlines()[0]}): "
+            f"document {number} of {where} is no JSON ({str(error).splitlines()[0]}): "
             "mend that line"
         ) from error
 
 
-def _object(value: Any, number: int, source: str) -> dict[str, Any]:
+def _object(value: Any, number: int, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CorpusError(
-            f"document {number} of {source} is {json.dumps(value)[:20]}, not an object with its "
+            f"document {number} of {where} is {json.dumps(value)[:20]}, not an object with its "
             "text in a column: mend that line"
         )
     return value
 
 
 def _labelled(
-    records: Iterator[dict[str, Any]], settings: TextSettings
+    records: Records, where: str, settings: TextSettings
 ) -> Iterator[tuple[str, str]]:
     """(text, subset label) of each record; documents without text count as empty."""
     number = 0
@@ -164,49 +219,49 @@ def _labelled(
         except UniversalRayError:
             raise
         except Exception as error:
-            raise CorpusError(_unreadable(settings.source, error)) from error
+            raise CorpusError(_unreadable(where, error)) from error
         if record is None:
             return
-        text = _value(record, settings.column, number, settings.source)
+        text = _value(record, settings.column, number, where)
         if text is not None and not isinstance(text, str):
             raise CorpusError(
-                f"`{settings.column}` of {settings.source} holds {type(text).__name__}, not text: "
+                f"`{settings.column}` of {where} holds {type(text).__name__}, not text: "
                 "name the column with the text"
             )
         label = ""
         if settings.subset:
-            label = _value(record, settings.subset, number, settings.source)
+            label = _value(record, settings.subset, number, where)
             if label is None:
                 raise CorpusError(
-                    f"document {number} of {settings.source} has no `{settings.subset}`: "
+                    f"document {number} of {where} has no `{settings.subset}`: "
                     "label every document or set corpus.text.subset=null"
                 )
         try:
             f"{text}{label}".encode()
         except UnicodeEncodeError as error:  # JSON may spell what is no text
             raise CorpusError(
-                f"document {number} of {settings.source} has half of a surrogate pair, which is "
+                f"document {number} of {where} has half of a surrogate pair, which is "
                 "no character: mend that line"
             ) from error
         yield text or "", str(label)
         number += 1
 
 
-def _value(record: dict[str, Any], column: str, number: int, source: str) -> Any:
+def _value(record: dict[str, Any], column: str, number: int, where: str) -> Any:
     """A record's value under a dotted column name."""
     value: Any = record
     for part in column.split("."):
         if not isinstance(value, dict) or part not in value:
             raise CorpusError(
-                f"document {number} of {source} has no `{column}`: its columns are "
+                f"document {number} of {where} has no `{column}`: its columns are "
                 f"{', '.join(record)}"
             )
         value = value[part]
     return value
 
 
-def _opening(settings: TextSettings) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
-    """The records of a source, and the record of it for the manifest."""
+def _opening(settings: TextSettings) -> tuple[Parts, dict[str, Any]]:
+    """The parts of a source, and the record of it for the manifest."""
     source = settings.source
     if Path(source).expanduser().is_dir():
         source = _within(Path(source).expanduser())
@@ -222,18 +277,32 @@ def _opening(settings: TextSettings) -> tuple[Iterator[dict[str, Any]], dict[str
     if hub:
         return _hub_files(reader, settings, *hub.group("name", "revision", "path"))
     if "://" in source:
-        return _read(reader, source, settings), {"address": source}
-    files = sorted(glob(source, recursive=True))
+        return iter([(source, _read(reader, source, settings, source))]), {"address": source}
+    files = _matching(source)
     if not files:
         raise MissingError(f"no file matches {source}: check corpus.text.source")
     _check_size(settings, sum(map(os.path.getsize, files)))
     digests = {file: sha256_of(Path(file)) for file in files}
-    return _read(reader, files, settings), {"files": digests}
+    return _of_files(reader, files, settings), {"files": digests}
+
+
+def _matching(source: str) -> list[str]:
+    """Files that a path or glob names, sorted. What is there as it is written is meant as such,
+    whatever signs of a glob it has.
+    """
+    there, *rest = Path(source).expanduser().parts
+    if not Path(there).exists():
+        there, rest = "", [there, *rest]
+    while rest and Path(there, rest[0]).exists():
+        there = str(Path(there, rest.pop(0)))
+    if not rest:
+        return [there]
+    return sorted(glob(str(Path(escape(there), *rest)), recursive=True))
 
 
 def _hub_files(
     reader: str, settings: TextSettings, name: str, revision: str | None, path: str
-) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+) -> tuple[Parts, dict[str, Any]]:
     """Files of a dataset on the hub, held to the commit that its revision means now."""
     repository = Repository(DATASET, name)
     commit = commit_of(repository, revision or "main")
@@ -249,7 +318,7 @@ def _hub_files(
         )
     _check_size(settings, sum(file.size for file in files.values()))
 
-    def records() -> Iterator[dict[str, Any]]:
+    def parts() -> Parts:
         for each, file in files.items():
             place = fetch(repository, commit, [each]) / each
             if file.sha256 is not None and sha256_of(place) != file.sha256:
@@ -257,10 +326,11 @@ def _hub_files(
                     f"{place.resolve()} is not what the hub has as {each} of {repository}: delete "
                     "it, and the same command fetches it again"
                 )
-            yield from _read(reader, [str(place)], settings)
+            where = f"{each} of {repository}"
+            yield where, _read(reader, escape(str(place)), settings, where)
 
     digests = {each: file.sha256 for each, file in files.items()}
-    return records(), {"dataset": name, "commit": commit, "files": digests}
+    return parts(), {"dataset": name, "commit": commit, "files": digests}
 
 
 def _within(folder: Path) -> str:
@@ -291,7 +361,7 @@ def _check_size(settings: TextSettings, size: int) -> None:
         )
 
 
-def _dataset(settings: TextSettings) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+def _dataset(settings: TextSettings) -> tuple[Parts, dict[str, Any]]:
     """A dataset on the hub as `datasets` takes it apart, held to the commit that its revision means
     now.
     """
@@ -305,12 +375,13 @@ def _dataset(settings: TextSettings) -> tuple[Iterator[dict[str, Any]], dict[str
         )
     commit = commit_of(Repository(DATASET, name), revision or "main")
 
-    def records() -> Iterator[dict[str, Any]]:
-        yield from datasets.load_dataset(
+    def records() -> Records:
+        read = datasets.load_dataset(
             path=name, name=settings.name, revision=commit, split=settings.split, streaming=True
         )
+        yield from _named(read, settings.subset)
 
-    return records(), {"dataset": name, "commit": commit}
+    return iter([(settings.source, records())]), {"dataset": name, "commit": commit}
 
 
 def _unreadable(source: str, error: Exception) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from xxhash import xxh3_128_digest
 
 from universal_ray.config.wellformed import MalformedError, parse
+from universal_ray.corpus.labels import check_labels, class_names
 from universal_ray.errors import ConfigurationError, CorpusError, MissingError, StorageError
 
 MANIFEST = "manifest.json"
@@ -54,6 +55,8 @@ class TokenCorpus:
     """Identity of the tokenizer, where the corpus has a manifest that names it."""
     files: tuple[tuple[str, int], ...]
     """Arrow files in order, each with its number of rows."""
+    classes: tuple[str, ...] = ()
+    """Names of the subsets, where the files number them."""
     known: dict[str, bytes] = field(default_factory=dict, repr=False)
     """By column, `DIGEST` bytes of every row as it was when the corpus was opened."""
 
@@ -87,12 +90,12 @@ class TokenCorpus:
         return labels
 
     def _labels(self, start: int, stop: int) -> list[str] | None:
-        labels: list[str] = []
+        labels: list[Any] = []
         for column in self._columns(SUBSET, start, stop):
             if column is None:
                 return None
             labels += column.to_pylist()
-        return labels
+        return [self.classes[each] for each in labels] if self.classes else list(map(str, labels))
 
     def _check_unchanged(self, column: str, start: int, rows: Iterable[Any]) -> None:
         """Raises CorpusError where what was just read is not what the corpus was opened with."""
@@ -186,11 +189,19 @@ def open_corpus(path: str) -> TokenCorpus:
     names = _arrow_files(Path(path))
     files: list[tuple[str, int]] = []
     context, rows, smallest_id, largest_id = None, 0, 0, 0
+    classes: tuple[str, ...] | None = None
     for name in names:
         table = _table(Path(path) / name)
         column = _sound(_token_column(table, path), name)
         if SUBSET in table.column_names:
-            _check_labels(_sound(table[SUBSET], name), path)
+            told = class_names(table.schema, SUBSET)
+            if classes not in (None, told):
+                raise CorpusError(
+                    f"`{SUBSET}` of {path} has other classes in {name} than in the files before: "
+                    "save it as one Dataset"
+                )
+            classes = told
+            check_labels(_sound(table[SUBSET], name), classes, f"`{SUBSET}` of {path}")
         for chunk in column.chunks:
             if len(chunk) == 0:
                 continue
@@ -224,6 +235,7 @@ def open_corpus(path: str) -> TokenCorpus:
         largest_id=largest_id,
         tokenizer=_tokenizer_identity(Path(path)),
         files=tuple(files),
+        classes=classes or (),
     )
     return corpus.known_now()
 
@@ -368,17 +380,6 @@ def _token_column(table: pa.Table, path: str) -> pa.ChunkedArray:
             f"`{TOKENS}` of {path} holds {kind.value_type}: token ids must be integers"
         )
     return table[TOKENS]
-
-
-def _check_labels(column: pa.ChunkedArray, path: str) -> None:
-    """Raise CorpusError unless each row has a label: a text, or the number of a class."""
-    kinds = pa.types.is_string, pa.types.is_large_string, pa.types.is_integer
-    if not any(fits(column.type) for fits in kinds):
-        raise CorpusError(f"`{SUBSET}` of {path} is {column.type}: it must hold a text per row")
-    if column.null_count:
-        raise CorpusError(
-            f"{path} has rows without `{SUBSET}` (null): label every row or drop the column"
-        )
 
 
 def _lengths(chunk: pa.Array, path: str) -> np.ndarray:

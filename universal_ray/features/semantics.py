@@ -70,10 +70,16 @@ class Topics:
 
 
 def find_topics(rows: TokenRows, count: int, *, seed: int = 0) -> Topics:
-    """Topics of the passages of some rows. Raises ConfigurationError where there are too few."""
+    """Topics of the passages of some rows; none where none are asked for.
+
+    Raises ConfigurationError where there are too few.
+    """
     from sklearn.decomposition import NMF
 
     group_V, words = _groups(rows.vocabulary)
+    if not count:
+        none_KG = np.zeros((0, len(words)))
+        return Topics(group_V=group_V, words=words, rarity_G=none_KG.sum(0), weights_KG=none_KG)
     passage_T = _passages(rows)
     _check_enough(count, passage_T, words)
     counts_SG = _counts(group_V, len(words), rows, passage_T)
@@ -96,7 +102,7 @@ def _check_enough(count: int, passage_T: Int64[np.ndarray, "T"], words: tuple[st
     if count > min(passages, len(words)):
         raise ConfigurationError(
             f"taxonomy.topics is {count}, but the corpus has only {passages} passages "
-            f"of {len(words)} words: ask for fewer topics"
+            f"of {len(words)} words: ask for fewer topics, 0 leaves them out"
         )
 
 

@@ -27,6 +27,7 @@ ends with one; stripped, case and all, it is one (`case`); as it stands, spaces 
 
 def read_words(path: Path) -> tuple[IdFeature, ...]:
     """The features that one file declares. Raises ConfigurationError for anything unexpected."""
+    path = path.expanduser()
     _check_there(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -55,7 +56,7 @@ def contents(paths: Iterable[str]) -> list[str]:
     Raises MissingError for a file that is not there.
     """
     found = []
-    for path in [*sorted(OWN_LISTS.glob("*.yaml")), *map(Path, paths)]:
+    for path in [*sorted(OWN_LISTS.glob("*.yaml")), *(Path(path).expanduser() for path in paths)]:
         _check_there(path)
         found.append(hashlib.sha256(path.read_bytes()).hexdigest())
     return found

@@ -106,6 +106,10 @@ class Decoder(ABC):
         """What the layer's neurons write."""
 
     @abstractmethod
+    def activation(self, layer: int) -> nn.Module:
+        """The function that makes what neurons write of what they read."""
+
+    @abstractmethod
     def head_output(self, layer: int, head: int) -> Float[Tensor, "K C"]:
         """What a head writes by its channels."""
 
@@ -169,6 +173,9 @@ class GPT2(Decoder):
     def w_out(self, layer: int) -> Float[Tensor, "D C"]:
         return self.blocks[layer].mlp.c_proj.weight.detach()
 
+    def activation(self, layer: int) -> nn.Module:
+        return self.blocks[layer].mlp.act
+
     def head_output(self, layer: int, head: int) -> Float[Tensor, "K C"]:
         attention = self.blocks[layer].attn
         return attention.c_proj.weight.detach().unflatten(0, (attention.num_heads, -1))[head]
@@ -220,6 +227,9 @@ class GPTNeoX(Decoder):
 
     def w_out(self, layer: int) -> Float[Tensor, "D C"]:
         return self.blocks[layer].mlp.dense_4h_to_h.weight.detach().T
+
+    def activation(self, layer: int) -> nn.Module:
+        return self.blocks[layer].mlp.act
 
     def head_output(self, layer: int, head: int) -> Float[Tensor, "K C"]:
         attention = self.blocks[layer].attention

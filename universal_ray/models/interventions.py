@@ -21,6 +21,12 @@ from universal_ray.maths.roles.readout import MEASURES, Reference
 from universal_ray.models.decoder import Decoder
 
 SCALE, UNIGRAM = "scale", "unigram"
+HELD, READ, FLOOR, CEILING = "held", "read", "floor", "ceiling"
+RULES = (HELD, READ, FLOOR, CEILING)
+"""What a value is: the activation, the pre-activation, or the least or largest that the former may
+be, all else as the model has it. With bounds of 0 these are what a ReLU of the pre-activation, or
+its negative part alone, would give, as a function of activation has the sign of what it is given.
+"""
 FROZEN = (None, SCALE, UNIGRAM)
 """What stays as the untouched model has it: nothing, the scale of the final LayerNorm, or the
 component of the logits along the unigram direction (arXiv 2406.16254)."""
@@ -32,16 +38,19 @@ READ_AT_ONCE = {"cpu": 256, "cuda": 8192}
 
 @dataclass(frozen=True)
 class Intervention:
-    """Neurons held at values on every token of a row; without neurons, the untouched model.
+    """Neurons held at values, or within bounds, on every token of a row; without neurons, the
+    untouched model.
 
-    Raises ConfigurationError where neurons and values do not pair up, or `frozen` is unknown.
+    Raises ConfigurationError where neurons and values do not pair up, or `frozen` or `rule` is
+    unknown.
     """
 
     neurons: tuple[int, ...] = ()
     """flat indices, layer · D + neuron"""
     values: tuple[float, ...] = ()
-    """what enters W_out in place of each one's activation"""
+    """what enters W_out in place of each one's activation, or what `rule` says"""
     frozen: str | None = None
+    rule: str = HELD
 
     def __post_init__(self) -> None:
         if len(self.neurons) != len(self.values) or len(set(self.neurons)) < len(self.neurons):
@@ -52,6 +61,10 @@ class Intervention:
         if self.frozen not in FROZEN:
             raise ConfigurationError(
                 f"An intervention freezes {self.frozen!r}: choose {SCALE}, {UNIGRAM} or nothing."
+            )
+        if self.rule not in RULES:
+            raise ConfigurationError(
+                f"An intervention has the rule {self.rule!r}: choose one of {', '.join(RULES)}."
             )
 
 
@@ -68,14 +81,15 @@ def held(
 
 
 def by_neurons(interventions: Sequence[Intervention]) -> list[tuple[Intervention, ...]]:
-    """Those that hold the same neurons together, each once, in the order of what they hold them at.
+    """Those that hold the same neurons by one rule together, each once, in the order of what they
+    hold them at.
 
     How many runs are stacked, and which, may change the last bits of a product. What is stacked is
     a group, or some of it, so that a group's effects follow from it alone, whatever else is done.
     """
-    groups: dict[tuple[int, ...], set[Intervention]] = {}
+    groups: dict[tuple[tuple[int, ...], str], set[Intervention]] = {}
     for each in interventions:
-        groups.setdefault(each.neurons, set()).add(each)
+        groups.setdefault((each.neurons, each.rule), set()).add(each)
 
     def order(each: Intervention) -> tuple[tuple[float, ...], int]:
         return each.values, FROZEN.index(each.frozen)
@@ -117,7 +131,18 @@ class _Variant:
 
     held: dict[int, tuple[Tensor, Tensor]]
     """by layer: neurons in the layer, their values"""
+    rule: str
     readouts: list[tuple[int, str | None]]
+
+    def touched(self, layer: int, neurons_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        """Neurons of a layer, and what they write in place of their activations [M] or [B, P, M].
+        """
+        index_M, value_M = self.held[layer]
+        if self.rule == FLOOR:
+            return index_M, torch.maximum(neurons_BPD[:, :, index_M], value_M)
+        if self.rule == CEILING:
+            return index_M, torch.minimum(neurons_BPD[:, :, index_M], value_M)
+        return index_M, value_M
 
 
 @dataclass(frozen=True)
@@ -167,9 +192,23 @@ class Intervener:
             )
         if len(set(self._interventions)) < len(self._interventions):
             raise ConfigurationError("An intervention is declared twice: name each once.")
+        if any(each.rule in (FLOOR, CEILING) for each in self._interventions):
+            self._check_signs()
         self._groups = self._grouped()
         with torch.inference_mode():
             self._bias_V = decoder.unembed(decoder.final_norm.bias)
+
+    def _check_signs(self) -> None:
+        """Raise ConfigurationError where bounds of activations are none of pre-activations."""
+        some_X = torch.tensor([-2.0, -0.1, 0.0, 0.1, 2.0], device=self._decoder.device)
+        for layer in range(self._decoder.layers):
+            if bool((self._decoder.activation(layer)(some_X) * some_X < 0).any()) or bool(
+                self._decoder.activation(layer)(some_X[2:3]).any()
+            ):
+                raise ConfigurationError(
+                    "The activation function of the model changes signs, so that a bound of what "
+                    "neurons read is none of what they write: leave out roles.bounds."
+                )
 
     def _grouped(self) -> list[tuple[int, list[_Variant]]]:
         """Variants that hold the same neurons, which are stacked with each other alone, behind the
@@ -181,7 +220,7 @@ class Intervener:
             settings: dict[tuple[float, ...], _Variant] = {}
             for each in group:
                 if each.values not in settings:
-                    settings[each.values] = _Variant(self._by_layer(each), [])
+                    settings[each.values] = _Variant(self._by_layer(each), each.rule, [])
                 settings[each.values].readouts.append((place[each], each.frozen))
             variants = list(settings.values())
             groups.append((min(variants[0].held, default=self._decoder.layers), variants))
@@ -192,12 +231,18 @@ class Intervener:
         found: dict[int, list[tuple[int, float]]] = {}
         for flat, value in zip(each.neurons, each.values, strict=True):
             found.setdefault(flat // decoder.width, []).append((flat % decoder.width, value))
-        return {
+        given = {
             layer: (
                 torch.tensor([neuron for neuron, _ in pairs], device=decoder.device),
                 decoder.unembed.weight.new_tensor([value for _, value in pairs]),
             )
             for layer, pairs in found.items()
+        }
+        if each.rule != READ:
+            return given
+        return {
+            layer: (index_M, decoder.activation(layer)(value_M))
+            for layer, (index_M, value_M) in given.items()
         }
 
     def __call__(self, tokens_BP: Int[Tensor, "B P"], keep_BP: Bool[Tensor, "B P"]) -> Effects:
@@ -250,7 +295,7 @@ class Intervener:
                 for variant, last_BPC in zip(chunk, x_KBPC, strict=True):
                     write = None
                     if layer == decoder.layers - 1:
-                        index_M, value_M = variant.held[layer]
+                        index_M, value_M = variant.touched(layer, neurons_BPD)
                         change_BPM = value_M - neurons_BPD[:, :, index_M]
                         logits_MV = decoder.written(decoder.w_out(layer)[index_M])
                         write = _Write(change_BPM.flatten(0, 1)[place_T], logits_MV)
@@ -279,7 +324,7 @@ class Intervener:
         w_out_DC = decoder.w_out(lowest)
         changed = []
         for variant in chunk:
-            index_M, value_M = variant.held[lowest]
+            index_M, value_M = variant.touched(lowest, neurons_BPD)
             change_BPM = value_M - neurons_BPD[:, :, index_M]
             changed.append(x_BPC + change_BPM @ w_out_DC[index_M])
         x_KBPC = torch.stack(changed)
@@ -289,7 +334,7 @@ class Intervener:
                 neurons_KBPD = neurons_BPD.unflatten(0, (len(chunk), -1))
                 for neurons, variant in zip(neurons_KBPD, chunk, strict=True):
                     if layer in variant.held:
-                        index_M, value_M = variant.held[layer]
+                        index_M, value_M = variant.touched(layer, neurons)
                         neurons[:, :, index_M] = value_M
 
             touched = any(layer in variant.held for variant in chunk)

@@ -43,6 +43,7 @@ class ModelSource:
     layers: int  # L, blocks
     d_model: int  # channels of the residual stream
     d_mlp: int  # neurons of the MLP of a block
+    heads: int  # of the attention of a block, by their queries
     vocabulary: int  # V, rows of the embedding; a padded vocabulary exceeds the tokenizer's
     context: int  # positions of the longest row
     gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)
@@ -246,6 +247,7 @@ def _shapes(
         )
     return {
         "layers": shapes.n_layers, "d_model": shapes.d_model, "d_mlp": d_mlp,
+        "heads": shapes.n_heads,
         "vocabulary": shapes.d_vocab, "context": shapes.n_ctx, "gated": bool(shapes.gated_mlp),
     }  # fmt: skip
 

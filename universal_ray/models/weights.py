@@ -13,6 +13,7 @@ from universal_ray.models.source import ModelSource
 UNGATED = "its MLP has no gate"
 UNBIASED = "its MLP has no input bias"
 NORMALISED = "its queries and keys are normalised, so that no matrix joins them"
+NARROW = "its embeddings are narrower than its residual stream"
 NO_HEADS = "its attention has no such matrices of single heads"
 
 PLACES = {
@@ -73,6 +74,9 @@ def load_weights(
         missing |= {"up": UNGATED, "up_bias": UNGATED}
     if getattr(blocks[0].attn, "q_norm", None) is not None:
         missing |= {"query": NORMALISED, "key": NORMALISED}
+    embed_VC = bridge.W_E.detach()[:ids].clone()
+    if embed_VC.shape[1] != w_in_LCD.shape[1]:
+        missing["embed"] = NARROW
     for name in missing:
         found[name] = None
     bias_LD, up_LCD, up_bias_LD = found["bias"], found["up"], found["up_bias"]
@@ -86,6 +90,7 @@ def load_weights(
         up_NC=None if up_LCD is None else up_LCD.transpose(1, 2).flatten(0, 1),
         up_bias_N=None if up_bias_LD is None else up_bias_LD.flatten(),
         unembed_CV=_unpadded(bridge, ids, convention),
+        embed_CV=None if "embed" in missing else embed_VC.T,
         query_HCK=_every_head(found["query"], found["query"]),
         key_HCK=_every_head(found["key"], found["query"]),
         value_HCK=_every_head(found["value"], found["output"]),

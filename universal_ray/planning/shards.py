@@ -42,10 +42,10 @@ class Layers:
     stop: int
 
 
-def layer_bytes(model: Model, vocabulary: int) -> int:
-    """Bytes of the sums of one layer."""
+def layer_bytes(model: Model, vocabulary: int, more: int = 0) -> int:
+    """Bytes of the sums of one layer; `more`: of each neuron beside those by token id."""
     extremes = 2 if model.gated else 1
-    return (SUM_BYTES + extremes * EXTREME_BYTES) * vocabulary * model.width
+    return ((SUM_BYTES + extremes * EXTREME_BYTES) * vocabulary + more) * model.width
 
 
 def beside_layers(model: Model, footprint: Footprint) -> int:
@@ -56,14 +56,14 @@ def beside_layers(model: Model, footprint: Footprint) -> int:
 
 
 def layer_groups(
-    model: Model, vocabulary: int, *, memory: float, footprint: Footprint
+    model: Model, vocabulary: int, *, memory: float, footprint: Footprint, more: int = 0
 ) -> tuple[Layers, ...]:
     """Layers in groups whose sums fit `memory` bytes beside the model and a batch; each group is
     one more reading of the tokens.
 
     Raises ConfigurationError where not even one layer fits.
     """
-    one = footprint.copies * layer_bytes(model, vocabulary)
+    one = footprint.copies * layer_bytes(model, vocabulary, more)
     beside = beside_layers(model, footprint)
     count = int((USABLE * memory - beside) // one)
     if count < 1:

@@ -1,5 +1,6 @@
 """A run's neurons beside a published table: agreement by column, flips, and a picture."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def read_published(path: str) -> dict[str, np.ndarray]:
     Raises MissingError where there is no such file, ConfigurationError where it is no table of
     neurons: rows with a whole `layer` and `neuron` and a finite `excess_corr`.
     """
+    path = os.path.expanduser(path)
     advice = "give a table as the paper's authors publish it"
     if not Path(path).is_file():
         raise MissingError(f"there is no table {path}: give the path of a CSV file")

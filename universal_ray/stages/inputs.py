@@ -300,7 +300,8 @@ def text_of(study: Study, store: Store) -> Text | None:
             "set corpus.text.prepared to one that all nodes share"
         )
     # With more tokens another directory, whose first rows are the same: so a run grows.
-    destination = text.prepared or str(Path(store.url) / f"corpus-{study.corpus.tokens or 'all'}")
+    beside = Path(store.url) / f"corpus-{study.corpus.tokens or 'all'}"
+    destination = str(Path(text.prepared).expanduser() if text.prepared else beside)
     given = {each.name: getattr(text, each.name) for each in fields(text)}
     del given["prepared"]
     settings = TextSettings(

@@ -82,6 +82,7 @@ def empty(shift: float = -0.4, both_ends: bool = True) -> LayerSums:
         subsets=SUBSETS,
         examples=EXAMPLES,
         both_ends=both_ends,
+        by_subset=True,
     )
 
 
@@ -192,6 +193,16 @@ def test_the_histogram_has_the_rule_of_searchsorted():
     assert expected_H.min() > 0
     for neuron in range(WIDTH):
         np.testing.assert_array_equal(sums.histogram_DH[neuron].numpy(), expected_H)
+
+
+def test_a_histogram_of_every_subset_has_its_tokens_alone():
+    found_SDH = whole().histogram_SDH
+    assert found_SDH is not None and found_SDH.dtype == torch.int32
+    for subset, pre_TD in enumerate(by_group("subset", study().kept(study().pre_TD), SUBSETS)):
+        for neuron in range(WIDTH):
+            bin_T = np.searchsorted(EDGES.numpy(), pre_TD[:, neuron], side="left")
+            expected_H = np.bincount(bin_T, minlength=BINS)
+            np.testing.assert_array_equal(found_SDH[subset, neuron].numpy(), expected_H)
 
 
 def by_group(kind: str, x_TD: np.ndarray, sizes: int) -> list[np.ndarray]:
@@ -331,7 +342,7 @@ def test_stored_and_read_again():
     again = LayerSums.of(whole().tensors())
     assert again.tensors().keys() == whole().tensors().keys()
     assert all(torch.equal(v, again.tensors()[k]) for k, v in whole().tensors().items())
-    assert len(whole().tensors()) == 19
+    assert len(whole().tensors()) == 20
 
 
 def test_no_tokens_add_nothing():

@@ -3,6 +3,7 @@
 Shapes: N neurons, C channels, V vocabulary, H heads, K channels of a head.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from torch import Tensor
 from universal_ray.maths.statistics.weights import (
     ModelWeights,
     composition,
+    extreme_heads,
     head_maps,
     meets,
     resemblance,
-    strongest_head,
     vector_statistics,
     vocabulary,
 )
@@ -35,6 +36,7 @@ def weights(**changed: Tensor | None) -> ModelWeights:
         "w_out_NC": draw(NEURONS, CHANNELS, seed=2),
         "bias_N": draw(NEURONS, seed=3),
         "unembed_CV": draw(CHANNELS, VOCABULARY, seed=4),
+        "embed_CV": draw(CHANNELS, VOCABULARY, seed=11),
         "query_HCK": draw(HEADS, CHANNELS, KEYS, seed=5),
         "key_HCK": draw(HEADS, CHANNELS, KEYS, seed=6),
         "value_HCK": draw(HEADS, CHANNELS, KEYS, seed=7),
@@ -240,22 +242,26 @@ def test_a_neuron_meets_heads_in_causal_order_alone(parallel):
         before_NH = meets(
             kind, layers=layers, heads=layers * heads, neurons=layers * neurons, parallel=parallel
         )
-        strongest_N, head_N = strongest_head(value_NH, before_NH)
-        for neuron in range(layers * neurons):
+        for sign, neuron in itertools.product((1, -1), range(layers * neurons)):
+            found_NK, head_NK = extreme_heads(sign, value_NH, before_NH, 3)
             layer = neuron // neurons
             first, last = (layer + 1, layers) if kind != "o" else (0, layer + (not parallel))
             own = value_NH[neuron, first * heads : last * heads]
-            if not len(own):
-                assert strongest_N[neuron].isnan() and int(head_N[neuron]) == -1
-                continue
-            assert float(strongest_N[neuron]) == float(own.max())
-            assert int(head_N[neuron]) == first * heads + int(own.argmax())
+            order = np.argsort(-sign * own.numpy(), kind="stable")[:3]
+            there = len(order)
+            assert found_NK[neuron, :there].tolist() == own[order].tolist()
+            assert (head_NK[neuron, :there] - first * heads).tolist() == order.tolist()
+            assert found_NK[neuron, there:].isnan().all()
+            assert (head_NK[neuron, there:] == -1).all()
 
 
 def test_a_neuron_of_zeros_composes_with_no_head():
     value_NH = composition(torch.zeros(2, CHANNELS), head_maps(weights())["v"])
-    strongest_N, head_N = strongest_head(value_NH, torch.ones(2, HEADS, dtype=torch.bool))
-    assert strongest_N.isnan().all() and head_N.tolist() == [-1, -1]
+    for sign in (1, -1):
+        found_NK, head_NK = extreme_heads(
+            sign, value_NH, torch.ones(2, HEADS, dtype=torch.bool), 2
+        )
+        assert found_NK.isnan().all() and head_NK.tolist() == [[-1, -1], [-1, -1]]
 
 
 def test_no_weight_is_changed():

@@ -114,6 +114,11 @@ def test_extremes_partners_and_moments_in_both_directions(study):
             assert row["max_layer"] * DENSE + row["max_neuron"] == order[0]
             assert row["min_corr"] == pytest.approx(live.min(), abs=1e-6)
             worst = np.nanargmin(true)
+            place = row["layer"] * DENSE + row["neuron"]
+            for name, column in (("diag_corr", place), ("obo_corr", place + 1)):
+                value = true[column] if column < NEURONS else np.nan
+                expected = None if np.isnan(value) else pytest.approx(value, abs=1e-6)
+                assert row[name] == expected, (name, place)
             assert row["min_layer"] * DENSE + row["min_neuron"] == worst
             np.testing.assert_allclose(row["top_corr"], true[order], atol=1e-6)
             found = np.array(row["top_layer"]) * DENSE + np.array(row["top_neuron"])

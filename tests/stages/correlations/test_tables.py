@@ -34,6 +34,7 @@ def pairs(
             baseline_NK=torch.full((6, 2), 0.1).double(),
             error_N=torch.full((6,), 0.01).double(),
             diagonal_N=torch.full((6,), torch.nan).double(),
+            next_N=torch.full((6,), torch.nan).double(),
             null_N=null_N,
             n=9.0,
             policy=policy,

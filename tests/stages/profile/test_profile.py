@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
+import scipy.stats
 import torch
 from helpers_models import make_tokenizer
 from helpers_profile import (
@@ -31,19 +32,24 @@ from helpers_profile import (
 from helpers_stages import Disordering
 from helpers_study import make, profile_of, table_bytes
 from helpers_whole import changed, copied
-from transformers import GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2LMHeadModel
 
+from universal_ray.config.study import TaxonomyConfig
 from universal_ray.corpus.rows import open_corpus
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.features.bank import row_features, row_labels
 from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
 from universal_ray.features.syntax import RULES, syntax_features
-from universal_ray.stages.profile.schemas import LOWER_END, UNGATED
+from universal_ray.models.source import resolve
+from universal_ray.models.weights import load_weights
+from universal_ray.stages.profile.schemas import LOWER_END, PUBLISHED, UNGATED
 from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.storage.finished import PROFILE
 from universal_ray.storage.reasons import needs
 from universal_ray.storage.store import Store
+
+LISTED = TaxonomyConfig().listed
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +165,20 @@ def test_statistics_are_numpys(run, inputs, truth):
         assert row["example_value"][0] == pytest.approx(post_TN[:, neuron].max(), rel=1e-5)
         place = row["example_row"][0] * CONTEXT + row["example_position"][0]
         assert post_TN[place, neuron] == pytest.approx(post_TN[:, neuron].max(), rel=1e-5)
+        order_T = np.argsort(-post_TN[:, neuron], kind="stable")[:50]
+        values = post_TN[order_T, neuron]
+        np.testing.assert_allclose(row["example_value"], values, rtol=1e-5, atol=1e-6)
+        assert len({*zip(row["example_row"], row["example_position"], strict=True)}) == 50
+        assert np.sum(row["histogram_by_subset"], 0).tolist() == row["histogram"]
+    subset_T = np.repeat(open_corpus(inputs[1]).subsets(0, ROWS), CONTEXT)
+    names = store.get_json("tables/summary.json")["profile"]["subsets"]
+    assert len(names) == 3
+    for place, name in enumerate(names):
+        for neuron in (0, EARLY):
+            pre_T = pre_TN[subset_T == name, neuron]
+            expected = np.histogram(pre_T, [-np.inf, *np.linspace(-10, 15, 256), np.inf])[0]
+            told = np.array(rows[neuron]["histogram_by_subset"][place])
+            assert np.abs(told - expected).sum() <= 2  # float32 beside an edge
     by_position = post_TN.reshape(ROWS, CONTEXT, NEURONS).mean(0)
     np.testing.assert_allclose(rows[EARLY]["mean_by_position"], by_position[:, EARLY], atol=1e-5)
     published = of_model(store, "neurons", inputs[0][0])
@@ -167,6 +187,63 @@ def test_statistics_are_numpys(run, inputs, truth):
             row[name] for row in (rows if name != "family" else of_model(
                 store, "taxonomy", inputs[0][0]))
         ]
+
+
+def test_percentiles_are_scipys(run, inputs):
+    _, store = run
+    rows = of_model(store, "statistics", inputs[0][0])
+    for name in PUBLISHED:
+        values = [row[name] for row in rows]  # of one layer
+        for row in rows:
+            expected = scipy.stats.percentileofscore(values, row[name], kind="rank")
+            assert row[f"{name}_percentile"] == pytest.approx(expected, abs=1e-12), name
+
+
+def test_what_neurons_read_is_told_by_cosines_in_float64(run, inputs):
+    """Of w_in with W_U and W_E: moments, ends with their tokens and ids."""
+    _, store = run
+    weights = load_weights(resolve(inputs[0][0]))
+    tokenizer = AutoTokenizer.from_pretrained(inputs[0][0])
+    rows = of_model(store, "statistics", inputs[0][0])
+    for kind, matrix_CV in (("in_vocab", weights.unembed_CV), ("in_embed", weights.embed_CV)):
+        assert matrix_CV is not None
+        w_NC, e_CV = weights.w_in_NC.double().numpy(), matrix_CV.double().numpy()
+        e_CV = e_CV[:, : len(tokenizer)]
+        lengths = np.linalg.norm(w_NC, axis=1)[:, None] * np.linalg.norm(e_CV, axis=0)
+        for row, cosine_V in zip(rows, w_NC @ e_CV / lengths, strict=True):
+            told = {
+                "mean": cosine_V.mean(), "var": cosine_V.var(), "skew": scipy.stats.skew(cosine_V),
+                "kurt": scipy.stats.kurtosis(cosine_V, fisher=False),
+            }  # fmt: skip
+            for name, expected in told.items():
+                assert row[f"{kind}_{name}"] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+            for end, order_V in (("top", np.argsort(-cosine_V)), ("bottom", np.argsort(cosine_V))):
+                ids = row[f"{kind}_{end}_id"]
+                assert len(ids) == LISTED
+                np.testing.assert_allclose(
+                    row[f"{kind}_{end}"], cosine_V[order_V[:LISTED]], rtol=1e-5
+                )
+                np.testing.assert_allclose(cosine_V[ids], cosine_V[order_V[:LISTED]], rtol=1e-5)
+                shown = tokenizer.decode(ids[0]).replace(" ", "␣")
+                if shown.isprintable() and ids[0] and "\N{REPLACEMENT CHARACTER}" not in shown:
+                    assert row[f"{kind}_{end}_token"][0] == shown
+
+
+def test_compositions_with_every_head_are_listed(run, inputs):
+    _, store = run
+    weights = load_weights(resolve(inputs[0][0]))
+    assert weights.value_HCK is not None and weights.output_HKC is not None
+    v_HCC = (weights.value_HCK.double() @ weights.output_HKC.double()).numpy()
+    for row, w_C in zip(of_model(store, "statistics", inputs[0][0]), weights.w_in_NC, strict=True):
+        assert row["q_composition_top"] == [None] * len(v_HCC)  # no later layer
+        value_H = np.array([
+            np.linalg.norm(v_CC @ w_C.double().numpy()) / np.linalg.norm(v_CC) for v_CC in v_HCC
+        ]) / float(w_C.double().norm())  # fmt: skip
+        for end, sign in (("top", -1), ("bottom", 1)):
+            order_H = np.argsort(sign * value_H, kind="stable")
+            np.testing.assert_allclose(row[f"o_composition_{end}"], value_H[order_H], atol=1e-5)
+            assert row[f"o_composition_{end}_head"] == order_H.tolist()
+        assert row["o_composition_head"] == row["o_composition_top_head"][0]
 
 
 def test_activations_with_a_floor_have_no_lower_end_and_say_so(run):

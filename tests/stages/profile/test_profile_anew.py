@@ -49,6 +49,8 @@ CHANGES: dict[str, tuple[Any, set[str] | frozenset[str]]] = {
     "unigram_occurrences": (2, {"features", "scores", "tables"}),
     "minimum_support": (8, {"scores", "tables"}),
     "examples": (3, {"profile", "scores", "tables"}),
+    "subset_histograms": (True, {"profile", "scores", "tables"}),
+    "listed": (3, {"scores", "weights", "tables"}),
     "features": (2, {"tables"}),
 }
 """Another value of every key of the profile, and which tasks it asks for."""

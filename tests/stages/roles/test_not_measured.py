@@ -23,6 +23,7 @@ from universal_ray.config.report import KINDS
 from universal_ray.config.study import Pairs
 from universal_ray.report.screen import console, show_results
 from universal_ray.report.tables import TABLES as STAGES
+from universal_ray.stages.profile.schemas import BY_SUBSET
 from universal_ray.stages.roles.schemas import AT_BOS, INTERVENED, ROLES
 from universal_ray.storage.reasons import (
     absent,
@@ -166,7 +167,10 @@ def test_reasons_are_said_where_something_lacks_and_nowhere_else(run):
         assert table_of(store, name, gpt2_model)["null_reason"].null_count == len(
             table_of(store, name, gpt2_model)
         )
-    lacking = {opt_model: {"up", "up_bias", "lower end"}, llama_model: {"bias", "up_bias"}}
+    lacking = {
+        opt_model: {"up", "up_bias", "lower end", BY_SUBSET},
+        llama_model: {"bias", "up_bias", BY_SUBSET},
+    }
     for model, names in lacking.items():
         statistics = table_of(store, "statistics", model)
         assert {name for name, _ in statistics["not_measured"][0].as_py()} == names

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -30,12 +31,18 @@ from helpers_stages import Disordering
 from helpers_study import make, table_bytes
 from helpers_summary import differences
 from helpers_whole import changed, copied, whole_study
+from torch import Tensor
 from transformers import AutoTokenizer
 
-from universal_ray.config.study import RolesConfig, Study
+from universal_ray.config.study import Bound, RolesConfig, Study
 from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.maths.roles.attention import bos_directions, bos_scores
+from universal_ray.models.decoder import load_decoder
+from universal_ray.models.source import resolve
+from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import marker
 from universal_ray.report.tables import SUMMARY
+from universal_ray.stages.inputs import find_models, outline
 from universal_ray.stages.roles.artifacts import (
     ARTIFACTS,
     DECLARED,
@@ -56,16 +63,19 @@ from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
 
 CONTEXT, ROWS, INTERVENED = 32, 240, 16
-CANDIDATES = 2
+CANDIDATES, LISTED = 2, 7
 SEEDS = 3, 4
+NAMED = ["0.5", f"seed-{SEEDS[0]}:2.11"]
+"""Of which one is the entropy neuron, and a candidate too."""
 
 
 def make_study(folder: Path, models: list[str], tokens: str, words: str) -> Study:
     return whole_study(
         folder, models, tokens, units__tokens=60 * CONTEXT, units__batch=30 * CONTEXT,
-        taxonomy__words=[words], roles__tokens=INTERVENED * CONTEXT,
+        taxonomy__words=[words], taxonomy__listed=LISTED, roles__tokens=INTERVENED * CONTEXT,
         roles__sweep=RolesConfig().sweep, roles__candidates=CANDIDATES, roles__controls=3,
-        roles__sets=2, roles__paths=2, roles__null_share=0.8,
+        roles__sets=2, roles__null_share=0.8, roles__neurons=NAMED,
+        roles__paths=["2", "0.5>2.3", ">2.1"], roles__sweep_pre=[-0.4], roles__bounds=list(Bound),
     )  # fmt: skip
 
 
@@ -163,7 +173,9 @@ def test_planted_neurons_have_their_roles_and_random_ones_have_none(run, inputs)
 
 
 def test_interventions_are_those_of_a_plain_model_with_hooks(run, inputs):
-    """Loss and entropy of every sweep, by hooks on the Hugging Face model in float64."""
+    """Loss and entropy of what is done to single neurons, by hooks on the Hugging Face model in
+    float64.
+    """
     _, store = run
     reference = inputs[0][0]
     model = load(Path(reference), torch.float64)
@@ -173,12 +185,19 @@ def test_interventions_are_those_of_a_plain_model_with_hooks(run, inputs):
     keep_BP = tokens_BP != 0
     keep_BP[:, -1] = False
     target_BP = tokens_BP.roll(-1, 1)
-    checked = 0
+    become: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": torch.relu, "threshold": lambda x: x.clamp_max(0),
+        "sweep_pre": lambda x: torch.full_like(x, -0.4),
+    }  # fmt: skip
+    checked = Counter[str]()
     for row in rows_of(store, "interventions", reference):
-        if row["kind"] not in ("untouched", "sweep") or row["value"] not in (None, 0.0, 6.0):
+        kind = row["kind"]
+        if kind in ("mean", "set") or row["value"] not in (None, 0.0, 6.0):
             continue
-        held = {} if row["neuron"] is None else {row["layer"]: {row["neuron"]: row["value"]}}
-        logits_BPV, scale_BP = hooked_logits(model, tokens_BP, held)
+        assert row["pre_value"] == (-0.4 if kind == "sweep_pre" else None)
+        held = {row["layer"]: {row["neuron"]: row["value"]}} if kind == "sweep" else {}
+        read = {row["layer"]: {row["neuron"]: become[kind]}} if kind in become else None
+        logits_BPV, scale_BP = hooked_logits(model, tokens_BP, held, read=read)
         log_BPV = logits_BPV[..., :ids].log_softmax(-1)  # padding is never predicted
         loss_BP = -log_BPV.gather(-1, target_BP[..., None])[..., 0]
         entropy_BP = -(log_BPV.exp() * log_BPV).sum(-1)
@@ -186,8 +205,10 @@ def test_interventions_are_those_of_a_plain_model_with_hooks(run, inputs):
             assert row[name] == pytest.approx(float(value_BP[keep_BP].mean()), rel=1e-5), row
             assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
         assert row["tokens"] == int(keep_BP.sum())
-        checked += 1
-    assert checked >= 1 + 2 * (1 + 3)
+        checked[kind] += 1
+    each = checked["relu"]
+    assert each >= 1 + 3 + 1
+    assert checked == {"untouched": 1, "sweep": 2 * each, **dict.fromkeys(become, each)}
 
 
 def test_the_entropy_neuron_works_through_the_final_scale_alone(run, inputs):
@@ -216,6 +237,132 @@ def test_the_path_of_the_switch_is_ablated_and_told(run, inputs):
     switched = heads[SWITCHED_LAYER * 4 + SWITCHED_HEAD]
     assert switched["top_neuron"][0] == SWITCH
     assert sum(switched["histogram"]) == switched["neurons"] == WIDTH
+
+
+def test_lists_of_a_head_are_as_long_as_asked_for_its_ends_in_order(run, inputs):
+    _, store = run
+    source = resolve(inputs[0][0])
+    weights, decoder = load_weights(source), load_decoder(source)
+    assert weights.query_HCK is not None
+    direction_HC = bos_directions(weights.query_HCK, decoder.lone_keys(0))
+    score_NH = bos_scores(weights.w_out_NC, direction_HC, weights.layers).numpy()
+    for row, score_N in zip(rows_of(store, "heads", inputs[0][0]), score_NH.T, strict=True):
+        if row["layer"] == 0:
+            assert row["top_deviations"] is None and row["bottom_neuron"] is None
+            continue
+        assert len(row["top_neuron"]) == LISTED < row["neurons"]
+        for end, sign in (("top", -1), ("bottom", 1)):
+            order = np.argsort(sign * score_N, kind="stable")[:LISTED]  # NaN comes last
+            told = np.array(row[f"{end}_layer"]) * WIDTH + row[f"{end}_neuron"]
+            assert told.tolist() == order.tolist()
+            expected = score_N[order] / row["null_deviation"]
+            np.testing.assert_allclose(row[f"{end}_deviations"], expected, rtol=1e-6)
+
+
+def test_compositions_over_layers_are_listed_from_either_end(run, inputs):
+    """By their definition in float64: of the queries of the heads of later layers."""
+    _, store = run
+    weights = load_weights(resolve(inputs[0][0]))
+    assert weights.query_HCK is not None and weights.key_HCK is not None
+    joined_HCC = (weights.query_HCK.double() @ weights.key_HCK.double().transpose(1, 2)).numpy()
+    heads = len(joined_HCC) // weights.layers
+    for row in rows_of(store, "statistics", inputs[0][0])[::10]:
+        lists = "vocab_top", "in_embed_bottom", "token_max"
+        assert [len(row[name]) for name in lists] == [LISTED] * len(lists)
+        layer = row["layer"]
+        w_C = weights.w_out_NC[layer * WIDTH + row["neuron"]].double().numpy()
+        first = (layer + 1) * heads
+        value_H = np.array([
+            np.linalg.norm(w_C @ each_CC) / np.linalg.norm(w_C) / np.linalg.norm(each_CC)
+            for each_CC in joined_HCC[first:]
+        ])  # fmt: skip
+        none = [None] * max(0, LISTED - len(value_H))
+        for end, sign in (("top", -1), ("bottom", 1)):
+            order = np.argsort(sign * value_H, kind="stable")[:LISTED]
+            told = row[f"q_composition_{end}"]
+            assert told[len(order) :] == none
+            np.testing.assert_allclose(told[: len(order)], value_H[order], rtol=1e-5)
+            where = [divmod(each, heads) for each in order + first]
+            assert row[f"q_composition_{end}_layer"] == [*(layer for layer, _ in where), *none]
+            assert row[f"q_composition_{end}_head"] == [*(head for _, head in where), *none]
+        assert row["q_composition"] == (pytest.approx(value_H.max()) if len(value_H) else None)
+
+
+def test_what_the_study_names_is_told_beside_what_is_chosen_and_marked(run, inputs):
+    _, store = run
+    reference, other = inputs[0]
+    rows = rows_of(store, "roles", reference)
+    assert [row["id"] for row in rows if row["named"]] == ["seed-3:0.5", "seed-3:2.11"]
+    assert all(rows[place]["effect_inside"] for place in (5, ENTROPY))
+    assert not any(row["named"] for row in rows_of(store, "roles", other))
+    done = rows_of(store, "interventions", reference)
+    groups = {(row["id"], row["group"]) for row in done if row["named"]}
+    assert groups == {("seed-3:0.5", "named"), ("seed-3:2.11", "entropy")}
+    assert {row["value"] for row in done if row["id"] == "seed-3:0.5"} > {0.0, 6.0}
+    assert [row["named"] for row in done if row["kind"] in ("untouched", "set")].count(None) > 2
+    paths = {
+        (row["layer"], row["neuron"], row["head_layer"], row["head"]): row
+        for row in rows_of(store, "attention", reference)
+    }
+    assert paths[0, 5, 2, 3]["named"] and not paths[0, 7, 1, 2]["named"]
+    head = rows_of(store, "heads", reference)[2 * 4 + 1]
+    ends = [(head[f"{end}_deviations"][0], head[f"{end}_layer"][0], head[f"{end}_neuron"][0])
+            for end in ("top", "bottom")]  # fmt: skip
+    deviations, layer, neuron = max(ends, key=lambda each: abs(each[0]))
+    furthest = paths[layer, neuron, 2, 1]
+    assert furthest["named"] and furthest["deviations"] == pytest.approx(deviations, rel=1e-6)
+
+
+WRONG: dict[str, dict[Any, str]] = {
+    "neurons": {
+        "x:0.5": "no reference model is called x: choose from seed-3",
+        "seed-4:0.5": "no reference model is called seed-4",
+        "3.5": "seed-3 has 3 layers of 96 neurons",
+        "0.96": "seed-3 has 3 layers of 96 neurons",
+        "0-5": r"names no neuron: write layer\.neuron",
+        2.1: "in quotes",
+    },
+    "paths": {
+        "0.5>1.4": "3 layers of 4 heads",
+        "0.5>3.0": "3 layers of 4 heads",
+        "1.5>1.0": "later layers alone",
+        ">0.1": "later layers alone",
+        "0.96>1.1": "3 layers of 96 neurons",
+        "a:>1.1": "no reference model is called a",
+        "0.5": "names no path",
+        "0": "at least 1",
+        "0.5>1.1>2.2": "names no path",
+    },
+}
+
+
+def described(study: Study) -> None:
+    """The rows of its plan, before any work."""
+    store = Store(study.run.dir)
+    found = outline(find_models(study, store), store)
+    assert found is not None
+    RolesStage.describe(found, store)
+
+
+def test_a_corpus_of_one_row_is_refused_for_what_it_is(inputs, tmp_path):
+    models, _, words = inputs
+    row = [0, *range(1, CONTEXT)]
+    datasets.Dataset.from_dict({"tokens": [row]}).save_to_disk(tmp_path / "tokens")
+    study = make_study(tmp_path / "run", models, str(tmp_path / "tokens"), words)
+    with pytest.raises(ConfigurationError, match=r"the corpus has one row .* leave the roles out"):
+        described(study)
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "told"),
+    [(key, name, told) for key, names in WRONG.items() for name, told in names.items()],
+)
+def test_a_wrong_name_is_refused_in_a_sentence_before_work(inputs, tmp_path, key, name, told):
+    study = changed(make_study(tmp_path / "run", *inputs), **{f"roles__{key}": [name]})
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        described(study)
+    assert str(name) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_roles_and_universality_are_columns_of_one_table_and_their_overlap_is_told(run, inputs):
@@ -282,11 +429,14 @@ KINDS = {"scores": SCORES, "responses": RESPONSES, "effects": EFFECTS, "paths": 
 CHANGES = {
     "roles.tokens": (INTERVENED * CONTEXT + 3 * CONTEXT, {"effects", "paths"}),
     "roles.sweep": ([0.0, 6.0], {"effects"}),
+    "roles.sweep_pre": ([-1.0], {"effects"}),
+    "roles.bounds": ([Bound.relu], {"effects"}),
     "roles.sets": (1, {"effects"}),
     "roles.seed": (1, {"scores", "effects"}),
     "roles.candidates": (1, {"scores"}),
     "roles.controls": (1, {"scores"}),  # of those that were held
-    "roles.paths": (1, {"scores"}),
+    "roles.paths": (["2", "0.4>1.0"], {"scores", "paths"}),
+    "roles.neurons": (["0.3"], {"scores", "effects"}),
     "roles.kurtosis": (3.0, {"scores", "responses"}),
     "roles.partition": (0.5, {"scores", "responses"}),
     "roles.null_share": (0.0, {"scores", "effects"}),
@@ -335,10 +485,12 @@ def test_a_changed_key_makes_anew_what_depends_on_it_and_no_more(run, copy, key)
     assert len({*stages}) == 2  # the tables
 
 
-def groups_done(study: Study) -> list[str]:
-    """Keys of the groups of interventions that are stored, once for each shard and piece."""
+def groups_done(study: Study, kind: str = "effects") -> list[str]:
+    """Keys of the groups of interventions, or of the paths, that are stored, once for each shard
+    and piece.
+    """
     store = Store(study.run.dir)
-    paths = [path for path in store.list("roles") if re.match(r"roles/effects-.*done\.json", path)]
+    paths = [path for path in store.list("roles") if re.match(rf"roles/{kind}-.*done\.json", path)]
     return [key for path in paths for key, _ in checked.told(store, path)["groups"]]
 
 
@@ -358,6 +510,26 @@ def test_another_threshold_runs_only_interventions_that_are_new(run, copy):
     tables = table_bytes(store)
     for path in store.list("roles"):  # as if nothing had been there before
         if path.startswith("roles/effects-"):
+            store.delete(path)
+    store.delete(finished.MARKER)
+    make(copy, CORRELATIONS, PROFILE, ROLES_STAGE)
+    assert table_bytes(store) == tables
+
+
+@pytest.mark.thorough
+def test_one_more_path_is_ablated_alone_and_told_among_the_others(run, copy):
+    before = groups_done(copy, "paths")
+    shards = -(-INTERVENED // 4)
+    assert set(Counter(before).values()) == {shards}
+    copy.roles.paths = ["2", "0.4>1.0", ">2.1"]  # one is new, one is named no more
+    assert run_roles(copy) == {"scores", "paths"}
+    store = Store(copy.run.dir)
+    after = groups_done(copy, "paths")
+    assert set(Counter(after).values()) == {shards}  # none twice
+    assert len(set(after) - set(before)) == 1
+    tables = table_bytes(store)
+    for path in store.list("roles"):  # as if nothing had been there before
+        if path.startswith("roles/paths-"):
             store.delete(path)
     store.delete(finished.MARKER)
     make(copy, CORRELATIONS, PROFILE, ROLES_STAGE)

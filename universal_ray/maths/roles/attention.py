@@ -90,6 +90,26 @@ def path_means(sums: PathSums) -> dict[str, Float[Tensor, "I"]]:
     return {name: means_IQ[:, place] for place, name in enumerate(QUANTITIES)}
 
 
+def path_rank_correlation(sums: PathSums, first: str, second: str) -> Float[Tensor, "I"]:
+    """Spearman correlation of two of `QUANTITIES` over the positions that are kept one by one; NaN
+    where one is constant, or no number somewhere."""
+    places = [list(QUANTITIES).index(name) for name in (first, second)]
+    points_IXQ = sums.points_IXQ[:, :, places].double()
+    found_I = torch.full((len(points_IXQ),), torch.nan, dtype=torch.float64)
+    for path, points_XQ in enumerate(points_IXQ):
+        if points_XQ.isfinite().all():
+            rank_QX = torch.stack([_ranks(value_X) for value_X in points_XQ.T])
+            found_I[path] = torch.corrcoef(rank_QX)[0, 1]
+    return found_I
+
+
+def _ranks(value_X: Float[Tensor, "X"]) -> Float[Tensor, "X"]:
+    """Places in ascending order, equal values at the mean of theirs."""
+    _, group_X, count_G = value_X.unique(return_inverse=True, return_counts=True)
+    mean_G: Tensor = (count_G.cumsum(0) - (count_G - 1) / 2).to(value_X)
+    return mean_G[group_X]
+
+
 def path_correlation(sums: PathSums, first: str, second: str) -> Float[Tensor, "I"]:
     """Pearson correlation of two of `QUANTITIES` over all positions; NaN where one is constant.
 

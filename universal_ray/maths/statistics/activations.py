@@ -111,6 +111,8 @@ class LayerSums:
     """smallest post by current token id, inf for an id not seen; None for one end alone"""
     lowest: Examples | None
     """examples of -post; None for one end alone"""
+    histogram_SDH: Tensor | None = None
+    """of pre by subset, int32; None where it was not asked for"""
 
     @classmethod
     def zeros(
@@ -122,8 +124,12 @@ class LayerSums:
         subsets: int,
         examples: int,
         both_ends: bool = False,
+        by_subset: bool = False,
     ) -> "LayerSums":
-        """No tokens yet, on the device of `shift_D` (a mean of some pre-activations)."""
+        """No tokens yet, on the device of `shift_D` (a mean of some pre-activations).
+
+        `by_subset`: whether there is a histogram of each.
+        """
         width, device = len(shift_D), shift_D.device
 
         def zeros(*shape: int) -> Tensor:
@@ -145,6 +151,7 @@ class LayerSums:
             examples=Examples.none(width, examples, str(device)),
             minimum_VD=by_id(torch.inf) if both_ends else None,
             lowest=Examples.none(width, examples, str(device)) if both_ends else None,
+            histogram_SDH=zeros(subsets, width, BINS).int() if by_subset else None,
         )
 
     def update_(
@@ -168,6 +175,8 @@ class LayerSums:
             groups = {name: group_T[rows] for name, group_T in where.groups.items()}
             pre_PD, post_PD = rows_at(pre_TD, place_T), rows_at(post_TD, place_T)
             self._add_pre(pre_PD, groups["position"], work)
+            if self.histogram_SDH is not None:
+                self._add_subsets(groups["subset"], self.histogram_SDH, work)
             self._add_post(post_PD, groups, whole, work)
         if len(where.place_T):
             kept_TD = rows_at(post_TD, where.place_T)
@@ -200,6 +209,15 @@ class LayerSums:
         work.count_DH.view(-1).index_add_(0, index_TD.view(-1), ones)
         fires_TD = torch.gt(pre_TD, 0, out=work.fires_TD[: len(pre_TD)])
         _add_groups(work.fired_PD, position_T, fires_TD, whole=True)
+
+    def _add_subsets(self, subset_T: Tensor, total_SDH: Tensor, work: "_Work") -> None:
+        """Bins that `_add_pre` has found, by subset."""
+        index_TD = work.index_TD[: len(subset_T)]
+        for subset in subset_T.unique().tolist():
+            if subset != NO_GROUP:
+                index_X = index_TD[subset_T == subset].view(-1)
+                ones = total_SDH.new_ones(1).expand(len(index_X))
+                total_SDH[subset].view(-1).index_add_(0, index_X, ones)
 
     def _add_post(
         self, post_TD: Tensor, groups: dict[str, Tensor], whole: set[str], work: "_Work"
@@ -324,6 +342,9 @@ def merge_layers(parts: list[LayerSums]) -> LayerSums:
         examples=merge_examples([part.examples for part in parts]),
         minimum_VD=torch.stack(minima).amin(0) if minima else None,
         lowest=merge_examples(lowest) if lowest else None,
+        histogram_SDH=None if first.histogram_SDH is None else add(
+            [part.histogram_SDH for part in parts if part.histogram_SDH is not None]
+        ),
     )
 
 

@@ -19,6 +19,8 @@ CONVENTIONS = ("folded", "raw")
 """`folded`: LayerNorm absorbed into what reads it, weights centred, as in the paper. `raw`: as
 trained."""
 
+MOMENTS = ("mean", "var", "skew", "kurt")
+"""Of cosines over the vocabulary."""
 NEEDS = {
     "input_bias": ("bias",),
     "up_norm": ("up",),
@@ -29,6 +31,7 @@ NEEDS = {
     "k_composition": ("query", "key"),
     "v_composition": ("value", "output"),
     "o_composition": ("value", "output"),
+    **{f"in_embed_{name}": ("embed",) for name in MOMENTS},
 }
 """Of each statistic the weights that it is made of and that an architecture may lack."""
 
@@ -53,13 +56,15 @@ class ModelWeights:
     """what else a gated neuron reads: the factor that its gate lets through"""
     up_bias_N: Tensor | None
     unembed_CV: Tensor
+    embed_CV: Tensor | None
+    """what each id is embedded as"""
     query_HCK: Tensor | None
     key_HCK: Tensor | None
     """of the key that each query head meets, where several share one"""
     value_HCK: Tensor | None
     output_HKC: Tensor | None
     missing: dict[str, str]
-    """reasons, by `bias`, `up`, `up_bias`, `query`, `key`, `value`, `output`"""
+    """reasons, by `bias`, `up`, `up_bias`, `embed`, `query`, `key`, `value`, `output`"""
 
 
 def vector_statistics(weights: ModelWeights) -> dict[str, Float[Tensor, "N"]]:
@@ -291,11 +296,13 @@ def meets(
     return layer_N1 > layer_H if parallel else layer_N1 >= layer_H
 
 
-def strongest_head(
-    value_NH: Float[Tensor, "N H"], meets_NH: Bool[Tensor, "N H"]
-) -> tuple[Float[Tensor, "N"], Int[Tensor, "N"]]:
-    """The largest composition of each neuron and its head, the first of ties, of those that it can
-    meet; NaN and -1 where there is none."""
-    value_N, head_N = value_NH.masked_fill(~meets_NH, -torch.inf).max(1)
-    none_N = ~value_N.isfinite()  # NaN of a neuron that writes or reads nothing
-    return value_N.masked_fill(none_N, torch.nan), head_N.masked_fill(none_N, -1)
+def extreme_heads(
+    sign: int, value_NH: Float[Tensor, "N H"], meets_NH: Bool[Tensor, "N H"], count: int
+) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """The largest compositions of each neuron, or by a `sign` of -1 the smallest, and their heads,
+    ties to the first head, of those that it can meet; NaN and -1 where there are fewer."""
+    # NaN of a neuron that writes or reads nothing.
+    some_NH = (sign * value_NH).masked_fill(~meets_NH | value_NH.isnan(), -torch.inf)
+    value_NK, head_NK = largest(some_NH, None, count)
+    none_NK = ~value_NK.isfinite()
+    return sign * value_NK.masked_fill(none_NK, torch.nan), head_NK.masked_fill(none_NK, -1)

@@ -62,7 +62,7 @@ def draw_sweeps(data: pd.DataFrame, page: Page) -> None:
                         apart=(0.8, 0.5))  # fmt: skip
     look = {
         "control": (paint.GREY, ":"), "token frequency": (paint.BASE, "--"),
-        "entropy": (paint.OWN, "-"),
+        "entropy": (paint.OWN, "-"), "named": (paint.SEVERAL[2], "-."),
     }  # fmt: skip
     for panel, name in zip(made, names, strict=True):
         rows = data[data["measure"] == name]
@@ -131,8 +131,8 @@ def head_paths(source: Source) -> Made:
     points = ("points_activation", "points_bos_change", "points_norm_change")
     told = ("corr_activation_bos_change", "corr_bos_change_norm_change")
     rows = source.own("attention", "layer", "neuron", "head_layer", "head", "score", "positions",
-                      *points, *told, "null_reason")  # fmt: skip
-    known = rows.dropna(subset=list(points))
+                      "named", *points, *told, "null_reason")  # fmt: skip
+    known = rows.dropna(subset=list(points)).sort_values("named", ascending=False, kind="stable")
     if known.empty:
         raise NotDrawn("; ".join(rows["null_reason"].dropna().unique()) or "no path was cut")
     parts = [
@@ -148,7 +148,7 @@ def head_paths(source: Source) -> Made:
     return Made(
         data,
         f"What changes (Δ) in a head when what a neuron writes is taken out of its queries: "
-        f"{len(parts)} of {len(known):,} paths, the strongest first. "
+        f"{len(parts)} of {len(known):,} paths, those that the study names and then the strongest. "
         f"n = {int(known['positions'].max()):,} positions, of which {len(parts[0]):,} are drawn; r "
         "is over all of them.",
     )

@@ -27,7 +27,7 @@ MOMENTS = Artifact(
     version=1,
     depends_on=(SUMS, "baseline.rotations", "baseline.kind", "baseline.seed"),
 )
-CORRELATED = Artifact(name="correlations", version=1, depends_on=(MOMENTS,))
+CORRELATED = Artifact(name="correlations", version=2, depends_on=(MOMENTS,))
 TABLES = Artifact(
     name="tables of the correlations",
     version=2,
@@ -76,7 +76,11 @@ class ReducedRows:
     rows: ReducedSide
     columns: ReducedSide
     diagonal_D: Tensor
-    """with the neuron of the same layer and index; NaN where the shapes differ"""
+    """with the neuron of the same flat index; NaN where the shapes differ, as in the next"""
+    after_D: Tensor
+    """with that of the next flat index, NaN for the last"""
+    before_D: Tensor
+    """with that of the one before, NaN for the first"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,9 +146,8 @@ def reduced_rows(
     r_DM = correlation(centred_DM, rows, columns, first=begin, policy=terms.policy)
     row_summary = summarise(r_DM, columns.null_N == 0, first=0, count=TOP)
     column_summary = summarise(r_DM.T.contiguous(), rows.null_N[block] == 0, first=begin, count=TOP)
-    diagonal_D = torch.full((first.width,), torch.nan, dtype=torch.float64)
-    if (first.layers, first.width) == (second.layers, second.width):
-        diagonal_D = r_DM[:, block].diagonal().clone()
+    alike = (first.layers, first.width) == (second.layers, second.width)
+    diagonal_D, after_D, before_D = (_beside(r_DM, begin + step, alike) for step in (0, 1, -1))
     del r_DM
     centred_DM = centred_DM.to(terms.device)
     row_baseline_KD = torch.full((terms.rotations, first.width), -torch.inf, dtype=torch.float64)
@@ -167,7 +166,18 @@ def reduced_rows(
         rows=ReducedSide(row_summary, row_baseline_KD.T, row_error_D),
         columns=ReducedSide(column_summary, column_baseline_KM.T, column_error_M),
         diagonal_D=diagonal_D,
+        after_D=after_D,
+        before_D=before_D,
     )
+
+
+def _beside(r_DM: torch.Tensor, first: int, alike: bool) -> torch.Tensor:
+    """The diagonal that begins at a column; NaN where there is none, or models are not alike."""
+    column_D = torch.arange(first, first + len(r_DM))
+    there_D = (column_D >= 0) & (column_D < r_DM.shape[1]) & alike
+    found_D = torch.full_like(r_DM[:, 0], torch.nan)
+    found_D[there_D] = r_DM[there_D, column_D[there_D]]
+    return found_D
 
 
 def _baseline(
@@ -243,6 +253,9 @@ class Direction:
     baseline_NK: torch.Tensor
     error_N: torch.Tensor
     diagonal_N: torch.Tensor
+    """with the neuron of the same flat index"""
+    next_N: torch.Tensor
+    """with that of the next"""
     null_N: torch.Tensor
     n: float
     policy: str
@@ -277,7 +290,11 @@ def directions(
     # The error of a column's best correlation is that of the layer the best partner lies in.
     best_M = columns.top_index_RK[:, 0] // first.width
     errors_LM = torch.stack([part.columns.error_R for part in parts])
-    diagonal_N = torch.cat([part.diagonal_D for part in parts])
+    diagonal_N, after_N, before_N = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("diagonal_D", "after_D", "before_D")
+    )
+    none_M = torch.full((second.neurons,), torch.nan).double()
     same = diagonal_N.numel() == second.neurons and first.width == second.width
     return (
         Direction(
@@ -287,6 +304,7 @@ def directions(
             baseline_NK=torch.cat([part.rows.baseline_RK for part in parts]),
             error_N=torch.cat([part.rows.error_R for part in parts]),
             diagonal_N=diagonal_N,
+            next_N=after_N,
             null_N=left.moments.null_N,
             n=left.moments.n,
             policy=terms.policy,
@@ -297,9 +315,8 @@ def directions(
             summary=columns,
             baseline_NK=torch.stack([part.columns.baseline_RK for part in parts]).amax(0),
             error_N=errors_LM.gather(0, best_M[None])[0],
-            diagonal_N=(
-                diagonal_N if same else torch.full((second.neurons,), torch.nan).double()
-            ),
+            diagonal_N=diagonal_N if same else none_M,
+            next_N=torch.cat([before_N[1:], none_M[:1]]) if same else none_M,
             null_N=right.moments.null_N,
             n=left.moments.n,
             policy=terms.policy,

@@ -42,7 +42,11 @@ PAIRS = pa.schema(
             "neurons",
             "101 bins between linspace(-1, 1, 100), each open below and closed above",
         ),
-        field("diag_corr", pa.float64(), R, "with the neuron of the same layer and index"),
+        field("diag_corr", pa.float64(), R, "with the neuron of the same layer and index",
+              null="the models differ in shape, or that neuron has no correlation"),
+        field("obo_corr", pa.float64(), R, "off by one: with the neuron of the next index, of the "
+              "last of a layer with the first of the next layer", null="the models differ in "
+              "shape, that neuron has no correlation, or it is the last"),
         field("corr_se", pa.float64(), R, "jackknife standard error of max_corr's correlation",
               null="there are too few blocks of tokens"),
         field("baseline_corr", pa.float64(), R, "mean over draws of the largest with any rotated"),

@@ -30,6 +30,7 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
         **who(model),
         "other": pa.array([other.name] * neurons),
         "diag_corr": numbers(direction.diagonal_N, null, pa.float64()),
+        "obo_corr": numbers(direction.next_N, null, pa.float64()),
         "corr_se": numbers(direction.error_N, null, pa.float64()),
         "baseline_corr": numbers(draws_NK.mean(1), null, pa.float64()),
         "baseline_se": numbers(error_N, null, pa.float64()),

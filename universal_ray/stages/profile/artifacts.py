@@ -16,8 +16,9 @@ from universal_ray.features.families import FAMILY_OF_FEATURES, FamilyOptions
 from universal_ray.features.features import CURRENT
 from universal_ray.features.semantics import Topics
 from universal_ray.features.words import contents
+from universal_ray.maths.statistics.activations import BINS
 from universal_ray.planning.items import Model, layer_file
-from universal_ray.planning.shards import Shard, make_shards
+from universal_ray.planning.shards import Shard, layer_bytes, make_shards
 from universal_ray.stages.correlations import artifacts as correlations
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile.stored import SEEN, StoredBank, StoredLabels, StoredTopics
@@ -33,8 +34,6 @@ PAPER_TOKENS = 10_000_000
 """Tokens that the paper explains neurons on (arXiv 2401.12181, section 4.3)."""
 TOPIC_TOKENS = 2_000_000
 """Tokens that topics are found in, the first of the corpus."""
-LISTED = 10
-"""Tokens listed of what a neuron writes, and of what it answers to most."""
 POSITION = Column("position_one_hot", "position", "variance between positions of the row", CURRENT)
 
 TOPICS = Artifact(
@@ -68,18 +67,20 @@ SHIFTS = Artifact(
 STATISTICS_SUMS = Artifact(
     name="sums of statistics",
     version=3,
-    depends_on=(SHIFTS, LABELS, "taxonomy.exclude", "taxonomy.examples"),
+    depends_on=(
+        SHIFTS, LABELS, "taxonomy.exclude", "taxonomy.examples", "taxonomy.subset_histograms",
+    ),
 )
 WEIGHTS = Artifact(
     name="statistics of weights",
-    version=3,
-    depends_on=("taxonomy.convention",),
+    version=4,
+    depends_on=("taxonomy.convention", "taxonomy.listed"),
     grows_with=("models.reference", "models.compared", "models.revisions"),
 )
 SCORES = Artifact(
     name="scores of features",
-    version=1,
-    depends_on=(STATISTICS_SUMS, BANK, "taxonomy.minimum_support"),
+    version=2,
+    depends_on=(STATISTICS_SUMS, BANK, "taxonomy.minimum_support", "taxonomy.listed"),
 )
 TABLES = Artifact(
     name="tables of the profile",
@@ -132,6 +133,25 @@ class Profile:
         return int(self.settled["taxonomy.minimum_support"])
 
     @property
+    def by_subset(self) -> bool:
+        """Whether there is a histogram of each subset."""
+        return bool(self.settled["taxonomy.subset_histograms"] and self.subsets)
+
+    @property
+    def histogram_bytes(self) -> int:
+        """Of those of one neuron, while they are summed."""
+        return 4 * BINS * len(self.subsets) if self.by_subset else 0
+
+    def layer_bytes(self, model: Model) -> int:
+        """Of the sums of one layer."""
+        return layer_bytes(model, self.vocabulary, self.histogram_bytes)
+
+    @property
+    def listed(self) -> int:
+        """Entries of a neuron's lists of tokens and heads."""
+        return int(self.settled["taxonomy.listed"])
+
+    @property
     def examples(self) -> int:
         """Of each neuron."""
         return int(self.settled["taxonomy.examples"])
@@ -174,12 +194,12 @@ class Profile:
 
     @cached_property
     def scores_key(self) -> str:
-        return SCORES.fingerprint(self.settled, self.sums_key, self.bank_key, LISTED, SEEN)
+        return SCORES.fingerprint(self.settled, self.sums_key, self.bank_key, SEEN)
 
     @cached_property
     def weights_key(self) -> str:
         # Ids that only pad a vocabulary do not count.
-        return WEIGHTS.fingerprint(self.settled, self.vocabulary, LISTED)
+        return WEIGHTS.fingerprint(self.settled, self.vocabulary)
 
     def of(self, model: Model) -> dict[str, Any]:
         """What the sums of a model say that they are of."""

@@ -19,7 +19,6 @@ from universal_ray.planning.shards import (
     Layers,
     Shard,
     beside_layers,
-    layer_bytes,
     layer_groups,
 )
 from universal_ray.stages.profile.artifacts import Profile
@@ -40,7 +39,7 @@ class Plan:
         """Of all sums by token id, on disk."""
         recipe = self.recipe
         return sum(
-            layer_bytes(model, recipe.vocabulary) * model.layers
+            recipe.layer_bytes(model) * model.layers
             for model in dict.fromkeys(recipe.models)
         ) * len(recipe.shards)
 
@@ -54,8 +53,11 @@ class Plan:
 
     def groups(self, model: Model) -> tuple[Layers, ...]:
         """Layers whose sums are held together."""
-        ids = self.recipe.vocabulary
-        return layer_groups(model, ids, memory=self.memory, footprint=self.footprint)
+        recipe = self.recipe
+        return layer_groups(
+            model, recipe.vocabulary, memory=self.memory, footprint=self.footprint,
+            more=recipe.histogram_bytes,
+        )  # fmt: skip
 
 
 STATISTICS_BYTES = 400
@@ -68,8 +70,10 @@ WEIGHT_FLOPS = 50e9
 """The same of the statistics of weights, in float32."""
 USUAL_FEATURES = 600
 """Columns of a bank that is not there yet."""
-ROW_BYTES = 6000
-"""Of a neuron's statistics and scores as they are stored, and in tables."""
+ROW_BYTES = 3500
+"""Of a neuron's statistics as they are stored, and in tables, beside what follows."""
+SCORE_BYTES, ENTRY_BYTES, EXAMPLE_BYTES = 16, 400, 150
+"""Of its score for a feature, of a place in all its lists, of an example."""
 LABEL_BYTES = 16
 """Of a token's."""
 
@@ -87,10 +91,10 @@ def cost(
     recipe = plan.recipe
     models = list(dict.fromkeys(recipe.models))
     together = {m: max(group.stop - group.start for group in plan.groups(m)) for m in models}
-    layer = max(layer_bytes(model, recipe.vocabulary) for model in models)
+    layer = max(map(recipe.layer_bytes, models))
     copies = plan.footprint.copies
     held = max(
-        beside_layers(m, plan.footprint) + copies * n * layer_bytes(m, recipe.vocabulary)
+        beside_layers(m, plan.footprint) + copies * n * recipe.layer_bytes(m)
         for m, n in together.items()
     )
     scoring = (len(recipe.shards) + 4) * layer  # every shard's, their sum, means, what is scored
@@ -98,13 +102,15 @@ def cost(
     if plan.footprint.device is Device.cpu:
         device["scores"] = scoring
     neurons = sum(model.neurons for model in models)
+    row = ROW_BYTES + SCORE_BYTES * USUAL_FEATURES + 2 * recipe.histogram_bytes
+    row += ENTRY_BYTES * recipe.listed + EXAMPLE_BYTES * recipe.examples
     return Cost(
         work=[] if done else _work(plan, left, unscored),
-        kept=plan.bytes + neurons * ROW_BYTES + recipe.tokens * LABEL_BYTES,
+        kept=plan.bytes + neurons * row + recipe.tokens * LABEL_BYTES,
         device=device,
         host={
             "statistics": RING_BYTES + max(
-                n * layer_bytes(m, recipe.vocabulary) for m, n in together.items()
+                n * recipe.layer_bytes(m) for m, n in together.items()
             ),
             "scores": scoring,
         },
@@ -124,8 +130,11 @@ def _work(
         labels += LABEL_SECONDS * (shard.stop - shard.start) * recipe.context
     models, vocabulary = list(dict.fromkeys(recipe.models)), recipe.vocabulary
     for m in models if left else ():
-        # The vocabulary, and how alike neurons are by what they read, write and both.
-        products = 2 * m.neurons * m.d_model * (vocabulary + 3 * m.neurons)
+        # What is read and written of the vocabulary, how alike neurons are by what they read, write
+        # and both, and the maps of heads.
+        products = 2 * m.neurons * m.d_model * (
+            3 * vocabulary + 3 * m.neurons + 4 * m.layers * m.d_model
+        )
         host += products / WEIGHT_FLOPS
     scored = 4 * USUAL_FEATURES * vocabulary * sum(model.width for model, _ in unscored)
     work = (
@@ -166,6 +175,6 @@ def _asked(plan: Plan) -> str:
     syntax = plan.recipe.syntax
     return (
         f"by {lists} word lists, spelling and frequency of the token id, each on two tokens; by "
-        f"position, {f'syntax ({syntax}), ' if syntax else ''}{plan.topics} topics and subsets of "
-        "the row"
+        f"position, {f'syntax ({syntax}), ' if syntax else ''}"
+        f"{f'{plan.topics} topics, ' if plan.topics else ''}and subsets of the row"
     )

@@ -23,24 +23,27 @@ from universal_ray.maths.statistics.examples import Examples
 from universal_ray.maths.statistics.position import mutual_information, position_variance_explained
 from universal_ray.maths.statistics.weights import (
     ModelWeights,
+    Vocabulary,
     composition,
+    extreme_heads,
     head_maps,
     meets,
     resemblance,
-    strongest_head,
     vector_statistics,
     vocabulary,
 )
 from universal_ray.models.source import ModelSource
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model, layer_file, marker
-from universal_ray.stages.profile.artifacts import LISTED, SEEN, Profile
-from universal_ray.stages.profile.schemas import LOWER_END, UNGATED
+from universal_ray.stages.profile.artifacts import SEEN, Profile
+from universal_ray.stages.profile.schemas import BY_SUBSET, LOWER_END, UNASKED, UNGATED
 from universal_ray.stages.profile.stored import (
+    Composed,
+    Cosines,
     End,
+    Heads,
     LayerStatistics,
     StoredSums,
-    StrongestHead,
     WeightStatistics,
 )
 from universal_ray.storage import artifacts
@@ -71,7 +74,7 @@ def reduce_layer(recipe: Profile, model: Model, layer: int) -> None:
         raise NumericalError("sums of a gated layer lack their lower end: sum them anew")
     low = None
     if model.gated and low_VD is not None and lowest is not None:
-        low = _end(-1, lowest, mean_DV, low_VD, recipe.context)
+        low = _end(-1, lowest, mean_DV, low_VD, recipe.context, recipe.listed)
     member_VF = recipe.read_bank(store).membership_VF
     parts = [id_sums(neurons, member_VF, token) for token in (CURRENT, PREVIOUS)]
     scores = score_layer(neurons, [*parts, features], recipe.minimum_support)
@@ -82,14 +85,22 @@ def reduce_layer(recipe: Profile, model: Model, layer: int) -> None:
         position_variance_explained=between_D,
         reach=_reach(neurons, model.gated),
         histogram=neurons.histogram_DH,
+        histogram_by_subset=None
+        if (by_subset := neurons.histogram_SDH) is None
+        else by_subset.transpose(0, 1).contiguous(),
         mean_by_position=group_means(neurons, "position").T,
         mean_by_subset=group_means(neurons, "subset").T,
-        highest=_end(1, neurons.examples, mean_DV, neurons.maximum_VD, recipe.context),
+        highest=_end(
+            1, neurons.examples, mean_DV, neurons.maximum_VD, recipe.context, recipe.listed
+        ),
         lowest=low,
         reduction=torch.cat([scores.variance_reduction_FN, between_D[None]]),
         difference=torch.cat([scores.mean_difference_FN, none_D[None]]),
         support=torch.cat([scores.support_F, neurons.powers_5D[0, :1]]),
-        not_measured={} if model.gated else {LOWER_END: UNGATED},
+        not_measured={
+            **({} if model.gated else {LOWER_END: UNGATED}),
+            **({} if recipe.by_subset else {BY_SUBSET: UNASKED}),
+        },
     )
     artifacts.put(store, recipe.layer_file(model, layer), stored)
 
@@ -106,12 +117,14 @@ def _reach(neurons: LayerSums, both: bool) -> Tensor:
     return torch.maximum(reach_D, -low_VD.amin(0)) if both and low_VD is not None else reach_D
 
 
-def _end(sign: int, examples: Examples, mean_DV: Tensor, extreme_VD: Tensor, context: int) -> End:
+def _end(
+    sign: int, examples: Examples, mean_DV: Tensor, extreme_VD: Tensor, context: int, listed: int
+) -> End:
     """Tokens and examples of the largest activations, or by a `sign` of -1 of the smallest."""
 
     def first(value_DV: Tensor) -> tuple[Tensor, Tensor]:
         ordered_DV = (sign * value_DV).masked_fill(value_DV.isnan(), -torch.inf)
-        value_DK, id_DK = largest(ordered_DV, None, LISTED)
+        value_DK, id_DK = largest(ordered_DV, None, listed)
         return sign * value_DK, id_DK
 
     (mean, mean_id), (extreme, extreme_id) = first(mean_DV), first(extreme_VD.T.double())
@@ -122,13 +135,14 @@ def _end(sign: int, examples: Examples, mean_DV: Tensor, extreme_VD: Tensor, con
 def reduce_weights(recipe: Profile, model: Model, source: ModelSource) -> None:
     """Store what the weights of a model say about each of its neurons."""
     weights = load_weights(source, recipe.convention, ids=recipe.vocabulary)
-    written = vocabulary(weights.w_out_NC, weights.unembed_CV, LISTED)
+    listed, in_embed = recipe.listed, weights.embed_CV
+    written = vocabulary(weights.w_out_NC, weights.unembed_CV, listed)
     alike = resemblance(weights.w_in_NC, weights.w_out_NC, weights.up_NC)
     vectors: dict[str, Any] = vector_statistics(weights)
     moments: dict[str, Any] = written.moments
     heads: dict[str, Any] = {}
     for name, map_HCK in head_maps(weights).items():
-        heads[f"{name}_composition"] = _strongest(weights, model, name, map_HCK)
+        heads[f"{name}_composition"] = _composed(weights, model, name, map_HCK, listed)
         heads["heads"] = len(map_HCK) // weights.layers
     stored = WeightStatistics(
         **vectors,
@@ -137,6 +151,10 @@ def reduce_weights(recipe: Profile, model: Model, source: ModelSource) -> None:
         vocab_top_id=written.top_id_RT,
         vocab_bottom=written.bottom_RT,
         vocab_bottom_id=written.bottom_id_RT,
+        in_vocab=_cosines(vocabulary(weights.w_in_NC, weights.unembed_CV, listed)),
+        in_embed=None
+        if in_embed is None
+        else _cosines(vocabulary(weights.w_in_NC, in_embed, listed)),
         in_sim=alike["in"],
         out_sim=alike["out"],
         both_sim=alike["both"],
@@ -146,7 +164,20 @@ def reduce_weights(recipe: Profile, model: Model, source: ModelSource) -> None:
     artifacts.put(Store(recipe.store_url), recipe.weights_file(model), stored)
 
 
-def _strongest(weights: ModelWeights, model: Model, name: str, map_HCK: Tensor) -> StrongestHead:
+def _cosines(found: Vocabulary) -> Cosines:
+    moments = {name.removeprefix("vocab_"): value_N for name, value_N in found.moments.items()}
+    return Cosines(
+        **moments,
+        top=found.top_RT,
+        top_id=found.top_id_RT,
+        bottom=found.bottom_RT,
+        bottom_id=found.bottom_id_RT,
+    )
+
+
+def _composed(
+    weights: ModelWeights, model: Model, name: str, map_HCK: Tensor, listed: int
+) -> Composed:
     """Of every neuron by one kind of composition."""
     value_NH = composition(weights.w_in_NC if name == "o" else weights.w_out_NC, map_HCK)
     before_NH = meets(
@@ -156,4 +187,7 @@ def _strongest(weights: ModelWeights, model: Model, name: str, map_HCK: Tensor) 
         neurons=model.neurons,
         parallel=weights.parallel,
     )
-    return StrongestHead(*strongest_head(value_NH, before_NH))
+    top, bottom = (
+        Heads(*extreme_heads(sign, value_NH, before_NH, listed)) for sign in (1, -1)
+    )
+    return Composed(top=top, bottom=bottom)

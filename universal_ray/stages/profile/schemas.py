@@ -5,7 +5,7 @@ Every column carries its description and unit in the Parquet metadata.
 
 import pyarrow as pa
 
-from universal_ray.maths.statistics.weights import NEEDS
+from universal_ray.maths.statistics.weights import MOMENTS, NEEDS
 from universal_ray.stages.correlations.schemas import NEURONS
 from universal_ray.stages.neurons import INDEX, WHO
 from universal_ray.storage.columns import Table, list_of, under
@@ -31,6 +31,9 @@ UNGATED = (
     "function and no response"
 )
 """Why a neuron has no lower end."""
+BY_SUBSET = "histograms by subset"
+UNASKED = "taxonomy.subset_histograms is false, or the corpus has no subsets"
+"""Why a neuron has none."""
 NUMBERS = {
     "w_in_norm": ("1", "length of w_in, a column of W_in; of a gated MLP its gate's"),
     "input_bias": ("1", "its bias, of a gated MLP its gate's"),
@@ -49,6 +52,15 @@ NUMBERS = {
     "vocab_var": ("cosine²", "population variance over the vocabulary"),
     "vocab_skew": ("1", "population skewness over the vocabulary"),
     "vocab_kurt": ("1", "population kurtosis over the vocabulary, Gaussian = 3"),
+    **{
+        f"{kind}_{name}": (unit, f"{told} over the vocabulary of cos(w_in, {matrix}[:, v])")
+        for kind, matrix in (("in_vocab", "W_U"), ("in_embed", "W_E"))
+        for name, unit, told in zip(
+            MOMENTS, ("cosine", "cosine²", "1", "1"),
+            ("mean", "population variance", "population skewness", "population kurtosis"),
+            strict=True,
+        )
+    },
     "sparsity": ("share", f"tokens on which it fires: the {PRE}, is above zero (by its published "
                  "name, although a large one means that it fires often)"),
     "post_mean": ("activation", f"mean over tokens of the {POST}"),
@@ -69,12 +81,14 @@ NUMBERS = {
                       "its own where that attends first"),
 }  # fmt: skip
 CONSTANT, NOTHING = "its activations do not vary", "it reads or writes nothing"
+DEAF = "it reads nothing, or the same from every token"
 SILENT = "it writes nothing, or the same to every token"
 NULLS = {
     **dict.fromkeys(("skew", "kurt", "position_variance_explained"), CONSTANT),
     **dict.fromkeys(("in_out_sim", "up_out_sim", "gate_up_sim", "in_sim", "out_sim", "both_sim",
                      "in_sim_min", "out_sim_min"), NOTHING),
-    **dict.fromkeys(("vocab_mean", "vocab_var", "vocab_skew", "vocab_kurt"), SILENT),
+    **dict.fromkeys([f"vocab_{name}" for name in MOMENTS], SILENT),
+    **{f"in_{kind}_{name}": DEAF for kind in ("vocab", "embed") for name in MOMENTS},
     **dict.fromkeys(("q_composition", "k_composition", "v_composition"),
                     "it is of the last layer, or writes nothing"),
     "o_composition": "no head comes before it, or it reads nothing",
@@ -90,10 +104,16 @@ UNSEEN = "an entry is null where no token counts"
 TOKENS = {
     "vocab_top": ("cosine", "largest cos(w_out, W_U[:, v])"),
     "vocab_bottom": ("cosine", "smallest cos(w_out, W_U[:, v])"),
+    "in_vocab_top": ("cosine", "largest cos(w_in, W_U[:, v])"),
+    "in_vocab_bottom": ("cosine", "smallest cos(w_in, W_U[:, v])"),
     "token_mean": (
         "activation", "largest mean activations by token, of tokens seen 50 times or more"
     ),
     "token_max": ("activation", "largest activations by token"),
+}
+EMBED_TOKENS = {
+    "in_embed_top": ("cosine", "largest cos(w_in, W_E[:, v])"),
+    "in_embed_bottom": ("cosine", "smallest cos(w_in, W_E[:, v])"),
 }
 LOW_TOKENS = {
     "token_mean_low": (
@@ -129,15 +149,34 @@ STATISTICS = pa.schema(
             for name, told in NUMBERS.items()
         ),
         *(
+            field(f"{name}_percentile", pa.float64(), "percentile", f"of {name} within its layer",
+                  null=NULLS.get(name, ""), needs=NEEDS.get(name, ()))
+            for name in PUBLISHED
+        ),
+        *(
             field(f"{name}_{what}", pa.int16(), INDEX, f"{what} of that head",
                   null=NULLS[name], needs=NEEDS[name])
             for name in (f"{kind}_composition" for kind in "qkvo")
             for what in ("layer", "head")
         ),
+        *(
+            field(f"{name}_{end}{what}", list_of(form), unit, told, null=FEWER, needs=NEEDS[name])
+            for name in (f"{kind}_composition" for kind in "qkvo")
+            for end, order in (("top", "largest"), ("bottom", "smallest"))
+            for what, form, unit, told in (
+                ("", pa.float32(), "share", f"{order} of these compositions"),
+                ("_layer", pa.int16(), INDEX, "layers of those heads"),
+                ("_head", pa.int16(), INDEX, "those heads"),
+            )
+        ),
         *(field(name, list_of(kind), *told, null=UNSEEN) for name, (kind, *told) in LISTS.items()),
+        field("histogram_by_subset", list_of(list_of(pa.int32())), "tokens", "histogram by subset, "
+              "in summary.json's order", needs=(BY_SUBSET,)),
         *(
             entry
-            for names, needs in ((TOKENS, ()), (LOW_TOKENS, (LOWER_END,)))
+            for names, needs in (
+                (TOKENS, ()), (EMBED_TOKENS, ("embed",)), (LOW_TOKENS, (LOWER_END,)),
+            )
             for name, told in names.items()
             for entry in (
                 field(name, list_of(pa.float32()), *told, null=FEWER, needs=needs),

@@ -116,7 +116,8 @@ class ProfileStage:
         bytes_each = worker_memory(memory, inputs.study.cluster)
         groups = {
             model: layer_groups(
-                model, recipe.vocabulary, memory=bytes_each, footprint=inputs.footprint
+                model, recipe.vocabulary, memory=bytes_each, footprint=inputs.footprint,
+                more=recipe.histogram_bytes,
             )
             for model, _ in left
         }

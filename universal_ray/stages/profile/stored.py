@@ -19,7 +19,7 @@ from universal_ray.features.sums import FeatureSums
 from universal_ray.features.vocabulary import Vocabulary
 from universal_ray.maths.statistics.activations import LayerSums
 from universal_ray.maths.statistics.weights import NEEDS, Resemblance
-from universal_ray.stages.profile.schemas import LOWER_END
+from universal_ray.stages.profile.schemas import BY_SUBSET, LOWER_END
 from universal_ray.storage.artifacts import lacking
 
 SEEN = 50
@@ -154,13 +154,35 @@ class StoredSums:
 
 
 @dataclass(frozen=True)
-class StrongestHead:
-    """The largest composition of each neuron and its head among those of all layers; NaN and -1
-    where it meets none.
+class Heads:
+    """Compositions of each neuron, and their heads among those of all layers; NaN and -1 where it
+    meets fewer.
     """
 
-    value_N: Tensor
-    head_N: Tensor
+    value_NK: Tensor
+    head_NK: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """Of one kind: the largest compositions, descending, and the smallest, ascending."""
+
+    top: Heads
+    bottom: Heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosines:
+    """Of every neuron with a vector for each id: moments [N], ends and their ids [N, K]."""
+
+    mean: Tensor
+    var: Tensor
+    skew: Tensor
+    kurt: Tensor
+    top: Tensor
+    top_id: Tensor
+    bottom: Tensor
+    bottom_id: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,19 +208,23 @@ class WeightStatistics:
     vocab_top_id: Tensor
     vocab_bottom: Tensor
     vocab_bottom_id: Tensor
+    in_vocab: Cosines
+    """of w_in and the unembedding"""
+    in_embed: Cosines | None = field(default=None, metadata=lacking("embed"))
+    """of w_in and the embedding"""
     in_sim: Resemblance
     out_sim: Resemblance
     both_sim: Resemblance
-    q_composition: StrongestHead | None = field(
+    q_composition: Composed | None = field(
         default=None, metadata=lacking(*NEEDS["q_composition"])
     )
-    k_composition: StrongestHead | None = field(
+    k_composition: Composed | None = field(
         default=None, metadata=lacking(*NEEDS["k_composition"])
     )
-    v_composition: StrongestHead | None = field(
+    v_composition: Composed | None = field(
         default=None, metadata=lacking(*NEEDS["v_composition"])
     )
-    o_composition: StrongestHead | None = field(
+    o_composition: Composed | None = field(
         default=None, metadata=lacking(*NEEDS["o_composition"])
     )
     heads: int | None = field(default=None, metadata=lacking("query", "key", "value", "output"))
@@ -242,6 +268,8 @@ class LayerStatistics:
     """
     histogram: Tensor
     """[D, bins]"""
+    histogram_by_subset: Tensor | None = field(default=None, metadata=lacking(BY_SUBSET))
+    """[D, subsets, bins], int32"""
     mean_by_position: Tensor
     mean_by_subset: Tensor
     highest: End

@@ -12,6 +12,7 @@ from universal_ray.corpus.rows import TokenCorpus
 from universal_ray.features.bank import Column
 from universal_ray.features.families import NONE, Membership, top_features
 from universal_ray.features.vocabulary import Vocabulary
+from universal_ray.maths.statistics.comparison import percentiles_in_layer
 from universal_ray.maths.statistics.weights import Resemblance
 from universal_ray.planning.items import Model
 from universal_ray.stages.neurons import who
@@ -20,13 +21,16 @@ from universal_ray.stages.profile.schemas import (
     FEATURES,
     LISTS,
     NUMBERS,
+    PUBLISHED,
     STATISTICS,
     TAXONOMY,
 )
 from universal_ray.stages.profile.stored import (
+    Composed,
+    Cosines,
     End,
+    Heads,
     LayerStatistics,
-    StrongestHead,
     WeightStatistics,
 )
 from universal_ray.storage.columns import list_of, numbers
@@ -39,6 +43,7 @@ ROWS = 1024
 
 BY_COLUMN, SHARED = {"reduction", "difference"}, {"support", "not_measured"}
 """Statistics of a layer that have its neurons second, and those that have none."""
+COSINES = ("in_vocab", "in_embed")
 ALIKE = {"in_sim", "out_sim", "both_sim"}
 OF_WEIGHTS = {each.name for each in fields(WeightStatistics)}
 
@@ -67,8 +72,12 @@ def _number(name: str, found: LayerStatistics, weights: WeightStatistics) -> tor
     if name.removesuffix("_min") in ALIKE:
         alike: Resemblance = getattr(weights, name.removesuffix("_min"))
         return alike.min_N if name.endswith("_min") else alike.max_N
+    for kind in COSINES:
+        if name.startswith(f"{kind}_"):
+            cosines: Cosines | None = getattr(weights, kind)
+            return None if cosines is None else getattr(cosines, name.removeprefix(f"{kind}_"))
     value = getattr(weights if name in OF_WEIGHTS else found, name)
-    return value.value_N if isinstance(value, StrongestHead) else value
+    return value.top.value_NK[:, 0] if isinstance(value, Composed) else value
 
 
 def _floats(values_N: torch.Tensor, kind: pa.DataType | None = None) -> pa.Array:
@@ -84,24 +93,40 @@ def statistics_table(
 ) -> pa.Table:
     """One row per neuron. What an architecture has no such weights for is null."""
     columns = who(model)
+    layer_N = np.repeat(np.arange(model.layers), model.width)
     for name in NUMBERS:
         value_N = _number(name, found, weights)
         if value_N is not None:
             columns[name] = _floats(value_N)
+        if value_N is not None and name in PUBLISHED:
+            place_N = percentiles_in_layer(value_N.double().numpy(), layer_N)
+            columns[f"{name}_percentile"] = _floats(torch.from_numpy(place_N))
     for name in (f"{kind}_composition" for kind in "qkvo"):
-        strongest: StrongestHead | None = getattr(weights, name)
-        if strongest is None or weights.heads is None:
+        composed: Composed | None = getattr(weights, name)
+        if composed is None or weights.heads is None:
             continue
-        head_N, heads = strongest.head_N, weights.heads
-        for what, place_N in (("layer", head_N // heads), ("head", head_N % heads)):
-            place = numbers(place_N, head_N < 0, pa.int64())
-            columns[f"{name}_{what}"] = place.cast(pa.int16())
+        for which in ("top", "bottom"):
+            some: Heads = getattr(composed, which)
+            columns[f"{name}_{which}"] = _rows(some.value_NK.float().numpy())
+            for what, place in _places(some.head_NK, weights.heads).items():
+                columns[f"{name}_{which}_{what}"] = _split(place, some.head_NK)
+        for what, place in _places(composed.top.head_NK[:, :1], weights.heads).items():
+            columns[f"{name}_{what}"] = place
     for name, (kind, *_) in LISTS.items():
         values = getattr(found, name).numpy()
         columns[name] = _rows(values.astype(np.int32 if kind == pa.int32() else np.float32))
+    if (by_subset := found.histogram_by_subset) is not None:
+        flat = _rows(by_subset.flatten(0, 1).numpy())
+        columns["histogram_by_subset"] = _split(flat, by_subset[:, :, 0])
     listed = {
         "vocab_top": (weights.vocab_top_id, weights.vocab_top),
         "vocab_bottom": (weights.vocab_bottom_id, weights.vocab_bottom),
+        **{
+            f"{kind}_{end}": (getattr(cosines, f"{end}_id"), getattr(cosines, end))
+            for kind in COSINES
+            if (cosines := getattr(weights, kind)) is not None
+            for end in ("top", "bottom")
+        },
         "token_mean": (found.highest.mean_id, found.highest.mean),
         "token_max": (found.highest.extreme_id, found.highest.extreme),
     }
@@ -127,6 +152,16 @@ def statistics_table(
             columns[f"{name}_{what}"] = _split(entries, row_NK)
     missing = weights.not_measured | found.not_measured
     return assembled(STATISTICS, columns, missing, model.neurons)
+
+
+def _places(head_NK: torch.Tensor, heads: int) -> dict[str, pa.Array]:
+    """Layer of each head and its number there, flat; null for none."""
+    head_X = head_NK.flatten()
+    parts = {"layer": head_X // heads, "head": head_X % heads}
+    return {
+        what: numbers(part_X, head_X < 0, pa.int64()).cast(pa.int16())
+        for what, part_X in parts.items()
+    }
 
 
 def _rows(values_NK: np.ndarray) -> pa.Array:

@@ -150,6 +150,7 @@ class ProfileWorker(Worker):
                     subsets=len(recipe.subsets),
                     examples=recipe.examples,
                     both_ends=model.gated,
+                    by_subset=recipe.by_subset,
                 ),
                 FeatureSums.zeros(label_TE.shape[1], model.width, told.device),
             )

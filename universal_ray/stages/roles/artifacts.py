@@ -16,13 +16,14 @@ from universal_ray.config.study import RolesConfig
 from universal_ray.maths.roles.path_sums import POINTS, QUANTITIES, Path
 from universal_ray.maths.roles.readout import MEASURES
 from universal_ray.maths.roles.responses import Responses
-from universal_ray.models.interventions import Intervention
+from universal_ray.models.interventions import HELD, Intervention
 from universal_ray.planning.items import Model, layer_file, marker
 from universal_ray.planning.shards import Shard
 from universal_ray.stages.correlations import artifacts as correlations
 from universal_ray.stages.inputs import Outline
 from universal_ray.stages.profile import artifacts as profile
 from universal_ray.stages.profile.artifacts import Profile
+from universal_ray.stages.roles.named import Named
 from universal_ray.stages.roles.plan import RolesPlan, make_plan
 from universal_ray.stages.roles.schemas import AT_BOS
 from universal_ray.stages.sums import SUMS
@@ -34,12 +35,13 @@ FOLDER = "roles"
 
 SCORES = Artifact(
     name="scores of roles",
-    version=1,
+    version=2,
     depends_on=(
         profile.WEIGHTS,
         profile.BANK,
         "roles.candidates",
         "roles.controls",
+        "roles.neurons",
         "roles.paths",
         "roles.kurtosis",
         "roles.partition",
@@ -60,7 +62,9 @@ RESPONSES = Artifact(
 DECLARED = Artifact(
     name="choice of interventions",
     version=1,
-    depends_on=("roles.sweep", "roles.sets", "roles.seed"),
+    depends_on=(
+        "roles.sweep", "roles.sweep_pre", "roles.bounds", "roles.sets", "roles.seed",
+    ),
     chosen_by=(SCORES, profile.SCORES, correlations.TABLES),
 )
 """Not stored: told anew from what it is made of, whenever it is asked for."""
@@ -75,11 +79,12 @@ EFFECTS = Artifact(
 already stay, whatever else is declared."""
 PATHS = Artifact(
     name="ablated paths",
-    version=1,
+    version=2,
     depends_on=("cluster.device",),
     chosen_by=(SCORES,),
     grows_with=("roles.tokens",),
 )
+"""Each by itself, as effects are by their groups."""
 TABLES = Artifact(
     name="tables of the roles",
     version=2,
@@ -167,6 +172,8 @@ class AttentionScores:
     """neuron and head, of all layers, of every path to ablate"""
     path_score_I: Tensor
     path_deviations_I: Tensor
+    path_named_I: Tensor
+    """bool: those that the study names"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +183,8 @@ class RoleScores:
     logits: LogitScores
     entropy: EntropyScores
     frequency: FrequencyScores
+    named_R: Tensor
+    """flat indices of the neurons that the study names"""
     histograms: LogitHistograms
     attention: AttentionScores | None = field(metadata=lacking(AT_BOS))
     not_measured: dict[str, str]
@@ -252,8 +261,13 @@ class Roles:
         """Why a model's attention to the token that begins a text is not read; None if it is."""
         return self.plan.untouched.get(model.identity) or self.begin.missing
 
+    def named(self, model: Model) -> Named:
+        """What the study names of a model."""
+        return self.plan.named.get(model.name, Named())
+
     def scores_file(self, model: Model) -> str:
-        of = [self.profile.weights_key, self.profile.bank_key, self.begin.id]
+        named = vars(self.named(model))
+        of = [self.profile.weights_key, self.profile.bank_key, self.begin.id, named]
         key = SCORES.fingerprint(self.settled, *of, self.no_attention(model))
         return f"{FOLDER}/scores-{key[:12]}/{model.short}.safetensors"
 
@@ -270,10 +284,9 @@ class Roles:
         )
         return f"{FOLDER}/effects-{key[:12]}/{model.short}"
 
-    def paths_folder(self, model: Model, paths: Sequence[Path]) -> str:
-        """Of the sums of paths that are ablated; the same lead to the same place."""
-        of = [[vars(path) for path in paths], list(self.excluded), list(QUANTITIES), POINTS]
-        key = PATHS.fingerprint(self.settled, *of)
+    def paths_folder(self, model: Model) -> str:
+        """Of the sums of a model's ablated paths, in one piece or more for each shard."""
+        key = PATHS.fingerprint(self.settled, list(self.excluded), list(QUANTITIES), POINTS)
         return f"{FOLDER}/paths-{key[:12]}/{model.short}"
 
     def of(self, model: Model, shard: Shard) -> dict[str, Any]:
@@ -303,20 +316,27 @@ def sums_file(folder: str) -> str:
 
 
 def group_key(group: Sequence[Intervention]) -> str:
-    """Of interventions that hold the same neurons, by all that is done."""
-    return fingerprint([[each.neurons, each.values, each.frozen] for each in group])[:16]
+    """Of interventions that hold the same neurons by one rule, by all that is done."""
+    done = [[each.neurons, each.values, each.frozen] for each in group]
+    rules = sorted({each.rule for each in group} - {HELD})
+    return fingerprint([*done, *rules])[:16]
 
 
-def piece_folder(folder: str, shard: Shard, groups: Sequence[str]) -> str:
-    """Of the effects of some groups on a shard."""
-    return f"{shard_folder(folder, shard)}-{fingerprint(list(groups))[:8]}"
+def path_key(path: Path) -> str:
+    """Of a path, in the place of a group's."""
+    return fingerprint(vars(path))[:16]
+
+
+def piece_folder(folder: str, shard: Shard, keys: Sequence[str]) -> str:
+    """Of the sums of some groups or paths on a shard."""
+    return f"{shard_folder(folder, shard)}-{fingerprint(list(keys))[:8]}"
 
 
 def pieces(
     store: Store, recipe: Roles, folder: str, model: Model, stored: Collection[str]
 ) -> dict[int, dict[str, tuple[str, int]]]:
-    """Of the effects that are `stored` in a folder, by shard and key of a group: the piece that
-    holds them, and where in it they begin.
+    """Of the sums that are `stored` in a folder, by shard and key of a group or path: the piece
+    that holds them, and where in it they begin.
     """
     found: dict[int, dict[str, tuple[str, int]]] = {}
     for shard in recipe.plan.shards:

@@ -14,11 +14,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from universal_ray.config.study import RolesConfig
+from universal_ray.config.study import Bound, RolesConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.roles.path_sums import Path
 from universal_ray.maths.roles.sets import by_layer, matched_random
-from universal_ray.models.interventions import SCALE, UNIGRAM, Intervention, held
+from universal_ray.models.interventions import (
+    CEILING,
+    FLOOR,
+    READ,
+    SCALE,
+    UNIGRAM,
+    Intervention,
+    held,
+)
 from universal_ray.planning.items import Model
 from universal_ray.stages.roles.artifacts import RoleScores
 from universal_ray.stages.roles.schemas import AT_BOS
@@ -28,10 +36,12 @@ from universal_ray.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-UNTOUCHED, SWEEP, MEAN, SETS = "untouched", "sweep", "mean", "set"
-"""What is done: nothing, one neuron at a value, one at its mean, a set at zero or its means."""
+UNTOUCHED, SWEEP, PRE, MEAN, SETS = "untouched", "sweep", "sweep_pre", "mean", "set"
+"""What is done: nothing, one neuron at a value, at a pre-activation, at its mean, a set at zero or
+its means; beside these `Bound`."""
+BOUNDS = {Bound.relu: FLOOR, Bound.threshold: CEILING}
 CUT = "paths"
-CANDIDATE, FREQUENT, CONTROL = "entropy", "token frequency", "control"
+CANDIDATE, FREQUENT, CONTROL, NAMED = "entropy", "token frequency", "control", "named"
 UNIVERSAL, RANDOM = "universal", "random"
 NONE_OF_GROUP = {
     CANDIDATE: "no neuron is an entropy candidate",
@@ -50,7 +60,9 @@ class Declared:
     neuron: int = -1
     """flat index of the one neuron held, -1 for a set"""
     value: float = float("nan")
-    """that it is held at; NaN where every neuron has its own"""
+    """that it is held at; NaN where every neuron has its own, or it is not held"""
+    pre: float = float("nan")
+    """pre-activation that it is held at"""
     layer: int = -1
     """of a set of one layer; -1 for all"""
     draw: int = -1
@@ -92,9 +104,9 @@ def declare(
     width: int,
     options: RolesConfig,
 ) -> Declaration:
-    """Sweeps of candidates and controls; each neuron at its mean, as it is and with a part frozen;
-    universal neurons ablated beside random ones of the same layers, together and layer by layer;
-    the strongest paths into the queries of later heads.
+    """Sweeps of candidates, controls and neurons that are named; each of them at its mean, as it is
+    and with a part frozen; universal neurons ablated beside random ones of the same layers,
+    together and layer by layer; the strongest and the named paths into the queries of later heads.
     """
     left_out = {}
     made = [Declared(UNTOUCHED, "", Intervention())]
@@ -102,10 +114,11 @@ def declare(
         CANDIDATE: scores.entropy.candidates_R.tolist(),
         FREQUENT: scores.frequency.chosen_R.tolist(),
         CONTROL: scores.entropy.controls_R.tolist(),
+        NAMED: scores.named_R.tolist(),
     }
     done: set[int] = set()
     for group, neurons in groups.items():
-        if not neurons:
+        if not neurons and group in NONE_OF_GROUP:
             left_out[group] = NONE_OF_GROUP[group]
         for neuron in neurons:
             if neuron in done:
@@ -114,6 +127,16 @@ def declare(
             made += [
                 Declared(SWEEP, group, held([neuron], value), neuron, value)
                 for value in options.sweep
+            ]
+            made += [
+                Declared(PRE, group, Intervention((neuron,), (pre,), rule=READ), neuron, pre=pre)
+                for pre in options.sweep_pre
+            ]
+            made += [
+                Declared(
+                    each.value, group, Intervention((neuron,), (0.0,), rule=BOUNDS[each]), neuron
+                )
+                for each in options.bounds
             ]
             made += [
                 Declared(MEAN, group, held([neuron], mean_N, frozen), neuron, float(mean_N[neuron]))

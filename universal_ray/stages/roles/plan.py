@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from universal_ray.config.named import named_paths
 from universal_ray.config.study import RolesConfig
 from universal_ray.errors import ConfigurationError
 from universal_ray.models.decoder import ARCHITECTURES
@@ -28,6 +29,7 @@ from universal_ray.planning.shards import (
 )
 from universal_ray.stages.inputs import Outline
 from universal_ray.stages.profile.artifacts import Profile
+from universal_ray.stages.roles.named import Named, find_named
 
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""
@@ -41,6 +43,8 @@ class RolesPlan:
     references: tuple[Model, ...]
     untouched: dict[str, str]
     """by identity of a model that is not intervened on, nor its attention read: why"""
+    named: dict[str, Named]
+    """by name of a reference model: what the study names of it"""
     shards: tuple[Shard, ...]
     """rows that models are intervened on"""
     context: int
@@ -75,23 +79,30 @@ def make_plan(found: Outline) -> RolesPlan:
     """
     found.site.check_has(Ask.roles)
     wanted, context = found.study.roles.tokens, found.context
+    if found.rows < 2:
+        raise ConfigurationError(
+            f"the corpus has one row of {context} tokens, which has no spread for roles: give more "
+            "text or tokens, or leave the roles out, by stages=[correlations,profile]"
+        )
     rows = min(-(-wanted // context), found.rows)
     if rows < 2:
         raise ConfigurationError(
             f"roles.tokens ({wanted}) is less than two rows of {context} tokens, and one "
             "row has no spread: raise it"
         )
+    untouched = {
+        source.identity: (
+            f"models of type {source.kind} are not intervened on, nor their attention read: "
+            f"interventions know {' and '.join(ARCHITECTURES)}"
+        )
+        for source in found.sources.values()
+        if source.kind not in ARCHITECTURES
+    }
     return RolesPlan(
         models=found.everyone,
         references=found.references,
-        untouched={
-            source.identity: (
-                f"models of type {source.kind} are not intervened on, nor their attention read: "
-                f"interventions know {' and '.join(ARCHITECTURES)}"
-            )
-            for source in found.sources.values()
-            if source.kind not in ARCHITECTURES
-        },
+        untouched=untouched,
+        named=find_named(found, untouched),
         shards=role_shards(rows, context),
         context=context,
     )
@@ -117,9 +128,26 @@ class Left:
     """share of those that are declared at most, of which some are there"""
 
 
-def single(options: RolesConfig) -> int:
+def chosen(options: RolesConfig) -> int:
+    """Neurons of a model that are intervened on one by one, at most, those that are named aside."""
+    return 2 * options.candidates + options.controls
+
+
+def cut(plan: RolesPlan, options: RolesConfig) -> int:
+    """Paths of a model that are ablated, at most."""
+    strongest, _ = named_paths(options.paths)
+    return strongest + max((len(each.paths) for each in plan.named.values()), default=0)
+
+
+def settings(options: RolesConfig) -> int:
+    """What each is held at or within, its mean aside."""
+    return len(options.sweep) + len(options.sweep_pre) + len(options.bounds)
+
+
+def single(plan: RolesPlan, options: RolesConfig) -> int:
     """Interventions on single neurons, at most."""
-    return (2 * options.candidates + options.controls) * (len(options.sweep) + 3)
+    named = max((len(each.neurons) for each in plan.named.values()), default=0)
+    return (chosen(options) + named) * (settings(options) + 3)
 
 
 def cost(
@@ -171,11 +199,15 @@ def _work(
         ("responses", TRAFFIC, traffic, readings),
     ]
     for m in plan.intervened:
-        # Single neurons lie in the last layers; sets in all, one layer at a time and all together.
+        # Neurons that are chosen lie in the last layers, those that are named anywhere; sets in
+        # all, one layer at a time and all together; a path is a head's attention with its query and
+        # with what is left of it.
         layer = forward_flops(m, plan.context) / m.layers
-        neurons, sets = 2 * options.candidates + options.controls, 2 * (1 + options.sets)
-        read = single(options) + sets * (1 + m.layers)
-        passed = neurons * (len(options.sweep) + 1) + sets * m.layers * (1 + m.layers / 2)
+        above = sum(m.layers - each // m.width for each in plan.named[m.name].neurons)
+        neurons, sets = chosen(options) + above, 2 * (1 + options.sets)
+        read = single(plan, options) + sets * (1 + m.layers)
+        alone = neurons * (settings(options) + 1) + cut(plan, options)
+        passed = alone + sets * m.layers * (1 + m.layers / 2)
         flops = passed * layer + read * 2 * m.d_model * vocabulary
         tokens = plan.tokens * left.interventions
         bytes_read = READ_BYTES * vocabulary * read
@@ -195,11 +227,11 @@ def _work(
 def describe(plan: RolesPlan, options: RolesConfig, tokens: int) -> list[tuple[str, str]]:
     """The plan as rows of a table on screen; `tokens`: those that responses are read on."""
     intervened, shards = len(plan.intervened), len(plan.shards)
-    most = 1 + single(options)
+    most, paths = 1 + single(plan, options), cut(plan, options)
     return [
         ("roles", f"of {sum(m.neurons for m in plan.models):,} neurons, from weights and "
          f"{tokens:,} tokens"),
         ("interventions", f"on {intervened} model{'s' if intervened != 1 else ''}: up to "
          f"{most:,} on single neurons, the universal ones ablated beside {options.sets} random "
-         f"sets, {options.paths} paths; {plan.tokens:,} tokens in {shards} shards"),
+         f"sets, {paths} paths; {plan.tokens:,} tokens in {shards} shards"),
     ]  # fmt: skip

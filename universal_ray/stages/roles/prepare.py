@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from universal_ray.corpus.rows import TokenCorpus, excluded_ids
+from universal_ray.errors import ConfigurationError
 from universal_ray.stages.inputs import Inputs
 from universal_ray.stages.profile.artifacts import profile
 from universal_ray.stages.roles.artifacts import Begin, Roles
@@ -19,6 +20,10 @@ def prepare(inputs: Inputs, store: Store) -> Roles:
     begin = _begin(inputs.tokenizer, corpus, plan.rows)
     for reason in sorted({*plan.untouched.values(), *([begin.missing] if begin.missing else [])}):
         log.warning("not measured: %s", reason)
+    if begin.missing and any(each.paths for each in plan.named.values()):
+        raise ConfigurationError(
+            f"roles.paths names paths, and attention is not read: {begin.missing}; leave them out"
+        )
     special = excluded_ids("special", inputs.tokenizer)
     return Roles(
         profile=made,

@@ -3,7 +3,9 @@
 Shapes: N neurons of a model, R some of them, I interventions or paths, T rows of tokens.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ from universal_ray.stages.roles.artifacts import (
     ShardPaths,
     classes_key,
     group_key,
+    path_key,
     pieces,
     shard_folder,
     sums_file,
@@ -38,6 +41,8 @@ from universal_ray.stages.roles.declare import MEAN, Declaration
 from universal_ray.stages.roles.schemas import CHANGED
 from universal_ray.storage import artifacts
 from universal_ray.storage.store import Store
+
+_Stored = TypeVar("_Stored")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,41 +171,51 @@ def read_measured(
 def _effects(
     store: Store, recipe: Roles, bank: Bank, model: Model, declared: Declaration
 ) -> Effects:
-    """Of all that is declared, from whichever pieces hold it."""
+    """Of all that is declared."""
     parts, folder = [], recipe.effects_folder(model, bank.counts_V)
-    there = pieces(store, recipe, folder, model, store.list(folder))
-    for shard in recipe.plan.shards:
-        stored: dict[str, ShardEffects] = {}
+    groups = by_neurons(declared.done)
+    for held in _held(store, recipe, model, folder, ShardEffects, list(map(group_key, groups))):
         found: dict[Intervention, Tensor] = {}
-        for group in by_neurons(declared.done):
-            nowhere = shard_folder(folder, shard), 0
-            piece, first = there[shard.index].get(group_key(group), nowhere)
-            if piece not in stored:
-                stored[piece] = artifacts.get(store, sums_file(piece), ShardEffects, marker(piece))
-            sums_MIT = stored[piece].sums_MIT[:, first : first + len(group)]
+        for group, (stored, first) in zip(groups, held, strict=True):
+            sums_MIT = stored.sums_MIT[:, first : first + len(group)]
             found |= dict(zip(group, sums_MIT.unbind(1), strict=True))
         sums_MIT = torch.stack([found[each] for each in declared.done], dim=1)
-        count_T = next(iter(stored.values())).count_T
         sums = dict(zip(MEASURES, sums_MIT, strict=True))
-        parts.append(Effects(declared.done, count_T, sums))
+        parts.append(Effects(declared.done, held[0][0].count_T, sums))
     return merge_effects(parts)
 
 
 def _paths(store: Store, recipe: Roles, model: Model, declared: Declaration) -> PathSums:
-    parts, folder = [], recipe.paths_folder(model, declared.paths)
-    for shard in recipe.plan.shards:
-        place = shard_folder(folder, shard)
-        stored = artifacts.get(store, sums_file(place), ShardPaths, marker(place))
+    parts, folder = [], recipe.paths_folder(model)
+    keys = list(map(path_key, declared.paths))
+    for held in _held(store, recipe, model, folder, ShardPaths, keys):
         parts.append(
             PathSums(
                 paths=declared.paths,
-                count=stored.count,
-                totals_IQ=stored.totals_IQ,
-                products_IQQ=stored.products_IQQ,
-                points_IXQ=stored.points_IXQ,
+                count=held[0][0].count,
+                totals_IQ=torch.stack([stored.totals_IQ[place] for stored, place in held]),
+                products_IQQ=torch.stack([stored.products_IQQ[place] for stored, place in held]),
+                points_IXQ=torch.stack([stored.points_IXQ[place] for stored, place in held]),
             )
         )
     return merge_paths(parts)
+
+
+def _held(
+    store: Store, recipe: Roles, model: Model, folder: str, kind: type[_Stored], keys: Sequence[str]
+) -> Iterator[list[tuple[_Stored, int]]]:
+    """Of every shard, by key of a group or path: the piece that holds its sums, and where in it
+    they begin.
+    """
+    there = pieces(store, recipe, folder, model, store.list(folder))
+    for shard in recipe.plan.shards:
+        nowhere = shard_folder(folder, shard), 0
+        places = [there[shard.index].get(key, nowhere) for key in keys]
+        stored = {
+            piece: artifacts.get(store, sums_file(piece), kind, marker(piece))
+            for piece in dict.fromkeys(piece for piece, _ in places)
+        }
+        yield [(stored[piece], first) for piece, first in places]
 
 
 def _mediated(declared: Declaration, effects: Effects, bootstrap: Bootstrap) -> Mediated:

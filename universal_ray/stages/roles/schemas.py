@@ -98,6 +98,7 @@ NEURON_ROLES = pa.schema(
         *WHO,
         field("is_universal", pa.bool_(), "yes/no", "of neurons of a reference model",
               null="its model is no reference, or it has no correlation, as neurons.parquet says"),
+        field("named", pa.bool_(), "yes/no", "the study names it, by roles.neurons"),
         field("roles", list_of(pa.string()), "name", "every role it has of those that were "
               "measured, all but what not_measured names"),
         field("logit_class", pa.string(), "name", "feature of the id that explains w_out W_U best",
@@ -155,10 +156,13 @@ INTERVENTIONS = pa.schema(
     [
         field("id", pa.string(), "id", "the neuron, by one word", null="not one is held"),
         field("model", pa.string(), "name", "model that was intervened on"),
-        field("kind", pa.string(), "name", "untouched, sweep (one neuron at a value), mean (one at "
-              "its mean) or set"),
-        field("group", pa.string(), "name", "entropy, token frequency, control; universal or "
-              "random", null="nothing is held"),
+        field("named", pa.bool_(), "yes/no", "the study names the neuron, by roles.neurons",
+              null="not one is held"),
+        field("kind", pa.string(), "name", "untouched, sweep (one neuron at a value), sweep_pre "
+              "(one at a pre-activation), relu or threshold (one whose pre-activation is no lower, "
+              "or no higher, than 0), mean (one at its mean) or set"),
+        field("group", pa.string(), "name", "entropy, token frequency, control or named; "
+              "universal or random", null="nothing is held"),
         field("layer", pa.int16(), INDEX, "of the neuron, or of a set of one layer",
               null="nothing is held, or a set of all layers"),
         field("neuron", pa.int32(), INDEX, "the neuron within its layer", null="not one is held"),
@@ -166,7 +170,9 @@ INTERVENTIONS = pa.schema(
         field("draw", pa.int16(), INDEX, "which random set", null="no random set"),
         field("at", pa.string(), "name", "what a set is held at: zero or mean", null="no set"),
         field("value", pa.float64(), "activation", "what one neuron is held at",
-              null="not one is held"),
+              null="not one is held at an activation"),
+        field("pre_value", pa.float64(), "pre-activation", "what one neuron's pre-activation is "
+              "held at", null="not one is held so"),
         field("frozen", pa.string(), "name", "what stays as untouched: scale or unigram",
               null="nothing does"),
         field("tokens", pa.int64(), "tokens", "that were measured"),
@@ -194,26 +200,30 @@ ATTENTION = pa.schema(
         *WHO,
         field("head_layer", pa.int16(), INDEX, "layer of the head"),
         field("head", pa.int16(), INDEX, "the head within its layer"),
-        field("score", pa.float64(), "1", "ŵ_out · W_Q k_BOS / √K"),
-        field("deviations", pa.float64(), "1", "the same in standard deviations of random ones"),
+        field("score", pa.float64(), "1", "ŵ_out · W_Q k_BOS / √K", null=SILENT),
+        field("deviations", pa.float64(), "1", "the same in standard deviations of random ones",
+              null=f"{SILENT}, or to no head"),
+        field("named", pa.bool_(), "yes/no", "the study names it, by roles.paths"),
         field("positions", pa.int64(), "tokens", "positions that were measured"),
         *(
             field(f"mean_{name}", pa.float64(), unit, f"mean {told}")
             for name, (unit, told) in QUANTITIES.items()
         ),
         *(
-            field(f"corr_{name}", pa.float64(), "correlation", f"of {first} and {second}",
+            field(f"{kind}_{name}", pa.float64(), "correlation", f"of {first} and {second}{told}",
                   null="one of them does not vary")
+            for kind, told in (("corr", ""), ("rank_corr", ", Spearman's of ranks, at the points"))
             for name, (first, second) in CORRELATED.items()
         ),
+        field("points", pa.int64(), "tokens", "positions that were kept one by one, evenly spaced"),
         *(
-            field(f"points_{name}", list_of(pa.float32()), unit, f"{name} at some positions")
+            field(f"points_{name}", list_of(pa.float32()), unit, f"{name} at 2,000 points at most")
             for name, (unit, _) in QUANTITIES.items()
         ),
         NULL_REASON,
     ]
 )  # fmt: skip
-FIRST = "no ten neurons of earlier layers have a score in it"
+FIRST = "no neuron of an earlier layer has a score in it"
 HEADS = pa.schema(
     [
         field("model", pa.string(), "name", "model"),

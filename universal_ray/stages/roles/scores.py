@@ -4,9 +4,13 @@ Shapes: N neurons of a model, H heads of all layers, C channels, V vocabulary, R
 B bins, K entries of a list.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from universal_ray.config.named import named_paths
+from universal_ray.errors import ConfigurationError
 from universal_ray.maths.moments.row_summary import largest
 from universal_ray.maths.roles.attention import (
     bos_directions,
@@ -39,14 +43,13 @@ from universal_ray.stages.roles.artifacts import (
     Roles,
     RoleScores,
 )
+from universal_ray.stages.roles.named import STRONGEST, Named
 from universal_ray.stages.roles.schemas import AT_BOS
 from universal_ray.storage import artifacts
 from universal_ray.storage.store import Store
 
 DIRECTIONS = 1000
 """Random directions in the place of neurons."""
-LISTED = 10
-"""Neurons listed of those that move a head most, either way."""
 SCORE_EDGES = torch.linspace(-15, 15, 121, dtype=torch.float64)
 """Of scores in standard deviations of the head's null; beyond them one bin each."""
 EFFECT_BINS = 60
@@ -62,13 +65,17 @@ def score_weights(recipe: Roles, model: Model, source: ModelSource) -> None:
     null_share_N = null_space_share(weights.w_out_NC, weights.unembed_CV).cpu()
     entropy = _entropy(recipe, weights.layers, stored, null_share_N)
     frequency = _frequency(recipe, weights, bank)
+    named = recipe.named(model)
+    named_R = torch.tensor(named.neurons, dtype=torch.int64)
+    chosen = [entropy.candidates_R, entropy.controls_R, frequency.chosen_R, named_R]
     reason = recipe.no_attention(model) or weights.missing.get("query")
     found = RoleScores(
         logits=logits,
         entropy=entropy,
         frequency=frequency,
-        histograms=_histograms(weights, logits, entropy, frequency, bank),
-        attention=_attention(recipe, weights, source) if reason is None else None,
+        named_R=named_R,
+        histograms=_histograms(weights, logits, chosen, bank),
+        attention=_attention(recipe, weights, source, named) if reason is None else None,
         not_measured={} if reason is None else {AT_BOS: reason},
     )
     artifacts.put(store, recipe.scores_file(model), found)
@@ -158,7 +165,7 @@ def _frequency(
 
 
 def _attention(
-    recipe: Roles, weights: ModelWeights, source: ModelSource
+    recipe: Roles, weights: ModelWeights, source: ModelSource, named: Named
 ) -> AttentionScores:
     """Of every neuron its strongest head, of every head all its scores, in short; the paths."""
     assert weights.query_HCK is not None and recipe.begin.id is not None
@@ -171,9 +178,17 @@ def _attention(
     some_N = strength_N >= 0
     neuron_N = torch.arange(len(head_N), device=head_N.device)
     above_HN, below_HN = (sign * far_NH.T.nan_to_num(-sign * torch.inf) for sign in (1, -1))
-    top_HK, top_index_HK = largest(above_HN, None, LISTED)
-    bottom_HK, bottom_index_HK = largest(below_HN, None, LISTED)
-    pair_I2 = strongest_pairs(score_NH, null_RH, recipe.options.paths)
+    listed = recipe.profile.listed
+    top_HK, top_index_HK = largest(above_HN, None, listed)
+    bottom_HK, bottom_index_HK = largest(below_HN, None, listed)
+    count, _ = named_paths(recipe.options.paths)
+    found = list(map(tuple, strongest_pairs(score_NH, null_RH, count).tolist()))
+    wanted = [
+        (_first(far_NH, head, source) if neuron == STRONGEST else neuron, head)
+        for neuron, head in named.paths
+    ]
+    pairs = list(dict.fromkeys([*found, *wanted]))
+    pair_I2 = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
     nulls_RH = standardised(null_RH, null_RH)
     return AttentionScores(
         heads=score_NH.shape[1] // weights.layers,
@@ -192,7 +207,21 @@ def _attention(
         path_I2=pair_I2,
         path_score_I=score_NH[pair_I2[:, 0], pair_I2[:, 1]],
         path_deviations_I=far_NH[pair_I2[:, 0], pair_I2[:, 1]],
+        path_named_I=torch.tensor([pair in wanted for pair in pairs], dtype=torch.bool),
     )
+
+
+def _first(far_NH: Tensor, head: int, source: ModelSource) -> int:
+    """The neuron that moves a head most. Raises ConfigurationError where none does."""
+    strength_N = far_NH[:, head].abs().nan_to_num(-1)
+    neuron = int(strength_N.argmax())
+    if strength_N[neuron] < 0:
+        layer, within = divmod(head, far_NH.shape[1] // source.layers)
+        raise ConfigurationError(
+            f"roles.paths names >{layer}.{within}, and no neuron of {source.name} moves that head: "
+            "leave it out"
+        )
+    return neuron
 
 
 def _counts(value_HN: Tensor) -> Tensor:
@@ -206,13 +235,12 @@ def _counts(value_HN: Tensor) -> Tensor:
 def _histograms(
     weights: ModelWeights,
     logits: LogitScores,
-    entropy: EntropyScores,
-    frequency: FrequencyScores,
+    chosen: Sequence[Tensor],
     bank: Bank,
 ) -> LogitHistograms:
     """Logit effects of neurons with a role or chosen for one, ids of their class apart."""
     some_N = logits.some_N.clone()
-    for index_R in (entropy.candidates_R, entropy.controls_R, frequency.chosen_R):
+    for index_R in chosen:
         some_N[index_R] = True
     neuron_R = torch.nonzero(some_N).flatten()
     member_VF = bank.membership_VF

@@ -1,5 +1,6 @@
 """The stage of the roles: scores from weights, responses to tokens, interventions, tables."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,11 +9,10 @@ from typing import Any
 
 from universal_ray.config.study import RolesConfig
 from universal_ray.maths.roles.frequency import unigram
-from universal_ray.maths.roles.path_sums import Path
-from universal_ray.models.interventions import Intervention, by_neurons
+from universal_ray.models.interventions import by_neurons
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.costs import Cost
-from universal_ray.planning.items import Model, marker
+from universal_ray.planning.items import Model
 from universal_ray.planning.shards import Shard, layer_groups
 from universal_ray.runtime.measure import expected_memory, forecast
 from universal_ray.runtime.progress import Forecast
@@ -25,9 +25,9 @@ from universal_ray.stages.roles.artifacts import (
     FOLDER,
     classes_key,
     group_key,
+    path_key,
     piece_folder,
     pieces,
-    shard_folder,
     stand,
     tables_fingerprint,
 )
@@ -61,11 +61,11 @@ def what_is_left(plan: RolesPlan, options: RolesConfig, store: Store) -> Left:
         paths = [path for path in stored if path.startswith(begin) and path.endswith(".json")]
         return tuple(m for m in models if sum(m.short in p for p in paths) < (files or m.layers))
 
-    most = 1 + single(options) + 2 * (1 + options.sets) * (1 + plan.models[0].layers)
+    most = 1 + single(plan, options) + 2 * (1 + options.sets) * (1 + plan.models[0].layers)
     there = sum(
         count
         for path in stored
-        if f"/shard-{0:03d}-" in path and path.endswith("/done.json")
+        if re.match(rf"{FOLDER}/effects-.*/shard-000-.*/done\.json$", path)
         for _, count in checked.told(store, path).get("groups", ())
     )
     share = max(0.0, 1 - there / (most * max(1, len(plan.intervened))))
@@ -187,19 +187,22 @@ class RolesStage:
 
     def _interventions(self, declarations: dict[str, Declaration]) -> Batch:
         """By folder, since the same may be declared of a model at two revisions."""
-        recipe, plan = self.recipe, self.recipe.plan
+        recipe = self.recipe
+        declared: dict[tuple[str, str], tuple[Model, dict[str, tuple[Any, ...]]]] = {}
+        for model in recipe.plan.intervened:
+            told = declarations[model.name]
+            effects = {group_key(group): group for group in by_neurons(told.done)}
+            paths = {path_key(path): (path,) for path in told.paths}
+            for method, folder, of_model in (
+                ("intervene", recipe.effects_folder(model, self._bank.counts_V), effects),
+                ("ablate", recipe.paths_folder(model), paths),
+            ):
+                _, groups = declared.setdefault((method, folder), (model, {}))
+                groups |= of_model
         wanted: dict[str, Task | None] = {}  # None: it is there
-        groups: dict[str, tuple[Model, dict[str, tuple[Intervention, ...]]]] = {}
-        for model in plan.intervened:
-            declared = declarations[model.name]
-            _, of_model = groups.setdefault(
-                recipe.effects_folder(model, self._bank.counts_V), (model, {})
-            )
-            of_model |= {group_key(group): group for group in by_neurons(declared.done)}
-            if declared.paths:
-                wanted |= self._paths(model, declared.paths)
-        for folder, (model, of_model) in groups.items():
-            wanted |= self._effects(folder, model, of_model)
+        for (method, folder), (model, groups) in declared.items():
+            if groups:
+                wanted |= self._pieces(method, folder, model, groups)
         left = [task for task in wanted.values() if task]
         tasks = [
             replace(task, name=f"{task.name}-{place}", tokens=tokens)
@@ -207,17 +210,8 @@ class RolesStage:
         ]
         return Batch("interventions", tasks, len(wanted) - len(tasks))
 
-    def _paths(self, model: Model, paths: tuple[Path, ...]) -> dict[str, Task | None]:
-        recipe, wanted = self.recipe, dict[str, Task | None]()
-        folder = self._kept.whole(recipe.paths_folder(model, paths))
-        for shard in recipe.plan.shards:
-            place = shard_folder(folder, shard)
-            there = checked.told(self.store, marker(place)).get("of") == recipe.of(model, shard)
-            wanted[place] = None if there else self._task("ablate", model, shard, paths, place)
-        return wanted
-
-    def _effects(
-        self, folder: str, model: Model, groups: dict[str, tuple[Intervention, ...]]
+    def _pieces(
+        self, method: str, folder: str, model: Model, groups: dict[str, tuple[Any, ...]]
     ) -> dict[str, Task | None]:
         """What some shards lack of the groups is one more piece of each of these."""
         recipe, wanted = self.recipe, dict[str, Task | None]()
@@ -229,7 +223,7 @@ class RolesStage:
             new = {key: group for key, group in groups.items() if key not in held}
             place = self._kept.piece(piece_folder(folder, shard, list(new)))
             done = tuple(each for group in new.values() for each in group)
-            wanted[place] = self._task("intervene", model, shard, done, place) if new else None
+            wanted[place] = self._task(method, model, shard, done, place) if new else None
         return wanted
 
     def _task(self, method: str, model: Model, shard: Shard, *what: Any) -> Task:

@@ -27,6 +27,7 @@ from universal_ray.stages.roles.declare import (
     CONTROL,
     CUT,
     FREQUENT,
+    NAMED,
     RANDOM,
     SETS,
     SWEEP,
@@ -157,7 +158,9 @@ def _intervened(
         }
     attention = known.scores.attention
     return {
-        INTERVENTIONS_PATH: interventions_table(known.model, measured),
+        INTERVENTIONS_PATH: interventions_table(
+            known.model, measured, known.scores.named_R
+        ),
         ATTENTION_PATH: absent(ATTENTION, name, measured.declared.left_out[CUT])
         if attention is None or measured.paths is None
         else attention_table(known.model, attention, measured.paths),
@@ -295,7 +298,7 @@ def next_tokens(known: Known) -> dict[str, Any]:
 def sweeps(measured: Measured) -> dict[str, Any]:
     """How far a sweep moves each measure, largest minus smallest mean, averaged over a group."""
     found: dict[str, Any] = {}
-    for group in (CANDIDATE, FREQUENT, CONTROL):
+    for group in (CANDIDATE, FREQUENT, CONTROL, NAMED):
         moved: dict[int, list[int]] = {}
         for place, each in enumerate(measured.declared.interventions):
             if each.kind == SWEEP and each.group == group:

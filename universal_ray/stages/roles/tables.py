@@ -10,7 +10,11 @@ from torch import Tensor
 
 from universal_ray.features.features import CURRENT
 from universal_ray.features.vocabulary import Vocabulary
-from universal_ray.maths.roles.attention import path_correlation, path_means
+from universal_ray.maths.roles.attention import (
+    path_correlation,
+    path_means,
+    path_rank_correlation,
+)
 from universal_ray.maths.roles.detectors import POSITION_KINDS
 from universal_ray.maths.roles.path_sums import QUANTITIES, PathSums
 from universal_ray.maths.statistics.bootstrap import Interval
@@ -28,7 +32,7 @@ from universal_ray.stages.roles.schemas import (
     NEURON_ROLES,
     ROLES,
 )
-from universal_ray.storage.columns import list_of
+from universal_ray.storage.columns import list_of, lists
 from universal_ray.storage.reasons import assembled
 
 
@@ -81,6 +85,7 @@ def roles_table(
     model, scores, answers = known.model, known.scores, known.responses
     count, columns = model.neurons, bank.id_columns(CURRENT)
     found = {**who(model), "is_universal": universality}
+    found["named"] = pa.array(torch.isin(torch.arange(count), scores.named_R).numpy())
     told = [(name, has_N) for name in ROLES if (has_N := known.has[name]) is not None]
     found["roles"] = pa.array(
         [[name for name, has_N in told if has_N[neuron]] for neuron in range(count)],
@@ -192,19 +197,20 @@ def _ids(ngram: int, length: int, size: int) -> list[int]:
     return [ngram // size**back % size for back in reversed(range(length))]
 
 
-def interventions_table(model: Model, measured: Measured) -> pa.Table:
-    """One row per intervention, in the order declared."""
+def interventions_table(model: Model, measured: Measured, named_R: Tensor) -> pa.Table:
+    """One row per intervention, in the order declared; `named_R`: neurons that the study names."""
     rows = measured.declared.interventions
     one = np.array([each.neuron for each in rows])
     known = who(model, torch.from_numpy(one).clamp_min(0))
     layer = np.array(
         [each.neuron // model.width if each.neuron >= 0 else each.layer for each in rows]
     )
-    value = np.array([each.value for each in rows])
+    value, pre = (np.array([getattr(each, name) for each in rows]) for name in ("value", "pre"))
     draw = np.array([each.draw for each in rows])
     found: dict[str, Any] = {
         "id": pc.if_else(pa.array(one >= 0), known["id"], None),
         "model": known["model"],
+        "named": pc.if_else(pa.array(one >= 0), pa.array(np.isin(one, named_R.numpy())), None),
         "kind": pa.array([each.kind for each in rows]),
         "group": pa.array([each.group or None for each in rows], pa.string()),
         "layer": pa.array(layer, mask=layer < 0).cast(pa.int16()),
@@ -213,6 +219,7 @@ def interventions_table(model: Model, measured: Measured) -> pa.Table:
         "draw": pa.array(draw, mask=draw < 0).cast(pa.int16()),
         "at": pa.array([each.at or None for each in rows], pa.string()),
         "value": pa.array(value, mask=np.isnan(value)),
+        "pre_value": pa.array(pre, mask=np.isnan(pre)),
         "frozen": pa.array([each.intervention.frozen for each in rows], pa.string()),
         "tokens": pa.array([measured.tokens] * len(rows), pa.int64()),
     }
@@ -236,11 +243,14 @@ def attention_table(
         "head": pa.array((head_I % heads).numpy()).cast(pa.int16()),
         "score": _numbers(scores.path_score_I),
         "deviations": _numbers(scores.path_deviations_I),
+        "named": pa.array(scores.path_named_I.numpy()),
         "positions": pa.array([int(sums.count)] * len(sums.paths), pa.int64()),
     }
     found |= {f"mean_{name}": _numbers(mean_I) for name, mean_I in path_means(sums).items()}
     for name, pair in CORRELATED.items():
         found[f"corr_{name}"] = _numbers(path_correlation(sums, *pair))
+        found[f"rank_corr_{name}"] = _numbers(path_rank_correlation(sums, *pair))
+    found["points"] = pa.array([sums.points_IXQ.shape[1]] * len(sums.paths), pa.int64())
     points_IXQ = sums.points_IXQ[:, :: -(-sums.points_IXQ.shape[1] // most)]
     every = torch.arange(len(sums.paths))
     for place, name in enumerate(QUANTITIES):
@@ -267,13 +277,11 @@ def heads_table(model: Model, scores: AttentionScores) -> pa.Table:
         ("top", scores.top_HK, scores.top_neuron_HK),
         ("bottom", scores.bottom_HK, scores.bottom_neuron_HK),
     ):
-        some_H = value_HK.isfinite().all(1)
-        index_S = every[some_H]
         for name, rows_HK, kind in (
             ("deviations", value_HK, pa.float32()),
             ("layer", index_HK // model.width, pa.int16()),
             ("neuron", index_HK % model.width, pa.int32()),
         ):
-            found[f"{end}_{name}"] = _some_lists(rows_HK[some_H], index_S, count, kind)
+            found[f"{end}_{name}"] = lists(rows_HK, value_HK.isfinite(), kind)
     found["null_reason"] = pa.nulls(count, pa.string())
     return assembled(HEADS, found, {}, count)

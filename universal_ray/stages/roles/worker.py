@@ -37,6 +37,7 @@ from universal_ray.stages.roles.artifacts import (
     ShardPaths,
     classes_key,
     group_key,
+    path_key,
     sums_file,
 )
 from universal_ray.storage import artifacts, checked
@@ -221,16 +222,21 @@ class RolesWorker(Worker):
             products_IQQ=merged.products_IQQ,
             points_IXQ=merged.points_IXQ,
         )
-        return self._finish(model, shard, folder, stored, spent)
+        groups = [[path_key(path), 1] for path in paths]
+        return self._finish(model, shard, folder, stored, spent, groups=groups)
 
     def _finish(
         self, model: Model, shard: Shard, folder: str, stored: Any, spent: dict[str, float],
-        **said: Any,
+        *, groups: list[list[Any]],
     ) -> dict[str, Any]:
-        """Store sums over a shard, and tell what they took; `said`: of them, in their marker."""
+        """Store sums over a shard, and tell what they took; `groups`: keys in the order of the
+        sums, each with how many of these it has.
+        """
         receipt = self.store.put_tensors(sums_file(folder), artifacts.tensors(stored))
-        said |= {"hardware": self.hardware, "of": self.told.recipe.of(model, shard)}
-        checked.finish(self.store, marker(folder), [receipt], **said)
+        of = self.told.recipe.of(model, shard)
+        checked.finish(
+            self.store, marker(folder), [receipt], groups=groups, hardware=self.hardware, of=of
+        )
         return {
             "model": model.name,
             "shard": shard.index,
