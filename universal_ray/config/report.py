@@ -44,7 +44,7 @@ class ReportConfig:
     seed: int = 0
     """Of rows and tokens at random."""
     megabytes: int = 200
-    """About how large the site may become: pages that would exceed it are left out."""
+    """How large the site may become: pages of neurons that would exceed it are left out."""
     detail: Detail = Detail.chosen
     figures: bool = True
     """Whether the site has the paper's figures as files, which takes about half a minute."""

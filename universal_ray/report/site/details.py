@@ -26,8 +26,10 @@ from universal_ray.report.site.pack import rounded, script
 NONE, SLIM, FULL = 0, 1, 2
 PER_FILE = 64
 _BATCH = 32 * PER_FILE
-_SAMPLE = 5
-"""Files that are made to learn how large all get."""
+_SAMPLE = 3
+"""Files of every model that are made to learn how large all get."""
+_AIM, _FEWER = 0.95, 0.9
+"""Share of the room that the estimate is for; share of the neurons that is tried next."""
 SCALAR_DIGITS, LIST_DIGITS = 6, 4
 LEFT_OUT = {"not_measured", "id", *NEURON}
 """Columns that say the same of all neurons of a model, or what is known."""
@@ -72,26 +74,53 @@ def in_full(found: Gathered, columns: Sequence[Column]) -> np.ndarray:
     return weight
 
 
-def levels(
-    found: Gathered, columns: Sequence[Column], budget: int, everything: bool
-) -> Levels:
-    """What is told of each neuron so that all files stay within about `budget` bytes."""
+def everything(found: Gathered) -> Levels:
+    """All of every neuron."""
+    return Levels(np.full(found.neurons, FULL, dtype=np.uint8))
+
+
+def within(
+    found: Gathered, columns: Sequence[Column], room: int
+) -> tuple[Levels, list[tuple[int, bytes]]]:
+    """What is told of each neuron so that all files stay within `room` bytes, and these as `files`
+    has them; nothing where there is no room. How many fit is estimated, then tried: fewer, until
+    they do.
+    """
     weight = in_full(found, columns)
-    if everything or not found.neurons:
-        return Levels(np.full(found.neurons, FULL, dtype=np.uint8))
     excess = found.column("neurons", "excess_corr")
     strength = np.nan_to_num(excess, nan=-np.inf) if excess is not None else np.zeros(len(weight))
     order = np.lexsort((-strength, -weight.astype(int)))
     level = np.where(weight > 0, FULL, SLIM).astype(np.uint8)
-    fits, too_many = 0, len(order) + 1
-    tried = len(order)
-    while too_many - fits > max(len(order) // 100, 1):
-        if _size(found, _first(order, level, tried)) <= budget:
-            fits = tried
-        else:
-            too_many = tried
-        tried = (fits + too_many) // 2
-    return _first(order, level, fits)
+    many = _estimated(found, order, level, int(room * _AIM)) if room > 0 else 0
+    while True:
+        told, made, left = _first(order, level, many), list[tuple[int, bytes]](), room
+        for number, content in files(found, told):
+            left -= len(content)
+            made.append((number, content))
+            if left < 0:
+                break
+        if not many or left >= 0:
+            return told, made
+        many = int(many * _FEWER)
+
+
+def _estimated(found: Gathered, order: np.ndarray, level: np.ndarray, room: int) -> int:
+    """How many neurons of an order fit, by some files of every model."""
+    bytes_N, head = np.zeros(found.neurons), 0
+    for block in found.blocks:
+        ends = np.linspace(block.start, block.start + block.neurons - 1, _SAMPLE).astype(np.int64)
+        for each in (SLIM, FULL):
+            alike = Levels(np.full(found.neurons, each, dtype=np.uint8))
+            sizes = []
+            for number in np.unique(ends // PER_FILE):
+                made = records(found, alike, _told_in(alike, int(number) * PER_FILE, PER_FILE))
+                head = len(script("neurons", vars(Records(made.columns, {}))))
+                sizes.append((len(script("neurons", vars(made))) - head) / len(made.neurons))
+            here = slice(block.start, block.start + block.neurons)
+            bytes_N[here][level[here] == each] = np.mean(sizes)
+    opens = np.zeros(found.neurons, dtype=np.int64)
+    opens[np.unique(order // PER_FILE, return_index=True)[1]] = 1
+    return int(np.searchsorted(bytes_N[order].cumsum() + head * opens.cumsum(), room, "right"))
 
 
 def _first(order: np.ndarray, level: np.ndarray, many: int) -> Levels:
@@ -99,18 +128,6 @@ def _first(order: np.ndarray, level: np.ndarray, many: int) -> Levels:
     out = np.full(len(order), NONE, dtype=np.uint8)
     out[order[:many]] = level[order[:many]]
     return Levels(out)
-
-
-def _size(found: Gathered, told: Levels) -> float:
-    """Bytes of all files of neurons, by some of them."""
-    count = -(-found.neurons // PER_FILE)
-    numbers_of = np.unique(np.linspace(0, count - 1, _SAMPLE).round().astype(np.int64))
-    sample = [
-        records(found, told, _told_in(told, int(number) * PER_FILE, PER_FILE))
-        for number in numbers_of
-    ]
-    total = sum(len(script("neurons", vars(each))) for each in sample if each.neurons)
-    return count / len(sample) * total
 
 
 def _told_in(told: Levels, start: int, many: int) -> np.ndarray:

@@ -4,7 +4,7 @@
 that nobody opens half a report. The marker beside it names every file, and the tables it tells of.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -32,11 +32,15 @@ from universal_ray.storage.store import Receipt, Store
 PAGE = f"{REPORT}/index.html"
 MARKER = f"{REPORT}/done.json"
 DRAFT = f"{REPORT}/unfinished"
-VERSION = 2
+VERSION = 3
 """Of what the code makes of tables: another one makes the site anew."""
 MEGABYTES = 200.0
 """How large a site becomes, if its list and search are not larger already."""
 _VALUES_PER_FILE = 2_000_000
+_ENTRY, _SPARE = 200, 16_384
+"""Bytes of a file's line in the marker, and of what else is in it, at most; and of the page's first
+data, which know how many neurons are told.
+"""
 _SCRIPTS = ("base", "data", "tokens", "charts", "front", "list", "neuron", "figures", "app")
 
 
@@ -49,8 +53,9 @@ def write(
     It has those of `figures` that the tables allow, and of the others why not.
 
     Neurons that are universal, or a partner of such, or have a role or a family, are told in full,
-    others for as long as the site stays within about `megabytes`; with `everything` all are. Tables
-    that are not there or cannot be read are named on the page. Raises StorageError where it cannot
+    others for as long as the whole site stays within `megabytes`; with `everything` all are. Tables
+    that are not there or cannot be read are named on the page, and so it is where the list alone is
+    larger. Raises StorageError where it cannot
     be written.
     """
     store = run.store
@@ -111,12 +116,16 @@ def _contents(
     """Names within the report and contents of all its files."""
     listed = columns(found)
     words = search.tokens(found)
-    spent = 0
+    pages = front(found, listed)
+    spent = _ENTRY * -(-found.neurons // details.PER_FILE)
 
     def data(name: str, content: bytes) -> tuple[str, bytes]:
+        return counted(f"data/{name}.js", content)
+
+    def counted(name: str, content: bytes) -> tuple[str, bytes]:
         nonlocal spent
-        spent += len(content)
-        return f"data/{name}.js", content
+        spent += len(content) + _ENTRY
+        return name, content
 
     if words is not None:
         for name, content in search.files(words):
@@ -128,23 +137,37 @@ def _contents(
     for each in drawn(figures, Source(found.tables, found.summary, found.missing)):
         pictures.append(_told(each))
         for kind, content in each.files.items():
-            spent += len(content)
-            yield f"figures/{each.name}.{kind}", content
+            yield counted(f"figures/{each.name}.{kind}", content)
     where = []
     for number, group in enumerate(_grouped(listed, found.neurons)):
         name = f"index-{number}"
         where += [{**column.about(), "file": name, "at": at} for at, column in enumerate(group)]
         yield data(name, script(name, {}, [column.values.ravel() for column in group]))
-    told = details.levels(found, listed, budget - spent, everything)
-    yield data("levels", script("levels", {}, [told.values]))
-    for number, content in details.files(found, told):
+    yield counted("style.css", _static("style.css").encode())
+    yield counted("app.js", _app().encode())
+    page = counted("index.html", _page(found, pages).encode())
+
+    def first(told: details.Levels) -> bytes:
+        catalogue = _catalogue(found, where, pages, told, words)
+        return script("front", plain({**catalogue, "figures": pictures}))
+
+    told = details.everything(found)
+    made: Iterable[tuple[int, bytes]]
+    if everything:
+        made = details.files(found, told)
+    else:
+        room = budget - spent - len(first(told)) - found.neurons - _SPARE
+        if room < 0:
+            found.missing.append(
+                f"report.megabytes is {budget / 10**6:g}, of which the list, the search and the "
+                f"figures alone take {(budget - room) / 10**6:.1f}: raise it for pages of neurons"
+            )
+        told, made = details.within(found, listed, room)
+    for number, content in made:
         yield data(f"neurons-{number}", content)
-    pages = front(found, listed)
-    catalogue = _catalogue(found, where, pages, told, words)
-    yield data("front", script("front", plain({**catalogue, "figures": pictures})))
-    yield "style.css", _static("style.css").encode()
-    yield "app.js", _app().encode()
-    yield "index.html", _page(found, pages).encode()
+    yield data("levels", script("levels", {}, [told.values]))
+    yield data("front", first(told))
+    yield page
 
 
 def _told(each: Drawn) -> dict[str, Any]:
