@@ -23,9 +23,10 @@ KINDS = {"models": "", "datasets": "datasets/"}
 class Fault:
     """What is answered instead, `times` times, to requests for a path that ends in `where`.
 
-    `how` is `status`; or of a file `truncated` (half of what was announced, then nothing), `short`
-    (half of what the hub tells, as if that were all), `whole` (all of it where a part was asked
-    for); or `dropped`: no answer at all.
+    `how` is `status`; or of a file `truncated` (half of what was announced, and the connection
+    ends), `slow` (half, and nothing more for longer than anybody waits), `short` (half of what the
+    hub tells, as if that were all), `whole` (all of it where a part was asked for); or `dropped`:
+    no answer at all.
     """
 
     where: str
@@ -53,6 +54,7 @@ class Hub:
         self.sent: dict[str, int] = {}
         self.faults: list[Fault] = []
         self.url = ""
+        self.ended = threading.Event()
 
     def commit(self, key: str) -> str:
         return self.named.get(key) or hashlib.sha1(key.encode()).hexdigest()
@@ -173,11 +175,13 @@ class _Handler(BaseHTTPRequestHandler):
             content = part
         if self.command == "GET":
             self.hub.sent[file.name] = self.hub.sent.get(file.name, 0) + len(content)
-        if fault in ("truncated", "short") and self.command == "GET":
-            announced = len(content) if fault == "truncated" else len(content) // 2
+        if fault in ("truncated", "slow", "short") and self.command == "GET":
+            announced = len(content) // 2 if fault == "short" else len(content)
             content = content[: len(content) // 2]
             self.close_connection = True
             self._send(200, content, headers, announced)
+            if fault == "slow":
+                self.hub.ended.wait()
             return
         self._send(206 if "Content-Range" in headers else 200, content, headers)
 
@@ -205,6 +209,7 @@ def served(repositories: dict[str, Path], **named: str) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -64,9 +64,11 @@ def test_what_may_pass_is_asked_for_again(hub, slept, caplog, where, status):
     assert slept == sorted(slept) and 0 < sum(slept) < PATIENCE
 
 
-@pytest.mark.parametrize("how", ["dropped", "truncated", "short"])
+@pytest.mark.parametrize("how", ["dropped", "truncated", "slow", "short"])
 @pytest.mark.parametrize("where", ["/config.json", "/model.safetensors"])
-def test_a_file_that_does_not_come_whole_is_asked_for_again(hub, slept, how, where):
+def test_a_file_that_does_not_come_whole_is_asked_for_again(hub, slept, monkeypatch, how, where):
+    if how == "slow":
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     hub.faults = [Fault(where, how, times=2, method="GET")]
     everything()
     assert not any(each.times for each in hub.faults)

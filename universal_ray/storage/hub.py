@@ -242,12 +242,14 @@ class _Remote(io.RawIOBase):
 
     def _block(self, number: int) -> bytes:
         """BLOCK bytes, or what the file has of them; the answer says how long that is."""
+        from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         begin = number * BLOCK
         span = {"Range": f"bytes={begin}-{begin + BLOCK - 1}", "Accept-Encoding": "identity"}
         headers = {**build_hf_headers(), **span}
-        with get_session().stream("GET", self._url, headers=headers, timeout=60) as response:
+        patience = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with get_session().stream("GET", self._url, headers=headers, timeout=patience) as response:
             hf_raise_for_status(response)
             if response.status_code != HTTPStatus.PARTIAL_CONTENT:
                 raise PartsError(f"The hub gives no parts of {self._wanted}: download it whole.")
