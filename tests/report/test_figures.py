@@ -32,7 +32,7 @@ from universal_ray.report.figures import docs, paint
 from universal_ray.report.figures.draw import KINDS, drawn
 from universal_ray.report.figures.figure import CHAPTERS
 from universal_ray.report.figures.registry import FIGURES, PAPER
-from universal_ray.report.figures.source import Source
+from universal_ray.report.figures.source import SCHEMAS, NotDrawn, Source
 from universal_ray.report.run import PATHS
 from universal_ray.storage.names import ours
 
@@ -363,6 +363,36 @@ def test_a_figure_needs_no_table_that_it_does_not_name(figure):
     tables = {name: table for name, table in whole.tables.items() if name in figure.tables}
     summary = whole.summary if "summary" in figure.tables else {}
     assert len(figure.data(Source(tables, summary).of("a")).data)
+
+
+def without_values(name, column):
+    """The planted tables, but for one column that has no value."""
+    whole = source()
+    table = whole.tables[name]
+    place, kind = table.column_names.index(column), SCHEMAS[name].field(column).type
+    changed = table.set_column(place, column, pa.nulls(table.num_rows, kind))
+    return Source({**whole.tables, name: changed}, whole.summary)
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_what_may_have_no_value_is_left_out_or_a_reason(figure):
+    sources = [
+        without_values(name, column)
+        for name in figure.tables if name != "summary"
+        for column in source().tables[name].column_names
+        if {b"null", b"needs"} & (SCHEMAS[name].field(column).metadata or {}).keys()
+    ]  # fmt: skip
+    sources += [
+        Source({**source().tables, name: source().tables[name].slice(0, 0)}, source().summary)
+        for name in figure.tables if name != "summary"
+    ]  # fmt: skip
+    for each in sources:
+        try:
+            made = figure.data(each.of("a"))
+        except NotDrawn as told:
+            assert str(told)
+        else:
+            assert len(made.data) and made.caption
 
 
 def test_a_column_of_another_version_is_named():

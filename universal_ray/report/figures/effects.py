@@ -84,7 +84,7 @@ def draw_sweeps(data: pd.DataFrame, page: Page) -> None:
 
 def head_scores(source: Source) -> Made:
     rows = source.own("heads", "layer", "head", "histogram", "null_histogram", "null_reason")
-    known = rows.dropna(subset=["histogram"])
+    known = rows.dropna(subset=["histogram", "null_histogram"])
     if known.empty:
         raise NotDrawn("; ".join(rows["null_reason"].dropna().unique()) or "no head has a score")
     inner = np.linspace(-15, 15, 121)

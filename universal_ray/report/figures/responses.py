@@ -33,7 +33,7 @@ def members(source: Source, *families: str) -> pd.DataFrame:
     """
     found = source.own("taxonomy", "layer", "neuron", "family", "feature", "variance_reduction",
                        status=MEMBER)  # fmt: skip
-    found = found[found["family"].isin(families)]
+    found = found[found["family"].isin(families)].dropna()
     if found.empty:
         raise NotDrawn(f"no neuron is a member of the family {' or '.join(families)}")
     neurons = source.own("neurons", "layer", "neuron", "is_universal")
@@ -47,6 +47,7 @@ def members(source: Source, *families: str) -> pd.DataFrame:
 def _responses(source: Source, chosen: pd.DataFrame, by: str, *more: str) -> pd.DataFrame:
     """Rows of the conditional table of chosen neurons, in their order. Raises NotDrawn."""
     rows = source.own("conditional", "layer", "neuron", *more, by=by)
+    rows = rows[rows["tokens"] > 0].dropna(subset=[each for each in more if each != "subset"])
     known = chosen.assign(panel=[f"{layer}.{neuron}" for layer, neuron in
                                  zip(chosen["layer"], chosen["neuron"], strict=True)])  # fmt: skip
     found = known.merge(rows, on=["layer", "neuron"])
@@ -128,7 +129,9 @@ def words(source: Source) -> Made:
         raise NotDrawn(f"no feature of tokens explains {SEVERAL} neurons best")
     chosen = pd.concat([every[every["feature"] == name].head(OF_EACH) for name in many.index])
     rows = _responses(source, chosen, "word", "group", "tokens", "histogram")
-    rows = rows[rows["group"].isin(WORD_ROLES) & (rows["tokens"] > 0)].copy()
+    rows = rows[rows["group"].isin(WORD_ROLES)].copy()
+    if rows.empty:
+        raise NotDrawn("no token of these neurons is part of a word")
     rows["tokens_counted"] = rows.pop("tokens")
     shown = rows.drop(columns=["layer", "neuron", "family"])
     told = ", ".join(f"{paint.shown(name)} ({count} neurons)" for name, count in many.items())
@@ -157,7 +160,6 @@ def positions(source: Source) -> Made:
     chosen = every.head(POSITIONS)
     names = ["pre_mean", "pre_deviation", "post_mean", "post_deviation"]
     rows = _responses(source, chosen, "position", "position", "tokens", *names)
-    rows = rows[rows["tokens"] > 0]
     span = -(-int(rows["position"].max() + 1) // SPANS)
     rows["first"] = rows["position"] // span * span
     data = _pooled(rows)
@@ -220,7 +222,9 @@ def subsets(source: Source) -> Made:
     every = members(source, "semantic")
     chosen = every.head(MOST)
     means = source.own("statistics", "layer", "neuron", "mean_by_subset", "post_mean", "post_var")
-    rows = chosen.merge(means, on=["layer", "neuron"])
+    rows = chosen.merge(means.dropna(), on=["layer", "neuron"])
+    if rows.empty:
+        raise NotDrawn("no mean by subset of these neurons was measured")
     data = pd.DataFrame([
         {"panel": f"{row.layer}.{row.neuron}", "feature": row.feature,
          "variance_reduction": row.variance_reduction, "is_universal": row.is_universal,
@@ -240,7 +244,8 @@ def subsets(source: Source) -> Made:
 def draw_subsets(data: pd.DataFrame, page: Page) -> None:
     values = data.pivot_table(index="panel", columns="subset", values="deviations", sort=False)
     rows, columns = values.shape
-    (panel,) = paint.panels(page, 1, columns=1, height=0.19 * rows + 0.2, left=0.9, right=2.6,
+    height = max(0.19 * rows, 1.5)
+    (panel,) = paint.panels(page, 1, columns=1, height=height, left=0.9, right=2.6,
                             bottom=1.1)  # fmt: skip
     most = max(float(np.nanmax(np.abs(values.to_numpy()))), 1e-6)
     mesh = panel.pcolormesh(values.to_numpy(float), cmap="PuOr_r", vmin=-most, vmax=most)
@@ -262,13 +267,12 @@ def draw_subsets(data: pd.DataFrame, page: Page) -> None:
 def subset_tokens(source: Source) -> Made:
     every = members(source, "semantic", *FAMILIES_OF_TOKENS)
     rows = _responses(source, every, "token in subset", "subset", "token_id", "tokens", "post_mean")
-    rows = rows[rows["tokens"] > 0]
     where = rows.groupby("subset", dropna=False, sort=False)["tokens"].sum()
-    if where.empty:
-        raise NotDrawn("no token within a subset is told of by conditional.parquet")
     subset = where.idxmax()
     rows = rows[rows["subset"].isna() if pd.isna(subset) else rows["subset"] == subset]
-    rows = rows.merge(source.rows("vocabulary", "token_id", "text"), on="token_id")
+    rows = rows.merge(source.rows("vocabulary", "token_id", "text").dropna(), on="token_id")
+    if rows.empty:
+        raise NotDrawn("no text of these tokens is told by vocabulary.parquet")
     best = rows.groupby(["panel", "family"], sort=False)["post_mean"].max().reset_index()
     best["context"] = best["family"] == "semantic"
     best = best.sort_values(["context", "post_mean"], ascending=False, kind="stable").head(PLACES)

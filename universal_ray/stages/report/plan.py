@@ -140,6 +140,8 @@ def describe(plan: ReportPlan, options: ReportConfig) -> list[tuple[str, str]]:
          f"{read:,} tokens in forward passes"),
         ("site", f"a page of every neuron, in {options.megabytes:,} MB at most"
          if options.detail is Detail.chosen else "a full page of every neuron"),
+        ("figures", "those of the paper that the tables allow, in about half a minute"
+         if options.figures else "none (report.figures)"),
     ]  # fmt: skip
 
 
