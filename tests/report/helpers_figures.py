@@ -79,7 +79,8 @@ def _statistics(rng: np.random.Generator) -> pa.Table:
     return table("statistics", {
         **who(*MODELS), **{name: rng.normal(0, 1, rows) for name in names},
         "post_var": rng.uniform(0.5, 1, rows), "vocab_kurt": rng.uniform(5, 15, rows),
-        "mean_by_subset": rng.normal(0, 1, (rows, 2)),
+        "mean_by_subset": [[place % 2, 1 - place % 2] for place in range(rows)],
+        "histogram_by_subset": rng.integers(1, 9, (rows, 2, BINS)).tolist(),
     })  # fmt: skip
 
 

@@ -269,6 +269,20 @@ def test_activations_with_a_feature_are_those_of_its_neurons():
             assert area == pytest.approx(1)
 
 
+def test_activations_in_the_best_subset_are_held_against_all_others():
+    statistics, data = frame("statistics"), data_of("subset_histograms")
+    statistics = statistics[statistics["model"] == "a"]
+    assert data["panel"].nunique() > 1 and data["subset"].nunique() > 1
+    for panel, own in data.groupby("panel"):
+        (row,) = of_panel(statistics, panel).itertuples()
+        best = int(np.argmax(row.mean_by_subset))
+        groups = {"in the subset of its largest mean": best, "in the others": 1 - best}
+        for group, place in groups.items():
+            told = own[own["group"] == group]
+            assert told["tokens"].tolist() == list(row.histogram_by_subset[place])
+            assert set(told["subset"]) == {("=one", "<b>two</b>")[best]}
+
+
 def test_positions_that_are_drawn_as_one_have_the_moments_of_all_their_tokens():
     conditional = source().tables["conditional"].to_pandas()
     data = data_of("positions")

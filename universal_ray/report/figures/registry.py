@@ -55,7 +55,8 @@ PAPER = (
                "function"),
     OfThePaper(20, "neurons of syntax"),
     OfThePaper(21, "neurons of context by subset of the Pile",
-               "Subsets have means, and no histogram of activations in any table."),
+               "Histograms are of the subset with the largest mean and of all others, and take "
+               "`taxonomy.subset_histograms=true`."),
     OfThePaper(22, "Figure 6 of five sizes of Pythia",
                "Sizes are runs of their own, with a figure each."),
     OfThePaper(23, "thirty neurons of prediction, suppression and partition"),

@@ -14,6 +14,7 @@ from universal_ray.report.figures.source import NotDrawn, Source
 
 MEMBER = "member"
 WITH, WITHOUT = "with the feature", "without"
+AT_BEST, ELSEWHERE = "in the subset of its largest mean", "in the others"
 MOST = 30
 """Neurons of a family that are drawn, as many as in the paper's figures."""
 POSITIONS, PLACES, TOKENS = 20, 6, 10
@@ -87,8 +88,8 @@ def _caption(
         f"Pre-activations {' and '.join(groups)}, each area 1, of {len(chosen)} of {len(every):,} "
         f"members of the family {families}: universal ones (●, excess above "
         f"{source.threshold:g}; {every['is_universal'].sum():,} of them) first, and of these the "
-        "best explained. Above each: layer.neuron, its feature, and the share of variance that it "
-        f"explains. n = {tokens:,} tokens."
+        "best explained. Above each: layer.neuron, the share of variance that its feature "
+        f"explains, and the {'subset' if AT_BEST in groups else 'feature'}. n = {tokens:,} tokens."
     )
 
 
@@ -109,15 +110,15 @@ def _gallery(page: Page, data: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame]
 
 
 def draw_features(data: pd.DataFrame, page: Page) -> None:
-    _gallery(page, data, _draw_features)
+    _gallery(page, data, lambda panel, rows: _draw_two(panel, rows, WITH, WITHOUT))
 
 
-def _draw_features(panel: Axes, rows: pd.DataFrame) -> None:
-    look: dict[str, tuple[str, str]] = {WITHOUT: (paint.GREY, "--"), WITH: (paint.OWN, "-")}
-    for group, (color, line) in look.items():
+def _draw_two(panel: Axes, rows: pd.DataFrame, first: str, rest: str) -> None:
+    """A group over what it is held against."""
+    for group, color, line in ((rest, paint.GREY, "--"), (first, paint.OWN, "-")):
         own = rows[rows["group"] == group]
         if len(own):
-            filled = group == WITH
+            filled = group == first
             paint.steps(panel, own, color=color, line=line, label=group, filled=filled)
 
 
@@ -215,10 +216,46 @@ def draw_positions(data: pd.DataFrame, page: Page) -> None:
     paint.legend(page, made[0])
 
 
-def subsets(source: Source) -> Made:
+def _subsets(source: Source) -> list[str]:
+    """Names of the subsets of the corpus. Raises NotDrawn where there are none to compare."""
     names = source.summary.get("profile", {}).get("subsets") or []
     if len(names) < 2:
         raise NotDrawn("rows of the corpus have no subsets to compare (docs/tables.md, `subset`)")
+    return list(names)
+
+
+def subset_histograms(source: Source) -> Made:
+    names = _subsets(source)
+    every = members(source, "semantic")
+    chosen = every.head(MOST)
+    found = source.own("statistics", "layer", "neuron", "mean_by_subset", "histogram_by_subset")
+    found = chosen.merge(found.dropna(), on=["layer", "neuron"])
+    if found.empty:
+        raise NotDrawn("histograms by subset were not asked for (taxonomy.subset_histograms)")
+    parts = []
+    for row in found.itertuples():
+        counts_SH = np.stack(row.histogram_by_subset)
+        best = int(np.nanargmax(np.asarray(row.mean_by_subset, dtype=np.float64)))
+        others_H = np.delete(counts_SH, best, axis=0).sum(0)
+        for group, counts_H in ((AT_BEST, counts_SH[best]), (ELSEWHERE, others_H)):
+            parts.append({
+                "panel": f"{row.layer}.{row.neuron}", "feature": row.feature,
+                "variance_reduction": row.variance_reduction, "is_universal": row.is_universal,
+                "subset": names[best], "group": group, "tokens_counted": int(counts_H.sum()),
+                "histogram": counts_H,
+            })  # fmt: skip
+    rows = pd.DataFrame(parts)
+    caption = _caption(source, every, chosen, rows, AT_BEST, ELSEWHERE)
+    return Made(of_activations(rows), caption)
+
+
+def draw_subset_histograms(data: pd.DataFrame, page: Page) -> None:
+    named = data.assign(feature=data["subset"])
+    _gallery(page, named, lambda panel, rows: _draw_two(panel, rows, AT_BEST, ELSEWHERE))
+
+
+def subsets(source: Source) -> Made:
+    names = _subsets(source)
     every = members(source, "semantic")
     chosen = every.head(MOST)
     means = source.own("statistics", "layer", "neuron", "mean_by_subset", "post_mean", "post_var")
@@ -342,6 +379,11 @@ FIGURES = (
         name="subsets", title="Neurons of context, by subset of the corpus", chapter=RESPONSES,
         tables=("statistics", "taxonomy", "neurons", "summary"), data=subsets, draw=draw_subsets,
         paper={21: ""},
+    ),
+    Figure(
+        name="subset_histograms", title="Neurons of context, in one subset and in the others",
+        chapter=RESPONSES, tables=("statistics", "taxonomy", "neurons", "summary"),
+        data=subset_histograms, draw=draw_subset_histograms, paper={21: ""},
     ),
     Figure(
         name="subset_tokens", title="Tokens with the largest means within a subset",
