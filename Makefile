@@ -30,11 +30,11 @@ docs: .venv/installed  ## write docs/tables.md and docs/figures.md anew from sch
 	.venv/bin/python -m universal_ray.report.figures.docs > docs/figures.md.new
 	mv docs/figures.md.new docs/figures.md
 
-notebook: .venv/installed  ## run examples/read_a_run.ipynb on runs/tiny, and keep what it shows
-	.venv/bin/python -c 'import nbclient, nbformat; path = "examples/read_a_run.ipynb"; \
-	    notebook = nbformat.read(path, 4); \
+notebook: .venv/installed  ## run the notebooks of examples, one on runs/tiny, and keep what they show
+	for path in examples/*.ipynb; do .venv/bin/python -c 'import sys, nbclient, nbformat; \
+	    notebook = nbformat.read(sys.argv[1], 4); \
 	    nbclient.execute(notebook, cwd="examples", record_timing=False); \
-	    nbformat.write(notebook, path)'
+	    nbformat.write(notebook, sys.argv[1])' $$path || exit 1; done
 
 clean:  ## remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""What a notebook reads of a run: `examples/read_a_run.ipynb`, and the windows that it shows."""
+"""The notebooks of `examples`, what one of them reads of a run, and the windows that it shows."""
 
 import doctest
 import json
@@ -17,12 +17,20 @@ import universal_ray
 from universal_ray.errors import ConfigurationError
 from universal_ray.report.windows import Window
 
-NOTEBOOK = Path(__file__).parents[2] / "examples/read_a_run.ipynb"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NOTEBOOKS = ("read_a_run", "correlate_arrays")
 MOST_BYTES = 60_000
-TELL = """import json
+TELL = {"read_a_run": """import json
 print(json.dumps({name: frame.reset_index().to_dict("list") for name, frame in {
     "ten": ten, "fires": fires, "partners": partners, "logits": logits, "together": together,
-}.items()}))"""
+}.items()}))""", "correlate_arrays": """import json
+x, y = (torch.cat(each).double() for each in zip(*batches("neurons"), strict=True))
+r = torch.corrcoef(torch.cat([x, y], 1).T)[:768, 768:]
+print(json.dumps({
+    "ten": ten.to_dict("list"), "excess": excess.to_dict(),
+    "best": r.amax(1).tolist(), "partner": r.argmax(1).tolist(),
+}))"""}
+"""What each is asked at its end."""
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +46,34 @@ def rows(directory: Path, name: str, **where: Any) -> list[dict[str, Any]]:
     return found.to_pylist()
 
 
-def test_the_notebook_shows_what_the_tables_have(made, monkeypatch, tmp_path):
+@pytest.fixture
+def told(request, made, monkeypatch, tmp_path):
+    """What a notebook tells at its end, once it has run."""
     monkeypatch.setenv("UNIVERSAL_RAY_RUN", str(made))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))  # keeps a history
-    notebook = nbformat.read(NOTEBOOK, 4)
-    notebook.cells.append(nbformat.v4.new_code_cell(TELL))
-    where = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    notebook = nbformat.read(EXAMPLES / f"{request.param}.ipynb", 4)
+    notebook.cells.append(nbformat.v4.new_code_cell(TELL[request.param]))
+    where = {"metadata": {"path": str(EXAMPLES)}}
     NotebookClient(notebook, timeout=120, startup_timeout=120, resources=where).execute()
     outputs = [each for cell in notebook.cells if cell.cell_type == "code"
                for each in cell.outputs]  # fmt: skip
     told = json.loads(outputs.pop().text)
     assert {each.output_type for each in outputs} == {"execute_result"}, outputs
+    return told
 
+
+@pytest.mark.parametrize("told", ["correlate_arrays"], indirect=True)
+def test_the_notebook_of_matrices_shows_what_float64_has(told):
+    ten = told["ten"]
+    units = [int(name.partition(".")[2]) for name in ten["id"]]
+    assert ten["max_neuron"] == [told["partner"][unit] for unit in units]
+    assert ten["max_corr"] == pytest.approx([told["best"][unit] for unit in units], abs=1e-6)
+    neurons, residual = (told["excess"][name] for name in ("neurons", "residual stream"))
+    assert residual["share above 0.2"] < 0.05 < 0.2 < neurons["share above 0.2"]
+
+
+@pytest.mark.parametrize("told", ["read_a_run"], indirect=True)
+def test_the_notebook_shows_what_the_tables_have(made, told):
     neurons = [each for each in rows(made, "neurons") if each["excess_corr"] is not None]
     neurons.sort(key=lambda each: -each["excess_corr"])
     ids = [each["id"] for each in neurons[:10]]
@@ -73,15 +97,18 @@ def test_the_notebook_shows_what_the_tables_have(made, monkeypatch, tmp_path):
     np.testing.assert_array_equal(told["together"][ids[0]], shown)
 
 
-def test_the_notebook_is_kept_with_what_it_shows_and_light():
-    notebook = nbformat.read(NOTEBOOK, 4)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_notebook_is_kept_with_what_it_shows_and_light(name):
+    path = EXAMPLES / f"{name}.ipynb"
+    notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
         assert [each.output_type for each in cell.outputs] == ["execute_result"]
-    assert "('correlations', 'profile', 'roles', 'report')" in str(code[0].outputs)
-    assert NOTEBOOK.stat().st_size < MOST_BYTES
+    if name == "read_a_run":
+        assert "('correlations', 'profile', 'roles', 'report')" in str(code[0].outputs)
+    assert path.stat().st_size < MOST_BYTES
 
 
 def test_windows_are_those_of_the_table(made):
