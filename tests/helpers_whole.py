@@ -56,7 +56,7 @@ def whole_study(folder: Path, models: list[str], tokens: str, **changes: Any) ->
             topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=5, syntax=None
         ),
         roles=RolesConfig(
-            tokens=4 * CONTEXT, sweep=[0.0], candidates=1, controls=1, sets=1, paths=1
+            tokens=4 * CONTEXT, sweep=[0.0], candidates=1, controls=1, sets=1, paths=["0.3>1.0"]
         ),
         report=ReportConfig(
             window=8, top=2, quantiles=2, random=1, silent=1, sample=6 * CONTEXT,

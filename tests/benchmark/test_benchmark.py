@@ -80,6 +80,7 @@ def test_both_schemes_find_the_same_correlations(tmp_path):
     assert {"forward", "products", "write", "fold", "reduce"} <= set(timing.seconds)
 
 
+@pytest.mark.thorough
 def test_sections_tell_shares_and_ratios():
     (row,) = [sections.schemes(TINY, MEANS, 1024, lambda _: LocalExecutor())]
     assert row["naive_tokens"] == 1024 and row["tokens"] == 2048
@@ -134,6 +135,7 @@ def test_features_all_at_once_are_far_faster_than_one_group_by_each():
     assert row["ratio"] >= 50
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ray", [False, pytest.param(True, marks=pytest.mark.cluster)])
 def test_the_job_writes_table_picture_and_figures(monkeypatch, tmp_path, ray):
     if not ray:

@@ -24,6 +24,7 @@ def one_thread() -> Iterator[None]:
 MEANS = Means(Device.cpu, 1, Policy.fp32, ForwardType.float32)
 
 
+@pytest.mark.thorough
 def test_a_sweep_of_late_neurons_has_the_losses_of_full_passes():
     shape = Shape(layers=3, width=64, seeds=1, tokens=16, context=16)
     assert beside(shape, MEANS)["largest_difference"] < 1e-5

@@ -27,6 +27,7 @@ def test_what_cannot_be_had_is_one_sentence(tmp_path, option, sentence):
     check_refused(enter(PREFETCH, option, folder=tmp_path), sentence)
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_not_at_hand_is_one_sentence_of_a_process(tmp_path, monkeypatch):
     """Of its own: the hub's client reads the environment as it is imported."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -136,7 +136,9 @@ def expected(model, tokens_BP: Tensor, keep_BP: Tensor, each: Intervention) -> d
     return found
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", ["gpt2", *(pytest.param(each, marks=pytest.mark.thorough) for each in [*MODELS][1:])]
+)
 def test_effects_are_those_of_a_plain_pass_with_hooks(kind, tmp_path: Path):
     source = resolve(str(MODELS[kind](tmp_path)))
     # Of eager attention a plain GPT-2 has float64 all through, GPT-NeoX a float32 softmax, and
@@ -171,6 +173,7 @@ def test_half_the_precision_is_as_near_as_its_rounding(kind, tmp_path: Path):
         torch.testing.assert_close(single.sums[name], exact.sums[name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_stacking_and_parts_change_nothing(tmp_path: Path, monkeypatch):
     decoder = load_decoder(resolve(str(gpt2(tmp_path))), dtype=torch.float64)
     run = Intervener(decoder, DECLARED, counts())

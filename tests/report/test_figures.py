@@ -104,6 +104,7 @@ def test_every_caption_has_a_number_and_what_universal_means(every):
             assert f"{THRESHOLD:g}" in made.caption, name
 
 
+@pytest.mark.thorough
 def test_the_same_tables_make_the_same_bytes_in_another_process(some, tmp_path):
     """In another time zone, language and order of sets, and beside other settings of the user's."""
     (tmp_path / "matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\naxes.grid: True\n")

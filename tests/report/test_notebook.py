@@ -62,6 +62,7 @@ def told(request, made, monkeypatch, tmp_path):
     return told
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("told", ["correlate_arrays"], indirect=True)
 def test_the_notebook_of_matrices_shows_what_float64_has(told):
     ten = told["ten"]
@@ -72,6 +73,7 @@ def test_the_notebook_of_matrices_shows_what_float64_has(told):
     assert residual["share above 0.2"] < 0.05 < 0.2 < neurons["share above 0.2"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("told", ["read_a_run"], indirect=True)
 def test_the_notebook_shows_what_the_tables_have(made, told):
     neurons = [each for each in rows(made, "neurons") if each["excess_corr"] is not None]

@@ -207,6 +207,7 @@ def test_what_stands_out_is_told_in_full_and_the_rest_while_it_fits(run):
     assert (levels(run) == 2).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("aim", [0.95, 3.0])
 def test_the_site_stays_within_its_megabytes(made, tmp_path, monkeypatch, aim):
     """However far off the estimate is."""

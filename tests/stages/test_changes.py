@@ -90,7 +90,7 @@ OTHERWISE: dict[str, Any] = {
     "roles.sweep_pre": [-1.0],
     "roles.bounds": [Bound.relu],
     "roles.neurons": ["0.3"],
-    "roles.paths": 2,
+    "roles.paths": ["0.4>1.0"],
     "roles.kurtosis": 0.5,
     "roles.partition": 0.5,
     "roles.null_share": 0.1,
@@ -179,6 +179,10 @@ def again(finished_run, tmp_path):
     study = deepcopy(study)
     study.run.dir = str(copied(source, tmp_path / "run"))
     return study, pieces(tmp_path / "run")
+
+
+def test_a_finished_run_holds_something_of_every_artifact(again):
+    assert made_anew({}, again[1]) == set(BY_NAME)
 
 
 def test_every_key_that_may_change_has_another_value_here():

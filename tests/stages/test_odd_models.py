@@ -133,7 +133,8 @@ def at_both(folder: Path, models: list[str], tokens: str) -> Study:
 @pytest.mark.thorough
 def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path):
     tokens = inputs[-1]
-    together = make(at_both(tmp_path / "together", followed, tokens), *ALL)
+    named = {"roles__neurons": [f"{Path(followed[0]).name}:0.3".replace("{revision}", "1")]}
+    together = make(changed(at_both(tmp_path / "together", followed, tokens), **named), *ALL)
     items = {path.split("/")[1] for path in together.list("moments")}
     assert sorted(item.partition("-")[0] for item in items) == ["model"] * 3 + ["pair"] * 2
     recorded = read_record(together)
@@ -143,7 +144,7 @@ def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path
         assert all(len(sha256) == 64 for _, sha256 in model["files"])
     # A revision is a model like any other: the same tables as a study of its own.
     names = [name.replace("{revision}", "1") for name in followed]
-    alone = make(make_study(tmp_path / "alone", names, tokens), *ALL)
+    alone = make(changed(make_study(tmp_path / "alone", names, tokens), **named), *ALL)
     for path in ("neurons", "pairs", "statistics", "taxonomy", "roles", "interventions"):
         path = f"tables/{path}.parquet"
         columns = alone.get_table(path).schema.names
@@ -154,6 +155,7 @@ def test_the_same_weights_at_two_revisions_are_a_fact(inputs, followed, tmp_path
     assert told["revisions"] == ["0", "1"]
 
 
+@pytest.mark.thorough
 def test_a_vocabulary_of_bytes_without_topics_is_a_study_like_any_other(tmp_path):
     """Tokens that are no words: characters, bytes, DNA, moves of a game."""
     ids = 257

@@ -18,6 +18,7 @@ PASSING = {"throttled": 6, "hung-up": 6, "unanswered": 6, "broken": 3, "conflict
 """Failures in a row, more than the client gets over by itself: it asks five times at most."""
 
 
+@pytest.mark.thorough
 class TestS3Store(SharedStoreContract):
     rounds = 3
     rivals = 2  # each imports the client

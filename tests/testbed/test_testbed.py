@@ -127,6 +127,7 @@ def test_held_out_rows_are_well_formed(rows):
     assert manifest["subsets"] == {name: rows["subset"].count(name) for name in sorted(subsets)}
 
 
+@pytest.mark.thorough
 def test_rows_are_the_held_out_text_again(rows, documents):
     if platform.python_version() != shipped_record()["text"]["python"]:
         pytest.skip("the text depends on the Python version")
@@ -155,6 +156,7 @@ def test_record_tells_the_held_out_loss_and_seeds_differ_in_nothing_else():
 # Text
 
 
+@pytest.mark.thorough
 def test_gathering_is_the_same_in_another_process(documents):
     recorded = shipped_record()["text"]
     if platform.python_version() == recorded["python"]:
@@ -163,6 +165,7 @@ def test_gathering_is_the_same_in_another_process(documents):
         assert text.fingerprint(documents) == text.fingerprint(text.gather())
 
 
+@pytest.mark.thorough
 def test_no_held_out_document_is_trained_on(documents):
     held_out = {document.text for document in documents if document.held_out}
     assert len({document.text for document in documents}) == len(documents)

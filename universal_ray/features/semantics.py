@@ -86,7 +86,8 @@ def find_topics(rows: TokenRows, count: int, *, seed: int = 0) -> Topics:
     passages = counts_SG.shape[0]
     rarity_G = np.log((1 + passages) / (1 + (counts_SG > 0).sum(0).A1)) + 1
     model = NMF(count, init="nndsvd", tol=0.0, max_iter=ITERATIONS, random_state=seed)
-    model.fit(_weighted(counts_SG, rarity_G))
+    with np.errstate(invalid="ignore"):  # root of what is left of the counts, not asked for here
+        model.fit(_weighted(counts_SG, rarity_G))
     return Topics(
         group_V=group_V, words=words, rarity_G=rarity_G, weights_KG=model.components_
     )

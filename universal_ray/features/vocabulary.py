@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,7 @@ def _readable(text: bytes, space: str) -> str:
     return "".join(map(_visible, characters))
 
 
+@cache
 def _visible(character: str) -> str:
     code = ord(character)
     if 0x80 <= code - ESCAPED <= 0xFF:

@@ -47,7 +47,7 @@ def test_zeros_of_relus_cost_nothing(policy, tokens):
     assert error_NM.abs().max() < 5e-7
 
 
-@pytest.mark.parametrize("policy", ["fp32", "split"])
+@pytest.mark.parametrize("policy", ["fp32", pytest.param("split", marks=pytest.mark.thorough)])
 def test_a_long_unit_of_many_additions_keeps_the_bound(policy):
     """Of r: what a kernel rounds in one direction is in the squares too, and cancels."""
     rng = np.random.default_rng(8)
@@ -79,7 +79,10 @@ def truncating(left: torch.Tensor, right: torch.Tensor, out: None = None) -> tor
 
 
 @pytest.mark.parametrize("made", [activations, rectified])
-@pytest.mark.parametrize(("policy", "chunk"), [("fp16", 16_384), ("split", 4_096)])
+@pytest.mark.parametrize(
+    ("policy", "chunk"),
+    [("split", 4_096), pytest.param("fp16", 16_384, marks=pytest.mark.thorough)],
+)
 def test_what_tensor_cores_truncate_cancels_in_r(policy, chunk, made, monkeypatch):
     """Squares and products lose nearly the same share of themselves, whatever r is."""
     x_TN, y_TM = made(chunk, 1, 24, "cpu")

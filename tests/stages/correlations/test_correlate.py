@@ -141,6 +141,7 @@ def ragged(matrix, sizes=(7, 300, 1, 0, 500)):
     return [matrix[start:stop] for start, stop in zip([0, *ends], [*ends, None], strict=True)]
 
 
+@pytest.mark.thorough
 def test_no_bit_depends_on_how_tokens_come_or_on_memory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     x, y = matrices()

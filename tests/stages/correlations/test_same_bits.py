@@ -257,6 +257,7 @@ def test_text_of_which_more_is_taken(inputs, tmp_path):
     assert table_bytes(make(study)) == table_bytes(store)
 
 
+@pytest.mark.thorough
 def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
     study = make_study(tmp_path, *inputs)
     study.units.batch, study.units.tokens, study.units.fold = 2 * 32, None, None
@@ -271,6 +272,7 @@ def test_lengths_chosen_for_a_study_stay_when_it_grows(inputs, tmp_path):
         inputs_of(study)
 
 
+@pytest.mark.thorough
 def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(finished, tmp_path):
     study, store = finished, Store(finished.run.dir)
     count = len(computed(store))
@@ -322,6 +324,7 @@ def test_second_driver_is_refused_while_the_first_lives(inputs, tmp_path):
         make(study)
 
 
+@pytest.mark.thorough
 def test_a_study_is_prepared_under_the_lock(inputs, tmp_path, monkeypatch):
     """Or a driver that came second would go by what it saw before the first one finished."""
     study, held, prepare = make_study(tmp_path, *inputs), [], helpers_study.prepare
@@ -347,6 +350,7 @@ def test_activation_that_is_not_finite_stops_the_run_with_a_sentence(inputs, tmp
         make(study)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("anew", [make, pytest.param(run, marks=pytest.mark.cluster)])
 def test_unit_that_fails_three_times_stops_the_run_and_keeps_the_rest(
     request, inputs, expected, tmp_path, anew

@@ -16,6 +16,8 @@ from universal_ray.features.vocabulary import read_vocabulary
 from universal_ray.planning.shards import layer_bytes
 from universal_ray.storage.finished import PROFILE
 
+pytestmark = pytest.mark.thorough
+
 VOCABULARY, CONTEXT, ROWS, WIDTH, LAYERS = 300, 32, 97, 24, 2
 DOWN = 3
 """A neuron whose gate is open and whose `up` is below zero on every token."""

@@ -35,6 +35,8 @@ from universal_ray.storage.reasons import (
 )
 from universal_ray.storage.store import Store
 
+pytestmark = pytest.mark.thorough
+
 CONTEXT, ROWS, CHANNELS, HEADS, LAYERS, WIDTH, VOCABULARY = 24, 80, 32, 4, 2, 48, 320
 TABLES = (
     "neurons", "pairs", "statistics", "features", "taxonomy", "bank", "roles", "heads", "attention",

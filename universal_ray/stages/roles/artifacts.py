@@ -263,7 +263,7 @@ class Roles:
 
     def named(self, model: Model) -> Named:
         """What the study names of a model."""
-        return self.plan.named.get(model.name, Named())
+        return self.plan.named.get(model.identity, Named())
 
     def scores_file(self, model: Model) -> str:
         named = vars(self.named(model))

@@ -24,16 +24,16 @@ class Named:
 
 
 def find_named(found: Outline, untouched: Mapping[str, str]) -> dict[str, Named]:
-    """By name of every reference model. `untouched`: by identity of a model that is not intervened
-    on, why.
+    """By identity of every reference model: what is named of one is of all with its weights.
+    `untouched`: by identity of a model that is not intervened on, why.
 
     Raises ConfigurationError for what a model does not have, or nothing can be done to.
     """
     options = found.study.roles
     neurons, (_, paths) = named_neurons(options.neurons), named_paths(options.paths)
     _check_models(found, options)
-    named = {}
-    for model in dict.fromkeys(found.references):
+    named: dict[str, Named] = {}
+    for model in found.references:
         heads = found.sources[model.identity].heads
         mine = [each for each in neurons if _is_of(each, model)]
         cut = [each for each in paths if _is_of(each, model)]
@@ -43,9 +43,12 @@ def find_named(found: Outline, untouched: Mapping[str, str]) -> dict[str, Named]
                 f"{key} names {text}, of {model.name} too, and {untouched[model.identity]}: leave "
                 "it out, or put before it the model that it is of"
             )
+        before = named.get(model.identity, Named())
         flat = {_neuron("roles.neurons", each, model) for each in mine}
         path = dict.fromkeys(_path(each, model, heads) for each in cut)
-        named[model.name] = Named(tuple(sorted(flat)), tuple(path))
+        named[model.identity] = Named(
+            tuple(sorted(flat.union(before.neurons))), tuple(dict.fromkeys((*before.paths, *path)))
+        )
     return named
 
 

@@ -44,7 +44,7 @@ class RolesPlan:
     untouched: dict[str, str]
     """by identity of a model that is not intervened on, nor its attention read: why"""
     named: dict[str, Named]
-    """by name of a reference model: what the study names of it"""
+    """by identity of a reference model: what the study names of it"""
     shards: tuple[Shard, ...]
     """rows that models are intervened on"""
     context: int
@@ -203,7 +203,7 @@ def _work(
         # all, one layer at a time and all together; a path is a head's attention with its query and
         # with what is left of it.
         layer = forward_flops(m, plan.context) / m.layers
-        above = sum(m.layers - each // m.width for each in plan.named[m.name].neurons)
+        above = sum(m.layers - each // m.width for each in plan.named[m.identity].neurons)
         neurons, sets = chosen(options) + above, 2 * (1 + options.sets)
         read = single(plan, options) + sets * (1 + m.layers)
         alone = neurons * (settings(options) + 1) + cut(plan, options)
