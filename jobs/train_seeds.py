@@ -53,7 +53,7 @@ def main(job: TrainSeeds) -> None:
     from universal_ray.testbed.training import export, prepare
 
     with cluster(job.cluster):
-        prepare(job.training, output, text.gather())
+        prepare(job.training, output, text.gather(job.training.text))
         task: Any = ray.remote(train).options(num_cpus=threads, num_gpus=int(device is Device.cuda))
         waiting, running = list(job.seeds), list[Any]()
         while waiting or running:

@@ -20,7 +20,7 @@ from universal_ray.testbed import text, training
 SEEDS, REVISIONS = "abc", (2, 20)
 MICRO = training.Settings(
     layers=2, width=16, heads=2, context=16, vocabulary=300, batch=8, steps=20, warmup=2,
-    checkpoint_every=50, keep=list(REVISIONS), compiled=False,
+    checkpoint_every=50, keep=list(REVISIONS),
 )
 
 

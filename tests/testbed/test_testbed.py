@@ -1,12 +1,15 @@
 """The embedded models and text: what is shipped, and the training that made it."""
 
+import gzip
 import importlib.util
 import json
 import math
 import platform
+import re
 import sys
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
+from importlib.metadata import distribution
+from pathlib import Path, PurePosixPath
 
 import datasets
 import numpy as np
@@ -17,12 +20,14 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from universal_ray.errors import ConfigurationError, MissingError, NumericalError
 from universal_ray.testbed import MODEL_NAMES, model_path, text, tokens_path, training
+from universal_ray.testbed.settings import Products, Text
 
 MICRO = training.Settings(
     layers=1, width=16, heads=2, context=16, vocabulary=300, batch=4, steps=7, warmup=2,
-    checkpoint_every=2, compiled=False,
+    checkpoint_every=2,
 )
-JOB = Path(__file__).parents[2] / "jobs" / "train_seeds.py"
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs" / "train_seeds.py"
 
 
 def load(path: Path) -> GPT2LMHeadModel:
@@ -40,7 +45,7 @@ def shipped_record() -> dict:
 
 @pytest.fixture(scope="module")
 def documents() -> list[text.Document]:
-    return text.gather()
+    return text.gather(Text.packages)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +101,7 @@ def test_everything_shipped_is_small():
     files = [path for path in tokens_path().parent.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20e6
     names = {path.name for path in files}
-    assert "LICENSE-PYTHON.txt" in names
+    assert {"LICENSE-PYTHON.txt", training.LICENCES} <= names
     assert not {name for name in names if name.endswith((".pt", ".bin", ".pkl"))}
 
 
@@ -120,8 +125,9 @@ def test_held_out_rows_are_well_formed(rows):
     assert (ids[:, 0] == tokenizer.bos_token_id).all()
     assert ids.max() < len(tokenizer)
     subsets = set(rows["subset"])
-    assert {"reference", "docstrings"} < subsets
-    assert all(name.startswith("code: ") for name in subsets - {"reference", "docstrings"})
+    prose = {"reference", "docstrings", "manual"}
+    assert prose < subsets
+    assert all(name.startswith("code: ") for name in subsets - prose)
     manifest = json.loads((tokens_path() / "manifest.json").read_text())
     assert manifest["rows"] == len(rows) and manifest["tokens"] == ids.size
     assert manifest["subsets"] == {name: rows["subset"].count(name) for name in sorted(subsets)}
@@ -129,8 +135,8 @@ def test_held_out_rows_are_well_formed(rows):
 
 @pytest.mark.thorough
 def test_rows_are_the_held_out_text_again(rows, documents):
-    if platform.python_version() != shipped_record()["text"]["python"]:
-        pytest.skip("the text depends on the Python version")
+    if text.versions(Text.packages) != shipped_record()["text"]["versions"]:
+        pytest.skip("the text depends on the versions of Python and of packages")
     tokenizer = AutoTokenizer.from_pretrained(model_path("a"))
     again, subsets = training.held_out_rows(
         documents, tokenizer.backend_tokenizer, tokenizer.eos_token_id, 128
@@ -159,10 +165,9 @@ def test_record_tells_the_held_out_loss_and_seeds_differ_in_nothing_else():
 @pytest.mark.thorough
 def test_gathering_is_the_same_in_another_process(documents):
     recorded = shipped_record()["text"]
-    if platform.python_version() == recorded["python"]:
-        assert text.fingerprint(documents) == recorded["text_sha256"]
-    else:  # the text depends on the Python version
-        assert text.fingerprint(documents) == text.fingerprint(text.gather())
+    if text.versions(Text.packages) != recorded["versions"]:
+        pytest.skip("the text depends on the versions of Python and of packages")
+    assert text.fingerprint(documents) == recorded["text_sha256"]
 
 
 @pytest.mark.thorough
@@ -189,12 +194,78 @@ def test_docstrings_are_taken_out_of_the_code():
     ]
 
 
+def planted(monkeypatch, folder: Path, files: dict[str, bytes]) -> None:
+    """An installed package of these files under every name."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    found = [(PurePosixPath(name), folder / name) for name in sorted(files)]
+    monkeypatch.setattr(text, "_files", lambda _: iter(found))
+
+
+def test_a_package_gives_its_own_sources_and_no_tables(monkeypatch, tmp_path):
+    own = b'def f():\n    """Say."""\n    return one\n'
+    table = b"numbers = [" + b"1234, " * 100 + b"]\n"
+    elsewhere = ["p/tests/t.py", "p/externals/e.py", "p/version.py", "../bin/b.py", "p/data.txt"]
+    files = {"p/m.py": own, "p/t.py": table, "p/broken.py": b"def"}
+    planted(monkeypatch, tmp_path / "in", files | dict.fromkeys(elsewhere, b"print(one)\n"))
+    monkeypatch.setattr(text, "_PACKAGES", {"science": "p"})
+    assert list(text._package_sources()) == [
+        text.Document("docstrings", "p.m.f\n\nSay.\n"),
+        text.Document("code: science", "def f():\n    return one\n"),
+    ]
+
+
+def test_the_manual_is_prose_of_the_newest_versions(monkeypatch, tmp_path):
+    def service(words: str) -> bytes:
+        long = f"<p>{words} &amp; <code>x</code></p><ul><li>{'item ' * 50}</li></ul>"
+        described = {"documentation": long, "type": "structure"}
+        content = {"operations": {"Get": described}, "shapes": {"S": {"documentation": "short"}}}
+        return gzip.compress(json.dumps(content).encode())
+
+    name = "botocore/data/s/{}/service-2.json.gz"
+    old, new = name.format("2014-01-01"), name.format("2015-01-01")
+    planted(monkeypatch, tmp_path, {old: service("Old"), new: service("New")})
+    (document,) = text._manual()
+    assert document.subset == "manual"
+    assert document.text == "Get\n\nNew & x\n" + "item " * 49 + "item\n"
+
+
+def test_packages_of_the_text_are_pinned_and_under_permissive_licences():
+    pinned = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    versions = text.versions(Text.packages)
+    assert versions.pop("python") == platform.python_version()
+    permissive = re.compile(r"Apache|BSD|MIT\b|Python Software Foundation")
+    for name, version in versions.items():
+        assert f"{name}=={version}" in pinned
+        told = distribution(name).metadata
+        licences = [told["License-Expression"], told["License"], *told.get_all("Classifier", [])]
+        assert any(permissive.search(licence or "") for licence in licences), name
+
+
+def test_a_package_that_is_not_installed_or_has_no_licence_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(text, "_PACKAGES", {"science": "no-such-package"})
+    with pytest.raises(MissingError, match=r"no-such-package.*not installed: pip install"):
+        list(text._package_sources())
+    named = "pytest-1.dist-info/licenses/"
+    files = {named + "NOTICE": b"two", named + "LICENSE": b"one", named + "other/LICENSE": b"no"}
+    planted(monkeypatch, tmp_path / "in", files)
+    said = text.licence("pytest")
+    assert said.startswith(f"pytest {pytest.__version__}\n===")
+    assert said.endswith("===\n\none\n\ntwo\n\n\n")
+    planted(monkeypatch, tmp_path / "out", {"pytest-1.dist-info/METADATA": b"x"})
+    with pytest.raises(MissingError, match="pytest is installed without its licence"):
+        text.licence("pytest")
+
+
 # Training
 
 
-def test_interrupted_training_ends_in_the_same_bits(prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_interrupted_training_ends_in_the_same_bits(prepared, tmp_path, monkeypatch, dropout):
     whole, broken = branch(prepared, tmp_path / "whole"), branch(prepared, tmp_path / "broken")
-    expected = training.train_seed(MICRO, "a", whole)
+    settings = replace(MICRO, dropout=dropout)
+    expected = training.train_seed(settings, "a", whole)
     honest = training.batch_rows
 
     def interrupted(stream, seed, step, settings):
@@ -204,7 +275,7 @@ def test_interrupted_training_ends_in_the_same_bits(prepared, tmp_path, monkeypa
 
     monkeypatch.setattr(training, "batch_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train_seed(MICRO, "a", broken)
+        training.train_seed(settings, "a", broken)
     seen = []
 
     def counted(stream, seed, step, settings):
@@ -212,12 +283,12 @@ def test_interrupted_training_ends_in_the_same_bits(prepared, tmp_path, monkeypa
         return honest(stream, seed, step, settings)
 
     monkeypatch.setattr(training, "batch_rows", counted)
-    record = training.train_seed(MICRO, "a", broken)
+    record = training.train_seed(settings, "a", broken)
     assert seen == [4, 5, 6]  # from the last checkpoint, not from the start
     assert record | {"seconds": 0} == expected | {"seconds": 0}
     one, other = arrays(whole / "a"), arrays(broken / "a")
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-    assert training.train_seed(MICRO, "a", broken) == json.loads(json.dumps(record))
+    assert training.train_seed(settings, "a", broken) == json.loads(json.dumps(record))
     assert seen == [4, 5, 6]  # a finished seed is not trained again
 
 
@@ -234,6 +305,9 @@ def test_models_along_the_way_and_export(prepared, tmp_path):
     package = tmp_path / "package"
     training.export(output, ["a", "f"], package)
     training.export(output, ["a", "f"], package)  # again, over the first
+    licences = (package / training.LICENCES).read_text()
+    for name, version in text.versions(Text.packages).items():
+        assert name == "python" or f"{name} {version}\n===" in licences
     content = json.loads((package / "training.json").read_text())
     assert [seed["held_out_loss"] for seed in content["seeds"]] == [
         record["held_out_loss"] for record in records
@@ -261,6 +335,21 @@ def test_training_learns(prepared, tmp_path):
     losses = [loss for _, loss in record["loss_curve"]]
     assert losses[0] == pytest.approx(math.log(300), abs=0.1)  # nothing known: uniform
     assert losses[-1] < losses[0] - 1.0
+
+
+@torch.no_grad()
+def test_products_are_of_the_type_that_is_asked_for(prepared):
+    model = training.build(MICRO, "cpu")
+    stream = np.load(prepared / "data" / "training.npy")
+    rows_BP = training.batch_rows(stream, 1, 3, MICRO)
+    losses = {
+        each: float(training.loss_function(model, replace(MICRO, products=each), "cpu")(rows_BP))
+        for each in Products
+    }
+    whole = model(rows_BP[:, :-1], use_cache=False).logits.flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(whole, rows_BP[:, 1:].flatten()).item()
+    assert losses[Products.float32] == pytest.approx(expected, rel=1e-6)
+    assert 0 < abs(losses[Products.bfloat16] - expected) < 0.05
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
@@ -301,6 +390,10 @@ def test_the_job_trains_what_is_shipped():
     more = composed(["training.keep=[1,2]", "seeds=[f]"], "train_seeds", module.TrainSeeds)
     assert tuple(job.seeds) == MODEL_NAMES
     for record in shipped_record()["seeds"]:  # models on the way change nothing of the last one
-        assert json.loads(json.dumps(asdict(job.training) | {"keep": []})) == record["settings"]
+        assert replace(training.Settings(**record["settings"]), keep=[]) == replace(
+            job.training, keep=[]
+        )
         assert training.seed_number(record["name"]) == record["seed"]
+    with pytest.raises(ConfigurationError, match="did you mean packages"):
+        composed(["training.text=package"], "train_seeds", module.TrainSeeds)
     assert list(more.training.keep) == [1, 2] and more.seeds == ["f"]

@@ -1,15 +1,26 @@
-"""The text that every CPython installation carries, as labelled documents in a fixed order.
+"""Text that is there once the project is installed, as labelled documents in a fixed order.
 
-Nothing is imported but the language reference; the standard library is parsed. The text depends
-on the Python version, so a record of training names that version and `fingerprint`.
+What every CPython carries and, for the text `packages`, what some packages carry that
+requirements.txt pins, all under permissive licences. Nothing is imported but the language
+reference; sources are parsed. The text depends on the versions, so a record of training names
+them and `fingerprint`.
 """
 
 import ast
+import gzip
 import hashlib
+import html
+import json
+import platform
+import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path, PurePosixPath
+
+from universal_ray.errors import MissingError
+from universal_ray.testbed.settings import Text
 
 HELD_OUT_SHARE = 0.1
 
@@ -40,10 +51,29 @@ _AREAS = {
 }
 _AREA_OF = {module: area for area, modules in _AREAS.items() for module in modules.split()}
 
+_PACKAGES = {  # BSD, MIT or Apache 2.0; Matplotlib and Python under licences like BSD's
+    "science": "mpmath networkx numpy scipy sympy",
+    "data": "pandas scikit-learn",
+    "drawing": "matplotlib",
+    "network": "huggingface_hub werkzeug",
+    "language": "pydantic pytest",
+}
+_MANUAL = "botocore"
+"""Its descriptions of web services are a manual, under Apache 2.0."""
+_FOREIGN = {"_external", "_vendor", "_vendored", "array_api_compat", "array_api_extra", "externals",
+            "extern", "vendored"}
+"""Directories of what a package took over from elsewhere, under licences of its own."""
+_BUILT = {"__config__.py", "_version.py", "_version_meson.py", "version.py"}
+"""Files that are written when a package is built."""
+LETTERS = 0.6
+"""Least share of letters and blanks in a document of a package: tables of numbers have fewer."""
+MANUAL_CHARACTERS = 200
+"""Shortest description that counts as prose."""
+
 
 @dataclass(frozen=True)
 class Document:
-    """One piece of text, with its subset: `reference`, `docstrings` or `code: <area>`."""
+    """One piece of text; its subset: `reference`, `docstrings`, `manual` or `code: <area>`."""
 
     subset: str
     text: str
@@ -55,16 +85,39 @@ class Document:
         return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
 
 
-def gather() -> list[Document]:
-    """All documents in a fixed order, the first of any with equal text.
+def gather(name: Text) -> list[Document]:
+    """All documents of a text in a fixed order, the first of any with equal text.
 
-    A document is a topic of the reference, or a top-level class or function of a module together
-    with the statements before it; its docstrings are taken out and make a document of their own.
+    A document is a topic of the reference, a description of the manual, or a top-level class or
+    function of a module together with the statements before it; its docstrings are taken out and
+    make a document of their own. Raises MissingError for a package that is not installed.
     """
     unique: dict[str, Document] = {}
-    for document in [*_reference(), *_standard_library()]:
-        unique.setdefault(document.text, document)
+    for source in _SOURCES[name]:
+        for document in source():
+            unique.setdefault(document.text, document)
     return list(unique.values())
+
+
+def versions(name: Text) -> dict[str, str]:
+    """Version of everything that a text comes from."""
+    found = {"python": platform.python_version()}
+    if name is Text.packages:
+        packages = [*" ".join(_PACKAGES.values()).split(), _MANUAL]
+        found |= {package: _installed(package).version for package in sorted(packages)}
+    return found
+
+
+def licence(package: str) -> str:
+    """The licence of an installed package and what notices come with it, below its name."""
+    parts = [f"{package} {_installed(package).version}\n{'=' * 78}\n"]
+    for name, path in _files(package):
+        own = re.fullmatch(r"[^/]+\.dist-info/(licenses/)?(LICENSE|COPYING|NOTICE)[^/]*", str(name))
+        if own:
+            parts.append(path.read_text(encoding="utf-8").rstrip() + "\n")
+    if len(parts) == 1:
+        raise MissingError(f"{package} is installed without its licence: install it again")
+    return "\n".join(parts) + "\n\n"
 
 
 def fingerprint(documents: list[Document]) -> str:
@@ -88,14 +141,72 @@ def _standard_library() -> Iterator[Document]:
         parts = path.relative_to(root).parts
         if _SKIPPED.intersection(parts) or parts[0].startswith(_SKIPPED_PREFIXES):
             continue
-        try:
-            source = path.read_text(encoding="utf-8")
-            tree = ast.parse(source)
-        except (UnicodeDecodeError, SyntaxError):  # a few files are broken on purpose, as samples
-            continue
         area = _AREA_OF.get(parts[0].removesuffix(".py"), "other")
-        module = ".".join(parts).removesuffix(".py").removesuffix(".__init__")
-        yield from _documents(source, tree, module, f"code: {area}")
+        yield from _parsed(path, parts, f"code: {area}")
+
+
+def _parsed(path: Path, parts: tuple[str, ...], subset: str) -> Iterator[Document]:
+    """Documents of one source file, `parts` of which name its module."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (UnicodeDecodeError, SyntaxError):  # a few files are broken on purpose, as samples
+        return
+    module = ".".join(parts).removesuffix(".py").removesuffix(".__init__")
+    yield from _documents(source, tree, module, subset)
+
+
+def _installed(package: str) -> Distribution:
+    try:
+        return distribution(package)
+    except PackageNotFoundError as error:
+        raise MissingError(
+            f"the text comes from {package} too, which is not installed: "
+            "pip install -r requirements.txt"
+        ) from error
+
+
+def _files(package: str) -> Iterator[tuple[PurePosixPath, Path]]:
+    """Every file of an installed package: its name in the package and where it lies, by name."""
+    installed = _installed(package)
+    for name in sorted(map(str, installed.files or ())):
+        yield PurePosixPath(name), Path(str(installed.locate_file(name)))
+
+
+def _package_sources() -> Iterator[Document]:
+    for area, packages in _PACKAGES.items():
+        for package in packages.split():
+            for name, path in _files(package):
+                if name.suffix != ".py" or name.name in _BUILT or name.parts[0] == "..":
+                    continue
+                if (_SKIPPED | _FOREIGN).intersection(name.parts):
+                    continue
+                for document in _parsed(path, name.parts, f"code: {area}"):
+                    letters = sum(c.isalpha() or c.isspace() for c in document.text)
+                    if letters >= LETTERS * len(document.text):
+                        yield document
+
+
+def _manual() -> Iterator[Document]:
+    """Long descriptions of operations and their shapes, each service as its newest version has it.
+
+    The markup is taken out: a line per paragraph or item.
+    """
+    newest = {
+        name.parts[2]: path
+        for name, path in _files(_MANUAL)
+        if name.match("botocore/data/*/*/service-2.json.gz")
+    }
+    for path in newest.values():
+        service = json.loads(gzip.decompress(path.read_bytes()))
+        for kind in ("operations", "shapes"):
+            for name, described in service[kind].items():
+                marked = re.sub(r"</(p|li|note|h\d|ul)>", "\n", described.get("documentation", ""))
+                plain = html.unescape(re.sub(r"<[^>]+>", "", marked))
+                lines = [" ".join(line.split()) for line in plain.splitlines()]
+                prose = "\n".join(line for line in lines if line)
+                if len(prose) >= MANUAL_CHARACTERS:
+                    yield Document("manual", f"{name}\n\n{prose}\n")
 
 
 def _documents(source: str, tree: ast.Module, module: str, subset: str) -> Iterator[Document]:
@@ -139,3 +250,8 @@ def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[int, int, str]]
             yield from visit(child, f"{name}.{inner}" if named else name)
 
     yield from visit(tree, module)
+
+
+_PYTHON = (_reference, _standard_library)
+_SOURCES = {Text.python: _PYTHON, Text.packages: (*_PYTHON, _package_sources, _manual)}
+"""Where the documents of a text come from."""

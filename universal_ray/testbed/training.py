@@ -21,11 +21,15 @@ import torch
 
 from universal_ray.errors import ConfigurationError, MissingError, NumericalError
 from universal_ray.testbed import text
+from universal_ray.testbed.settings import Products
 from universal_ray.testbed.settings import Settings as Settings
 
 log = logging.getLogger(__name__)
 
 END = "<|endoftext|>"
+HELD_OUT_ROWS = 4096
+"""At most: the rows are shipped."""
+LICENCES = "LICENSES-PACKAGES.txt"
 
 
 def seed_number(name: str) -> int:
@@ -100,6 +104,7 @@ def prepare(settings: Settings, output: Path, documents: list[text.Document]) ->
     _save_rows(rows, subsets, data / "tokens")
     manifest = {
         "python": platform.python_version(),
+        "versions": text.versions(settings.text),
         "text_sha256": text.fingerprint(documents),
         "training_tokens": sum(part.size for part in stream),
         "rows": len(rows),
@@ -119,7 +124,10 @@ def prepare(settings: Settings, output: Path, documents: list[text.Document]) ->
 def held_out_rows(
     documents: list[text.Document], tokenizer: Any, end: int, context: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Rows of `context` ids, begin-of-text first, each from one subset, in seeded order."""
+    """Rows of `context` ids, begin-of-text first, each from one subset, in seeded order.
+
+    The first HELD_OUT_ROWS of them where the text has more.
+    """
     rows, labels = [], []
     held_out = [document for document in documents if document.held_out]
     for subset in sorted({document.subset for document in held_out}):
@@ -129,7 +137,7 @@ def held_out_rows(
         body = stream[: whole * (context - 1)].reshape(whole, context - 1)
         rows.append(np.insert(body, 0, end, axis=1))
         labels += [subset] * whole
-    order = np.random.default_rng(0).permutation(len(labels))
+    order = np.random.default_rng(0).permutation(len(labels))[:HELD_OUT_ROWS]
     return np.concatenate(rows)[order], [labels[i] for i in order]
 
 
@@ -160,9 +168,9 @@ def build(settings: Settings, device: str) -> Any:
         n_layer=settings.layers,
         n_head=settings.heads,
         activation_function="gelu_pytorch_tanh",  # the fused form of gelu_new
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        resid_pdrop=settings.dropout,
+        embd_pdrop=settings.dropout,
+        attn_pdrop=settings.dropout,
         bos_token_id=0,
         eos_token_id=0,
         **attention,
@@ -199,10 +207,11 @@ def batch_rows(stream: np.ndarray, seed: int, step: int, settings: Settings) -> 
 
 
 def loss_function(model: Any, settings: Settings, device: str) -> Any:
-    """Mean next-token loss in nats of rows [B, P + 1], multiplied in bfloat16."""
+    """Mean next-token loss in nats of rows [B, P + 1]."""
+    halved = settings.products is Products.bfloat16
 
     def loss(rows: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=halved):
             hidden = model.transformer(rows[:, :-1]).last_hidden_state
             logits = model.lm_head(hidden)
         return torch.nn.functional.cross_entropy(
@@ -281,6 +290,7 @@ def train_seed(settings: Settings, name: str, output: Path, device: str = "cpu")
     for step in range(start, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, settings)
+        torch.manual_seed(seed << 32 | step)  # dropout, wherever the training is taken up again
         loss = loss_of(batch_rows(stream, seed, step, settings).to(device))
         optimizer.zero_grad()
         loss.backward()
@@ -325,7 +335,8 @@ def train_seed(settings: Settings, name: str, output: Path, device: str = "cpu")
 def export(output: Path, names: list[str], package: Path) -> None:
     """Copy finished models, held-out tokens and the record of their training to `package`.
 
-    Raises ConfigurationError for a folder with files of others.
+    Beside them the licences of the packages whose text that is. Raises ConfigurationError for a
+    folder with files of others.
     """
     _check_ours(package, "training.json")
     records = [json.loads((output / f"{name}.json").read_text()) for name in names]
@@ -335,4 +346,6 @@ def export(output: Path, names: list[str], package: Path) -> None:
         shutil.copytree(output / source, target)
     manifest = json.loads((output / "data" / "manifest.json").read_text())
     content = {"text": manifest, "seeds": records}
+    packages = [name for name in manifest["versions"] if name != "python"]
+    _write(package / LICENCES, "".join(map(text.licence, packages)).encode())
     _write(package / "training.json", json.dumps(content, indent=1).encode())
