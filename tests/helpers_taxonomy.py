@@ -44,5 +44,5 @@ def embedded_rows(count: int = 1600) -> TokenRows:
     corpus = open_corpus(testbed.resolve("tokens"))
     subsets = corpus.subsets(0, count)
     assert subsets is not None
-    vocabulary = read_vocabulary(embedded_tokenizer(), 1024)
+    vocabulary = read_vocabulary(embedded_tokenizer(), len(embedded_tokenizer()))
     return TokenRows(corpus.read(0, count), vocabulary, tuple(subsets))

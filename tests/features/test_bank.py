@@ -99,7 +99,7 @@ def test_two_features_of_one_name_are_refused():
 def test_the_embedded_corpus_is_labelled_in_seconds():
     rows = embedded_rows()
     rows = TokenRows(rows.tokens_BP, rows.vocabulary, rows.subsets)
-    counts_V = np.bincount(rows.tokens_BP.ravel(), minlength=1024)
+    counts_V = np.bincount(rows.tokens_BP.ravel(), minlength=len(rows.vocabulary))
     started = time.process_time()
     bank = feature_bank(
         rows.vocabulary, counts_V, BankOptions(unigram_ids=1), subsets=rows.subsets or ()
@@ -126,7 +126,7 @@ def test_the_embedded_corpus_is_labelled_in_seconds():
 
 def test_batches_label_as_all_rows_do():
     rows = embedded_rows()
-    counts_V = np.bincount(rows.tokens_BP.ravel(), minlength=1024)
+    counts_V = np.bincount(rows.tokens_BP.ravel(), minlength=len(rows.vocabulary))
     bank = feature_bank(rows.vocabulary, counts_V, BankOptions(), subsets=rows.subsets or ())
     assert rows.subsets is not None
 

@@ -25,7 +25,7 @@ print(json.dumps({name: frame.reset_index().to_dict("list") for name, frame in {
     "ten": ten, "fires": fires, "partners": partners, "logits": logits, "together": together,
 }.items()}))""", "correlate_arrays": """import json
 x, y = (torch.cat(each).double() for each in zip(*batches("neurons"), strict=True))
-r = torch.corrcoef(torch.cat([x, y], 1).T)[:768, 768:]
+r = torch.corrcoef(torch.cat([x, y], 1).T)[:1024, 1024:]
 print(json.dumps({
     "ten": ten.to_dict("list"), "excess": excess.to_dict(),
     "best": r.amax(1).tolist(), "partner": r.argmax(1).tolist(),

@@ -133,8 +133,8 @@ def run(
     >>> study.corpus.path = testbed.resolve("tokens")
     >>> study.corpus.tokens = 1024
     >>> run = ur.run(study, stages=["correlations"], executor="local")
-    >>> run.summary["references"][0]["layers"][2]["neurons"]
-    768
+    >>> run.summary["references"][0]["layers"][1]["neurons"]
+    1024
     """
     print(CHECKING, file=sys.stderr, flush=True)
     from universal_ray.report.run import open

@@ -37,7 +37,7 @@ class ReportConfig:
     """Raw tokens on which partners in other models are read; by default a third of the profile's.
     """
     neurons: list[str] = field(default_factory=list)
-    """Neurons, as 2.326 of layer 2, whose activations are told by what tokens are, beside those
+    """Neurons, as 1.848 of layer 1, whose activations are told by what tokens are, beside those
     that are universal or of a family."""
     score: float = 0.3
     """Correlation, on tokens that it was not fitted on, below which a description is withheld."""

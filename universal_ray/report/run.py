@@ -41,9 +41,9 @@ class Run:
     ('pairs', 'neurons')
     >>> neurons = run.table("neurons", ["layer", "neuron", "excess_corr"]).to_pandas()
     >>> len(neurons)
-    2304
+    2048
     >>> run.summary["references"][0]["neurons"]
-    2304
+    2048
     >>> run.record["corpus"]["context"]
     128
     """
@@ -101,8 +101,8 @@ class Run:
         has made it yet, DamagedError where the file was altered.
 
         >>> import universal_ray as ur
-        >>> ur.open("runs/small").table("pairs", ["id", "other"], neurons=["a:2.326"]).to_pylist()
-        [{'id': 'a:2.326', 'other': 'b'}]
+        >>> ur.open("runs/small").table("pairs", ["id", "other"], neurons=["a:1.848"]).to_pylist()
+        [{'id': 'a:1.848', 'other': 'b'}]
         """
         if neurons is None:
             return self._table(name, columns)
@@ -210,7 +210,7 @@ def open(path: str | os.PathLike[str]) -> Run:
     >>> import universal_ray as ur
     >>> run = ur.open("runs/small")
     >>> run.table("neurons").sort_by("excess_corr").num_rows
-    2304
+    2048
     >>> ur.open("runs/nowhere")
     Traceback (most recent call last):
         ...

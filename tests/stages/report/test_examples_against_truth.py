@@ -16,7 +16,7 @@ from universal_ray import testbed
 from universal_ray.config.study import Study
 from universal_ray.stages.report.earlier import NONE
 
-ROWS, CONTEXT, WINDOW, WIDTH = 24, 128, 32, 768
+ROWS, CONTEXT, WINDOW, WIDTH = 24, 128, 32, 1024
 TOLERANCE = 5e-5
 
 
@@ -101,7 +101,7 @@ def test_top_windows_are_around_the_largest_activations_of_different_rows(found)
     count_N = np.bincount(flat_M, minlength=own_RPN.shape[2])
     np.testing.assert_array_equal(np.bincount(flat_M, rank_M), count_N * (count_N - 1) / 2)
     short_N = np.flatnonzero(count_N < 8)
-    assert (best_RN[count_N[short_N], short_N] < TOLERANCE).all() and len(short_N) < 100
+    assert (best_RN[count_N[short_N], short_N] < TOLERANCE).all() and len(short_N) < len(count_N) / 4
 
 
 def test_quantiles_random_and_silent_windows_are_of_the_sample(found):
@@ -110,7 +110,7 @@ def test_quantiles_random_and_silent_windows_are_of_the_sample(found):
     kinds, counts = np.unique(found.kind, return_counts=True)
     by_kind = dict(zip(kinds, counts / found.own_TN.shape[1], strict=True))
     assert by_kind.keys() == {"top", "quantile", "random", "silent"}
-    assert by_kind["quantile"] > 7 and min(by_kind["random"], by_kind["silent"]) > 3.9
+    assert by_kind["quantile"] > 4 and min(by_kind["random"], by_kind["silent"]) > 3.5
     assert (found.activation[found.kind == "silent"] <= 0).all()
     own_RPN = found.own_TN.reshape(ROWS, CONTEXT, -1)[sample]
     sampled_TN = own_RPN[found.kept_RP[sample]]

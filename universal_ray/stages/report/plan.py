@@ -99,7 +99,7 @@ def _named(text: str, models: list[Model]) -> tuple[int, int]:
     """Layer and neuron that a user names. Raises ConfigurationError where some model has none."""
     found = re.fullmatch(r"(\d+)\.(\d+)", text)
     if not found:
-        raise ConfigurationError(f"report.neurons names {text!r}: name LAYER.NEURON, as in 2.326")
+        raise ConfigurationError(f"report.neurons names {text!r}: name LAYER.NEURON, as in 1.848")
     layer, neuron = int(found[1]), int(found[2])
     for model in models:
         if layer >= model.layers or neuron >= model.width:

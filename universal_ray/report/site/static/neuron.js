@@ -285,7 +285,7 @@ async function comparePage(query) {
   const form = h("form", { class: "filters", "aria-label": "Which two", submit: (event) => {
     event.preventDefault();
     location.hash = `#/compare?with=${[...event.target.querySelectorAll("input")].map((input) => encodeURIComponent(input.value.trim())).join(",")}`;
-  } }, ["first", "second"].map((which, at) => h("div", { class: "field" }, h("label", { for: `compare-${at}` }, `The ${which} neuron`), h("input", { id: `compare-${at}`, value: names[at] || "", placeholder: "as a:1.74", list: "pinned", autocomplete: "off" }))),
+  } }, ["first", "second"].map((which, at) => h("div", { class: "field" }, h("label", { for: `compare-${at}` }, `The ${which} neuron`), h("input", { id: `compare-${at}`, value: names[at] || "", placeholder: "as a:1.848", list: "pinned", autocomplete: "off" }))),
   h("datalist", { id: "pinned" }, [...pins].map((id) => h("option", { value: id }))), h("button", { type: "submit" }, "Compare"));
   const sides = await Promise.all(places.map(async (place, at) => h("div", { class: "side" }, place < 0 ? h("p", { class: "missing" }, "No such neuron: ", h("bdi", {}, visible(names[at]))) : await neuronBody(place, true))));
   return h("article", { class: "compare" }, h("h1", {}, "Two neurons"), form, places.length < 2 && h("p", {}, "Pin two neurons by the ring beside their names, or name them here."), h("div", { class: "sides" }, sides));
