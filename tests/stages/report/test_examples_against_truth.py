@@ -101,7 +101,8 @@ def test_top_windows_are_around_the_largest_activations_of_different_rows(found)
     count_N = np.bincount(flat_M, minlength=own_RPN.shape[2])
     np.testing.assert_array_equal(np.bincount(flat_M, rank_M), count_N * (count_N - 1) / 2)
     short_N = np.flatnonzero(count_N < 8)
-    assert (best_RN[count_N[short_N], short_N] < TOLERANCE).all() and len(short_N) < len(count_N) / 4
+    assert (best_RN[count_N[short_N], short_N] < TOLERANCE).all()
+    assert len(short_N) < len(count_N) / 4
 
 
 def test_quantiles_random_and_silent_windows_are_of_the_sample(found):
