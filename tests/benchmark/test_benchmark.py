@@ -51,6 +51,7 @@ def test_the_naive_scheme_is_numpys_best_correlation():
         np.testing.assert_allclose(naive.best_correlations(sums), r_NM.max(1), atol=2e-3)
 
 
+@pytest.mark.thorough
 def test_both_schemes_find_the_same_correlations(tmp_path):
     study = make_study(tmp_path, TINY, MEANS)
     study.units = UnitsConfig(tokens=512, batch=256, fold=2)

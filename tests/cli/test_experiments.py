@@ -216,7 +216,13 @@ def test_every_experiment_is_run_somewhere():
         (Fault("", "dropped"), "check the network"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("job", [("jobs/run.py", "dry_run=true"), ("deploy/prefetch.py",)])
+@pytest.mark.parametrize(
+    "job",
+    [
+        ("jobs/run.py", "dry_run=true"),
+        pytest.param(("deploy/prefetch.py",), marks=pytest.mark.thorough),
+    ],
+)
 def test_what_the_hub_answers_is_one_sentence_of_a_command(
     hub, files, tmp_path, monkeypatch, job, fault, told
 ):

@@ -55,6 +55,7 @@ def test_every_error_is_public():
     assert below | {"UniversalRayError"} <= set(universal_ray.__all__)
 
 
+@pytest.mark.thorough
 def test_the_examples_do_what_they_say(tmp_path, monkeypatch):
     """In one directory, one after another: the first makes the run that the others read."""
     monkeypatch.chdir(tmp_path)

@@ -47,7 +47,10 @@ def study(inputs, tmp_path):
     return make_study(tmp_path / "run", inputs[0], str(tokens))
 
 
-@pytest.mark.parametrize("when", ["before the calibration", "before a unit"])
+@pytest.mark.parametrize(
+    "when",
+    ["before a unit", pytest.param("before the calibration", marks=pytest.mark.thorough)],
+)
 def test_tokens_replaced_after_the_plan_make_nothing_and_put_back_go_on(
     inputs, expected, study, when
 ):

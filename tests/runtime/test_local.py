@@ -279,13 +279,9 @@ except ResourceError as error:
     assert ("MKL_CBWR=AUTO,STRICT" in done.stdout) == refused
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(
-    ("stages", "workers", "threads"),
-    [
-        ((CORRELATIONS,), 1, 2),
-        pytest.param(ALL, 1, 2, marks=pytest.mark.cluster),
-        pytest.param(ALL, 2, 1, marks=pytest.mark.cluster),
-    ],
+    ("stages", "workers", "threads"), [((CORRELATIONS,), 1, 2), (ALL, 1, 2), (ALL, 2, 1)]
 )
 def test_both_executors_make_the_same_bits_with_as_many_threads(
     nodes, tmp_path, stages, workers, threads

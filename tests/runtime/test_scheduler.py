@@ -188,6 +188,7 @@ def test_worker_that_ray_kills_for_its_memory(monkeypatch, tmp_path):
         made.shutdown()
 
 
+@pytest.mark.cluster
 def test_actors_and_tasks_have_the_names_that_the_dashboard_shows(nodes, tmp_path):
     nodes.some()
     stage = Puppets("first", tasks(3))

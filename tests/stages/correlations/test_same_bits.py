@@ -152,6 +152,7 @@ def test_driver_killed_and_started_again(inputs, expected, tmp_path):
     assert not set(again) & set(finished)
 
 
+@pytest.mark.thorough
 def test_unit_and_block_cut_short_are_found_and_computed_again(finished, expected, caplog):
     store = Store(finished.run.dir)
     files = [path for path in store.list("moments") if "layer" in path]

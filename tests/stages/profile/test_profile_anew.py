@@ -104,7 +104,11 @@ def asked(study: Study) -> set[str]:
     return {task.name.split("-")[0] for batch in batches for task in batch.tasks}
 
 
-@pytest.mark.parametrize("key", CHANGES)
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(each, marks=pytest.mark.thorough) if each == "tokens" else each
+     for each in CHANGES],
+)  # fmt: skip
 def test_a_change_makes_anew_what_its_artifacts_say_and_no_more(study, tmp_path, key):
     assert asked(study) == set()
     (tmp_path / "more.yaml").write_text(MORE)
@@ -162,8 +166,14 @@ def rewritten(store: Store, path: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("layer", "reach"), ("layer", "highest.mean_id"), ("weights", "in_sim.max_N"),
-     ("weights", "input_bias"), ("bank", "membership_VF")],
+    [
+        ("layer", "highest.mean_id"),
+        *(
+            pytest.param(*each, marks=pytest.mark.thorough)
+            for each in [("layer", "reach"), ("weights", "in_sim.max_N"),
+                         ("weights", "input_bias"), ("bank", "membership_VF")]
+        ),
+    ],
 )  # fmt: skip
 def test_a_missing_tensor_is_told_by_its_name_and_made_anew(whole, study, caplog, file, name):
     store = Store(study.run.dir)

@@ -444,7 +444,7 @@ CHANGES = {
 }
 """Another value of every key, and what it makes anew here, the tables aside: where it leads
 to the same choice, nothing is intervened on again."""
-QUICK = {"roles.seed", "roles.paths", "scores", "declared"}
+QUICK = {"roles.paths", "scores", "declared"}
 """Keys and artifacts that stand for the others."""
 
 
