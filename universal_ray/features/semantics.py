@@ -74,7 +74,7 @@ def find_topics(rows: TokenRows, count: int, *, seed: int = 0) -> Topics:
 
     Raises ConfigurationError where there are too few.
     """
-    from sklearn.decomposition import NMF
+    from sklearn.decomposition import non_negative_factorization
 
     group_V, words = _groups(rows.vocabulary)
     if not count:
@@ -85,12 +85,16 @@ def find_topics(rows: TokenRows, count: int, *, seed: int = 0) -> Topics:
     counts_SG = _counts(group_V, len(words), rows, passage_T)
     passages = counts_SG.shape[0]
     rarity_G = np.log((1 + passages) / (1 + (counts_SG > 0).sum(0).A1)) + 1
-    model = NMF(count, init="nndsvd", tol=0.0, max_iter=ITERATIONS, random_state=seed)
-    with np.errstate(invalid="ignore"):  # root of what is left of the counts, not asked for here
-        model.fit(_weighted(counts_SG, rarity_G))
-    return Topics(
-        group_V=group_V, words=words, rarity_G=rarity_G, weights_KG=model.components_
+    # `NMF` does this too, and then takes a root of what is left, which rounding makes negative.
+    _, weights_KG, _ = non_negative_factorization(
+        _weighted(counts_SG, rarity_G),
+        n_components=count,
+        init="nndsvd",
+        tol=0.0,
+        max_iter=ITERATIONS,
+        random_state=seed,
     )
+    return Topics(group_V=group_V, words=words, rarity_G=rarity_G, weights_KG=weights_KG)
 
 
 def check_topics(rows: TokenRows, count: int) -> None:
