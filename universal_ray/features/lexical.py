@@ -3,7 +3,7 @@
 Shapes: V ids, T tokens.
 """
 
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -28,17 +28,14 @@ ROLES = ("word", "word_beginning", "word_middle", "no_word")
 """What an occurrence of a token is: a whole word, its first part, a later part, or no word."""
 
 
-@cache
 def _symbolic(text: str) -> bool:
     return not any(character.isalnum() or character.isspace() for character in text)
 
 
-@cache
 def _digits(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-@cache
 def _letter(text: str) -> bool:
     return text[:1].isalpha()
 
