@@ -6,7 +6,7 @@ ARGS =
 # For two cores: some tests wait for a clock, or for another process.
 PROCESSES = 3
 
-.PHONY: help run test test-all lint docs notebook clean
+.PHONY: help run test thorough test-all lint docs notebook clean
 
 help:  ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,10 @@ run: .venv/installed  ## run the default study, or what ARGS says: make run ARGS
 test: .venv/installed  ## run the tests, or what ARGS says: make test ARGS=tests/maths
 	.venv/bin/python -m pytest -n $(PROCESSES) $(ARGS)
 
-test-all: test  ## and more of whole studies, of clusters, and of time, for which be idle
+thorough: .venv/installed  ## run whole studies several times, and clusters of which parts are killed
 	.venv/bin/python -m pytest -n 2 -m "(thorough or cluster) and not slow and not speed"
+
+test-all: test thorough  ## run both, and what measures time, for which be idle
 	.venv/bin/python -m pytest -m "speed and not slow"
 
 lint: .venv/installed  ## check style (ruff) and types (mypy)
