@@ -14,6 +14,7 @@ from helpers_hub import Fault, Hub, lead, offline, served, unwaited
 from helpers_jobs import enter
 from helpers_models import TEXT, make_tokenizer
 from helpers_study import make
+from helpers_tiers import tiers
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from universal_ray.cli.study import compose
@@ -163,10 +164,7 @@ def cached(folder: Path, *patterns: str) -> set[str]:
     return {each.name for each in places if "snapshots" in each.parts and each.is_file()}
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    ["gpt2_small", *(pytest.param(each, marks=pytest.mark.thorough) for each in [*PAIRS][1:])],
-)
+@pytest.mark.parametrize("experiment", tiers(PAIRS, ["gpt2_small"]))
 def test_an_experiment_is_planned_fetched_and_run_offline(
     hub: Hub, files, tmp_path, monkeypatch, experiment
 ):
@@ -216,20 +214,14 @@ def test_every_experiment_is_run_somewhere():
         (Fault("", "dropped"), "check the network"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize(
-    "job",
-    [
-        ("jobs/run.py", "dry_run=true"),
-        pytest.param(("deploy/prefetch.py",), marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.parametrize("job", tiers(["jobs/run.py", "deploy/prefetch.py"], ["jobs/run.py"]))
 def test_what_the_hub_answers_is_one_sentence_of_a_command(
     hub, files, tmp_path, monkeypatch, job, fault, told
 ):
     unwaited(monkeypatch)
     hub.faults = [fault]
-    script, *more = job
-    ended = enter(script, *shrunk("gpt2_small", files), *more, folder=tmp_path)
+    more = ["dry_run=true"] if job == "jobs/run.py" else []
+    ended = enter(job, *shrunk("gpt2_small", files), *more, folder=tmp_path)
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("WARNING")]
     assert ended.returncode == 1
     (line,) = lines

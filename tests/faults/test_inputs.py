@@ -22,6 +22,7 @@ from helpers_study import (
     stages,
     table_bytes,
 )
+from helpers_tiers import tiers
 
 from universal_ray.config.study import Activation
 from universal_ray.errors import ConfigurationError, CorpusError
@@ -48,8 +49,7 @@ def study(inputs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "when",
-    ["before a unit", pytest.param("before the calibration", marks=pytest.mark.thorough)],
+    "when", tiers(["before the calibration", "before a unit"], ["before a unit"])
 )
 def test_tokens_replaced_after_the_plan_make_nothing_and_put_back_go_on(
     inputs, expected, study, when

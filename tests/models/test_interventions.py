@@ -21,6 +21,7 @@ from helpers_roles import (
     load,
     rows,
 )
+from helpers_tiers import tiers
 from torch import Tensor
 
 from universal_ray.errors import ConfigurationError, CorpusError, ModelError
@@ -136,9 +137,7 @@ def expected(model, tokens_BP: Tensor, keep_BP: Tensor, each: Intervention) -> d
     return found
 
 
-@pytest.mark.parametrize(
-    "kind", ["gpt2", *(pytest.param(each, marks=pytest.mark.thorough) for each in [*MODELS][1:])]
-)
+@pytest.mark.parametrize("kind", tiers(MODELS, ["gpt2"]))
 def test_effects_are_those_of_a_plain_pass_with_hooks(kind, tmp_path: Path):
     source = resolve(str(MODELS[kind](tmp_path)))
     # Of eager attention a plain GPT-2 has float64 all through, GPT-NeoX a float32 softmax, and

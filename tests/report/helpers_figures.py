@@ -20,6 +20,7 @@ THRESHOLD = 0.5
 FAMILIES = ("unigram", "alphabet", "previous token", "position", "syntax", "semantic")
 TEXTS = (*HOSTILE, "$x^2$", r"$\frac{1}{2$", "␣" * 9, "\u05d0", "\u6f22", "-1")
 BINS, DRAWS = 257, 3
+BY_NAME = {figure.name: figure for figure in FIGURES}
 
 
 def table(name: str, columns: Mapping[str, Iterable[Any]]) -> pa.Table:
@@ -205,3 +206,18 @@ def checksums_of(figures: Iterable[Drawn]) -> dict[str, str]:
         for each in figures
         for kind, content in each.files.items()
     }
+
+
+def data_of(name, tables=None):
+    """What a figure of the reference model draws."""
+    return BY_NAME[name].data((tables or source()).of("a")).data
+
+
+def frame(name):
+    return source().tables[name].to_pandas()
+
+
+def of_panel(rows, panel):
+    """Rows of a table that are of a neuron, by its layer and number."""
+    layer, neuron = map(int, panel.split("."))
+    return rows[(rows["layer"] == layer) & (rows["neuron"] == neuron)]

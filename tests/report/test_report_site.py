@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from helpers_site import HOSTILE, catalogue, column, neuron, read, write
+from helpers_tiers import tiers
 from helpers_whole import copied, damage, whole_run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -234,15 +235,11 @@ def test_where_the_list_alone_is_larger_the_page_says_so(run):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        ("neurons", "gone"),
-        ("statistics", "half"),
-        *(
-            pytest.param(*each, marks=pytest.mark.thorough)
-            for each in [("pairs", "bit"), ("features", "gone"), ("taxonomy", "empty"),
-                         ("roles", "gone"), ("interventions", "bit")]
-        ),
-    ],
+    tiers(
+        [("neurons", "gone"), ("pairs", "bit"), ("statistics", "half"), ("features", "gone"),
+         ("taxonomy", "empty"), ("roles", "gone"), ("interventions", "bit")],
+        [("neurons", "gone"), ("statistics", "half")],
+    ),
 )  # fmt: skip
 def test_a_table_that_cannot_be_read_is_named_and_the_rest_is_drawn(run, name, kind):
     damage(run / "tables" / f"{name}.parquet", kind)
@@ -303,7 +300,7 @@ def test_the_same_tables_make_the_same_bytes(made, tmp_path):
     assert hashes(tmp_path) == hashes(made)
 
 
-@pytest.mark.parametrize("moves", [5, pytest.param(0, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("moves", tiers([0, 5], [5]))
 def test_a_report_is_never_half_written(run, monkeypatch, moves):
     page = run / "report" / "index.html"
     make(str(run), Extent(width=8, seed=2))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers_stages import follows
 from helpers_study import CONTEXT, make
+from helpers_tiers import tiers
 from helpers_whole import copied, whole_run
 
 from universal_ray.config.study import (
@@ -111,11 +112,6 @@ OTHERWISE: dict[str, Any] = {
 QUICK = {"roles.sweep", "universal.threshold", "report.seed"}
 
 
-def tiers(names) -> list:
-    thorough = pytest.mark.thorough
-    return [each if each in QUICK else pytest.param(each, marks=thorough) for each in names]
-
-
 # Declared
 
 
@@ -194,7 +190,7 @@ def test_every_key_that_may_change_has_another_value_here():
     }
 
 
-@pytest.mark.parametrize("key", tiers(OTHERWISE))
+@pytest.mark.parametrize("key", tiers(OTHERWISE, QUICK))
 def test_a_change_makes_anew_what_depends_on_it_and_nothing_else(again, key):
     study, before = again
     section, name = key.split(".")
@@ -238,7 +234,7 @@ def test_nothing_is_made_anew_without_a_change(again):
     assert pieces(Path(study.run.dir)) == before
 
 
-@pytest.mark.parametrize("name", tiers(BY_NAME))
+@pytest.mark.parametrize("name", tiers(BY_NAME, QUICK))
 def test_a_raised_version_makes_anew_what_is_made_of_it_and_nothing_else(again, name, monkeypatch):
     study, before = again
     raised = BY_NAME[name]

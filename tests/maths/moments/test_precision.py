@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers_tiers import tiers
 
 from universal_ray.benchmark.exactness import (
     activations,
@@ -25,7 +26,7 @@ def test_the_reference_is_numpys():
 
 @pytest.mark.parametrize("made", [activations, rectified])
 @pytest.mark.parametrize(
-    "chunk", [pytest.param(1_024, marks=pytest.mark.thorough), 4_096, 16_384, 65_536]
+    "chunk", tiers([1_024, 4_096, 16_384, 65_536], [4_096, 16_384, 65_536])
 )
 @pytest.mark.parametrize("policy", BOUNDS)
 def test_every_policy_keeps_its_bound_at_every_chunk_and_r(policy, chunk, made):
@@ -47,7 +48,7 @@ def test_zeros_of_relus_cost_nothing(policy, tokens):
     assert error_NM.abs().max() < 5e-7
 
 
-@pytest.mark.parametrize("policy", ["fp32", pytest.param("split", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("policy", tiers(["fp32", "split"], ["fp32"]))
 def test_a_long_unit_of_many_additions_keeps_the_bound(policy):
     """Of r: what a kernel rounds in one direction is in the squares too, and cancels."""
     rng = np.random.default_rng(8)
@@ -81,7 +82,7 @@ def truncating(left: torch.Tensor, right: torch.Tensor, out: None = None) -> tor
 @pytest.mark.parametrize("made", [activations, rectified])
 @pytest.mark.parametrize(
     ("policy", "chunk"),
-    [("split", 4_096), pytest.param("fp16", 16_384, marks=pytest.mark.thorough)],
+    tiers([("split", 4_096), ("fp16", 16_384)], [("split", 4_096)]),
 )
 def test_what_tensor_cores_truncate_cancels_in_r(policy, chunk, made, monkeypatch):
     """Squares and products lose nearly the same share of themselves, whatever r is."""

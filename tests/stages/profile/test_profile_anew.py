@@ -12,6 +12,7 @@ import pytest
 from helpers_models import make_gpt2
 from helpers_stages import Sending, follows
 from helpers_study import CONTEXT, VOCABULARY, make_study, make_tokens, table_bytes
+from helpers_tiers import tiers
 
 from universal_ray.config.study import Exclusion, Study, TaxonomyConfig
 from universal_ray.corpus.rows import TokenCorpus
@@ -104,11 +105,7 @@ def asked(study: Study) -> set[str]:
     return {task.name.split("-")[0] for batch in batches for task in batch.tasks}
 
 
-@pytest.mark.parametrize(
-    "key",
-    [pytest.param(each, marks=pytest.mark.thorough) if each == "tokens" else each
-     for each in CHANGES],
-)  # fmt: skip
+@pytest.mark.parametrize("key", tiers(CHANGES, CHANGES.keys() - {"tokens"}))
 def test_a_change_makes_anew_what_its_artifacts_say_and_no_more(study, tmp_path, key):
     assert asked(study) == set()
     (tmp_path / "more.yaml").write_text(MORE)
@@ -166,14 +163,11 @@ def rewritten(store: Store, path: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [
-        ("layer", "highest.mean_id"),
-        *(
-            pytest.param(*each, marks=pytest.mark.thorough)
-            for each in [("layer", "reach"), ("weights", "in_sim.max_N"),
-                         ("weights", "input_bias"), ("bank", "membership_VF")]
-        ),
-    ],
+    tiers(
+        [("layer", "highest.mean_id"), ("layer", "reach"), ("weights", "in_sim.max_N"),
+         ("weights", "input_bias"), ("bank", "membership_VF")],
+        [("layer", "highest.mean_id")],
+    ),
 )  # fmt: skip
 def test_a_missing_tensor_is_told_by_its_name_and_made_anew(whole, study, caplog, file, name):
     store = Store(study.run.dir)

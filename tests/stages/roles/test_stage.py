@@ -2,19 +2,16 @@
 changes makes anew what depends on it.
 """
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
 import pytest
 import torch
-import yaml
 from helpers_planted import (
     ENTROPY,
     MEMBERS,
@@ -24,104 +21,33 @@ from helpers_planted import (
     SWITCHED_HEAD,
     SWITCHED_LAYER,
     WIDTH,
-    plant,
 )
+from helpers_planted_study import CONTEXT, INTERVENED, LISTED, make_study, rows_of
 from helpers_roles import hooked_logits, load
 from helpers_stages import Disordering
-from helpers_study import make, table_bytes
+from helpers_study import make
 from helpers_summary import differences
-from helpers_whole import changed, copied, whole_study
+from helpers_whole import changed, copied
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from universal_ray.config.study import Bound, RolesConfig, Study
+from universal_ray.config.study import Study
 from universal_ray.errors import ConfigurationError, MissingError
 from universal_ray.maths.roles.attention import bos_directions, bos_scores
 from universal_ray.models.decoder import load_decoder
 from universal_ray.models.source import resolve
 from universal_ray.models.weights import load_weights
-from universal_ray.planning.items import marker
 from universal_ray.report.tables import SUMMARY
 from universal_ray.stages.inputs import find_models, outline
-from universal_ray.stages.roles.artifacts import (
-    ARTIFACTS,
-    DECLARED,
-    EFFECTS,
-    PATHS,
-    RESPONSES,
-    SCORES,
-    TABLES,
-)
 from universal_ray.stages.roles.schemas import ROLES
 from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.stages.roles.summary import TABLE_PATHS
-from universal_ray.storage import checked, finished
-from universal_ray.storage.artifacts import Artifact
-from universal_ray.storage.finished import CORRELATIONS, INTERVENTIONS_PATH, PROFILE
+from universal_ray.storage.finished import CORRELATIONS, PROFILE
 from universal_ray.storage.finished import ROLES as ROLES_STAGE
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
 
-CONTEXT, ROWS, INTERVENED = 32, 240, 16
-CANDIDATES, LISTED = 2, 7
-SEEDS = 3, 4
-NAMED = ["0.5", f"seed-{SEEDS[0]}:2.11"]
-"""Of which one is the entropy neuron, and a candidate too."""
-
-
-def make_study(folder: Path, models: list[str], tokens: str, words: str) -> Study:
-    return whole_study(
-        folder, models, tokens, units__tokens=60 * CONTEXT, units__batch=30 * CONTEXT,
-        taxonomy__words=[words], taxonomy__listed=LISTED, roles__tokens=INTERVENED * CONTEXT,
-        roles__sweep=RolesConfig().sweep, roles__candidates=CANDIDATES, roles__controls=3,
-        roles__sets=2, roles__null_share=0.8, roles__neurons=NAMED,
-        roles__paths=["2", "0.5>2.3", ">2.1"], roles__sweep_pre=[-0.4], roles__bounds=list(Bound),
-    )  # fmt: skip
-
-
-def make_inputs(folder: Path) -> None:
-    for seed in SEEDS:
-        plant(folder / f"seed-{seed}", seed)
-    rng = np.random.default_rng(0)
-    tokenizer = AutoTokenizer.from_pretrained(folder / f"seed-{SEEDS[0]}")
-    tokens_BP = rng.integers(1, len(tokenizer), (ROWS, CONTEXT))  # beyond it ids are padding
-    tokens_BP[:, 0] = 0
-    datasets.Dataset.from_dict({"tokens": tokens_BP.tolist()}).save_to_disk(str(folder / "tokens"))
-    texts = [tokenizer.decode([index]) for index in MEMBERS]
-    feature = {"description": "ids that were planted", "words": texts}
-    (folder / "words.yaml").write_text(yaml.safe_dump(
-        {"family": "planted", "match": "case", "features": {"planted_class": feature}}
-    ))
-
-
-@pytest.fixture(scope="module")
-def inputs(once):
-    """Two planted models, random tokens, and a list of what the promoter writes."""
-    folder = once("inputs-of-roles", make_inputs)
-    models = [str(folder / f"seed-{seed}") for seed in SEEDS]
-    return models, str(folder / "tokens"), str(folder / "words.yaml")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def several_shards():
-    """Of four rows each, where so few would be one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("universal_ray.stages.roles.plan.SHARD_TOKENS", 4 * CONTEXT)
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(once, inputs):
-    """The whole study; beside it, as it was before the roles."""
-
-    def make_run(folder: Path) -> None:
-        study = make_study(folder / "run", *inputs)
-        make(study, CORRELATIONS, PROFILE)
-        copied(folder / "run", folder / "profiled")
-        make(study, ROLES_STAGE)
-
-    study = make_study(once("run-of-roles", make_run) / "run", *inputs)
-    return study, Store(study.run.dir)
+pytestmark = pytest.mark.usefixtures("several_shards")
 
 
 def test_every_file_of_a_run_bears_a_name_of_ours(run):
@@ -141,11 +67,6 @@ def test_the_summary_holds_what_the_docs_say(run):
     assert [(each["model"], each["given"]) for each in summary["models"]] == [
         (Path(name).name, name) for name in given
     ]
-
-
-def rows_of(store: Store, table: str, model: str) -> list[dict]:
-    found = store.get_table(f"tables/{table}.parquet")
-    return found.filter(pc.equal(found["model"], Path(model).name)).to_pylist()
 
 
 def test_planted_neurons_have_their_roles_and_random_ones_have_none(run, inputs):
@@ -422,175 +343,3 @@ def test_what_is_missing_or_too_short_is_refused_before_any_model_runs(inputs, t
     study.roles.tokens = CONTEXT
     with pytest.raises(ConfigurationError, match=r"roles\.tokens"):
         make(study, ROLES_STAGE)
-
-
-KINDS = {"scores": SCORES, "responses": RESPONSES, "effects": EFFECTS, "paths": PATHS}
-"""By what the folders of each begin with."""
-CHANGES = {
-    "roles.tokens": (INTERVENED * CONTEXT + 3 * CONTEXT, {"effects", "paths"}),
-    "roles.sweep": ([0.0, 6.0], {"effects"}),
-    "roles.sweep_pre": ([-1.0], {"effects"}),
-    "roles.bounds": ([Bound.relu], set()),  # one of those that were held to
-    "roles.sets": (1, {"effects"}),
-    "roles.seed": (1, {"scores", "effects"}),
-    "roles.candidates": (1, {"scores"}),
-    "roles.controls": (1, {"scores"}),  # of those that were held
-    "roles.paths": (["2", "0.4>1.0"], {"scores", "paths"}),
-    "roles.neurons": (["0.3"], {"scores", "effects"}),
-    "roles.kurtosis": (3.0, {"scores", "responses"}),
-    "roles.partition": (0.5, {"scores", "responses"}),
-    "roles.null_share": (0.0, {"scores", "effects"}),
-    "roles.frequency": (0.0, {"scores", "effects"}),
-}
-"""Another value of every key, and what it makes anew here, the tables aside: where it leads
-to the same choice, nothing is intervened on again."""
-QUICK = {"roles.paths", "scores", "declared"}
-"""Keys and artifacts that stand for the others."""
-
-
-def tiers(names) -> list:
-    thorough = pytest.mark.thorough
-    return [each if each in QUICK else pytest.param(each, marks=thorough) for each in names]
-
-
-@pytest.fixture
-def copy(run, tmp_path) -> Study:
-    """The finished study in a directory of its own."""
-    folder = copied(Path(run[0].run.dir), tmp_path / "run")
-    return changed(run[0], run__dir=str(folder))
-
-
-def run_roles(study: Study) -> set[str]:
-    """Kinds of which it wrote a file; one that is written again is another file."""
-    before = _written(study)
-    make(study, ROLES_STAGE)
-    return {path.split("/")[1].split("-")[0] for path, _ in _written(study) - before}
-
-
-def _written(study: Study) -> set[tuple[str, int]]:
-    folder = Path(study.run.dir)
-    paths = [path for path in (folder / "roles").rglob("*") if path.is_file()]
-    return {(str(path.relative_to(folder)), path.stat().st_ino) for path in paths}
-
-
-@pytest.mark.parametrize("key", tiers(CHANGES))
-def test_a_changed_key_makes_anew_what_depends_on_it_and_no_more(run, copy, key):
-    value, expected = CHANGES[key]
-    setattr(copy.roles, key.removeprefix("roles."), value)
-    assert run_roles(copy) == expected
-    for kind, artifact in KINDS.items():
-        assert artifact.touched_by(key) or kind not in expected
-        assert key not in artifact.keys or kind in expected
-    stages = (finished.stages(store)[ROLES_STAGE] for store in (run[1], Store(copy.run.dir)))
-    assert len({*stages}) == 2  # the tables
-
-
-def groups_done(study: Study, kind: str = "effects") -> list[str]:
-    """Keys of the groups of interventions, or of the paths, that are stored, once for each shard
-    and piece.
-    """
-    store = Store(study.run.dir)
-    paths = [path for path in store.list("roles") if re.match(rf"roles/{kind}-.*done\.json", path)]
-    return [key for path in paths for key, _ in checked.told(store, path)["groups"]]
-
-
-@pytest.mark.thorough
-def test_another_threshold_runs_only_interventions_that_are_new(run, copy):
-    before = groups_done(copy)
-    shards = -(-INTERVENED // 4)
-    assert before and set(Counter(before).values()) == {shards}
-    copy.universal.threshold /= 2  # other neurons are universal, and other random ones beside them
-    make(copy, CORRELATIONS, PROFILE)
-    assert run_roles(copy) == {"effects"}
-    store = Store(copy.run.dir)
-    assert store.get_table(INTERVENTIONS_PATH) != run[1].get_table(INTERVENTIONS_PATH)
-    after = groups_done(copy)
-    assert set(Counter(after).values()) == {shards}  # none twice
-    assert len(set(after) & set(before)) >= 1 + 3  # the untouched model and every neuron swept
-    tables = table_bytes(store)
-    for path in store.list("roles"):  # as if nothing had been there before
-        if path.startswith("roles/effects-"):
-            store.delete(path)
-    store.delete(finished.MARKER)
-    make(copy, CORRELATIONS, PROFILE, ROLES_STAGE)
-    assert table_bytes(store) == tables
-
-
-@pytest.mark.thorough
-def test_one_more_path_is_ablated_alone_and_told_among_the_others(run, copy):
-    before = groups_done(copy, "paths")
-    shards = -(-INTERVENED // 4)
-    assert set(Counter(before).values()) == {shards}
-    copy.roles.paths = ["2", "0.4>1.0", ">2.1"]  # one is new, one is named no more
-    assert run_roles(copy) == {"scores", "paths"}
-    store = Store(copy.run.dir)
-    after = groups_done(copy, "paths")
-    assert set(Counter(after).values()) == {shards}  # none twice
-    assert len(set(after) - set(before)) == 1
-    tables = table_bytes(store)
-    for path in store.list("roles"):  # as if nothing had been there before
-        if path.startswith("roles/paths-"):
-            store.delete(path)
-    store.delete(finished.MARKER)
-    make(copy, CORRELATIONS, PROFILE, ROLES_STAGE)
-    assert table_bytes(store) == tables
-
-
-def test_every_key_of_the_roles_is_changed():
-    assert {f"roles.{name}" for name in vars(RolesConfig())} == set(CHANGES)
-    assert all(TABLES.touched_by(key) for key in CHANGES)
-    assert set(ARTIFACTS) == {*KINDS.values(), TABLES}
-
-
-def test_more_tokens_leave_the_shards_that_are_there(run, copy):
-    copy.roles.tokens += 4 * CONTEXT
-    before = _written(copy)
-    assert run_roles(copy) == {"effects", "paths"}
-    assert before < _written(copy)
-
-
-@pytest.fixture
-def lift() -> Iterator[Callable[[Artifact], None]]:
-    """Raises the version of an artifact while a test lasts."""
-    were: list[tuple[Artifact, int | str]] = []
-
-    def lift(artifact: Artifact) -> None:
-        were.append((artifact, artifact.version))
-        object.__setattr__(artifact, "version", f"{artifact.version} raised")
-
-    yield lift
-    for artifact, version in were:
-        object.__setattr__(artifact, "version", version)
-
-
-@pytest.mark.parametrize("name", tiers([*KINDS, "declared", "tables"]))
-def test_a_raised_version_makes_that_anew_and_the_tables(run, copy, lift, name):
-    before = finished.stages(run[1])
-    lift({**KINDS, "declared": DECLARED, "tables": TABLES}[name])
-    assert run_roles(copy) == {name} & KINDS.keys()
-    store = Store(copy.run.dir)
-    after = finished.stages(store)
-    assert {stage for stage in after if after[stage] != before[stage]} == {finished.ROLES}
-    assert table_bytes(store) == table_bytes(run[1])
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("kind", "tensor"),
-    [("scores", "attention.head_N"), ("responses", "found.detector_share_D"),
-     ("effects", "sums_MIT"), ("paths", "count")],
-)  # fmt: skip
-def test_a_missing_tensor_is_told_by_its_name_and_made_anew(run, copy, lift, caplog, kind, tensor):
-    store = Store(copy.run.dir)
-    paths = [path for path in store.list("roles") if path.endswith(".safetensors")]
-    path = next(path for path in paths if path.startswith(f"roles/{kind}-"))
-    shard, _, file = path.rpartition("/")
-    told = marker(shard) if file == "sums.safetensors" else checked.marker_of(path)
-    tensors = checked.get_tensors(store, path, told)
-    del tensors[tensor]
-    said = {name: each for name, each in checked.told(store, told).items() if name != "files"}
-    checked.finish(store, told, [store.put_tensors(path, tensors)], **said)
-    lift(TABLES)
-    assert run_roles(copy) == {kind}
-    assert f"{path} lacks {tensor}: " in caplog.text
-    assert table_bytes(store) == table_bytes(run[1])
