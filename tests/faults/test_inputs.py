@@ -24,7 +24,6 @@ from helpers_study import (
 )
 from helpers_tiers import tiers
 
-from universal_ray.config.study import Activation
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.runtime import driver
 from universal_ray.storage.store import Store
@@ -103,7 +102,7 @@ def test_sums_say_in_full_what_they_are_of(study):
 def test_without_its_study_a_run_directory_is_taken_for_nothing(study):
     store = make(study)
     (Path(study.run.dir) / "study.yaml").unlink()
-    study.models.activation = Activation.pre
+    study.models.site = "mlp_pre"
     with pytest.raises(ConfigurationError, match=r"no study\.yaml"):
         make(study)
     assert store.exists("moments")

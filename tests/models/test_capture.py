@@ -72,7 +72,7 @@ def families():
 @pytest.mark.parametrize("flags", [{}, STANFORD], ids=["plain", "stanford"])
 def test_gpt2_equals_plain_hooks(tmp_path, flags, activation):
     make_gpt2(tmp_path, seed=1, layers=4, **flags)
-    x_TN = values(Capture(resolve(str(tmp_path)), sites=[site_of(activation)]), rows(300))
+    x_TN = values(Capture(resolve(str(tmp_path)), sites=[site_of(f"mlp_{activation}")]), rows(300))
     assert x_TN.shape == (60, 4 * 128) and x_TN.dtype == torch.float32
     before = None if activation == "post" else "c_fc"
     for attention in ("sdpa", "eager"):
@@ -130,7 +130,7 @@ def test_other_architectures_equal_plain_hooks(tmp_path, family, activation):
     save_model(model, tmp_path)
     source = resolve(str(tmp_path))
     assert (source.layers, source.d_model, source.vocabulary, source.context) == (3, 32, 320, 32)
-    x_TN = values(Capture(source, sites=[site_of(activation)]), rows(320))
+    x_TN = values(Capture(source, sites=[site_of(f"mlp_{activation}")]), rows(320))
     expected_TN = plain(tmp_path, post, None if activation == "post" else pre)(rows(320))
     assert x_TN.shape == (60, 3 * source.d_mlp)
     assert expected_TN.std() > 0.1

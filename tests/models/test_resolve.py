@@ -211,7 +211,7 @@ def test_refuses_weights_that_are_not_those_resolved(gpt2, tmp_path):
     assert "was damaged, or replaced since the study was planned" in sentence(error)
 
 
-def test_refuses_an_unknown_activation():
+def test_refuses_an_unknown_site():
     with pytest.raises(ModelError) as error:
         site_of("middle")
     assert "'middle'" in sentence(error)

@@ -1,7 +1,5 @@
 """A site that no other file knows goes through capture, planning, sums and tables."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from universal_ray.config.study import Activation, Exclusion
+from universal_ray.config.site import SITES as NAMES
+from universal_ray.config.study import Exclusion
 from universal_ray.corpus.rows import open_corpus
 from universal_ray.errors import ModelError
 from universal_ray.models.capture import Capture
@@ -23,7 +22,7 @@ from universal_ray.models.site import MLP_POST, MLP_PRE, SITES, Ask, Shape, Site
 from universal_ray.models.source import resolve
 from universal_ray.planning.capacity import weight_bytes
 from universal_ray.stages.inputs import prepare
-from universal_ray.stages.profile.stage import ProfileStage
+from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.storage.store import Store
 
 
@@ -38,7 +37,7 @@ class Residual(Site):
     """The residual stream after each block of a GPT-2."""
 
     def shape(self, source):
-        return Shape(source.layers, source.d_model, gated=True)
+        return Shape(source.layers, source.d_model, signed=True)
 
     def attach(self, source, bridge, show):
         for layer, block in enumerate(bridge.original_model.transformer.h):
@@ -47,15 +46,15 @@ class Residual(Site):
 
 class Wider(Residual):
     def shape(self, source):
-        return Shape(source.layers, source.d_mlp, gated=True)
+        return Shape(source.layers, source.d_mlp, signed=True)
 
 
 class Deeper(Residual):
     def shape(self, source):
-        return Shape(source.layers + 1, source.d_model, gated=True)
+        return Shape(source.layers + 1, source.d_model, signed=True)
 
 
-LACKS = {Ask.pre_activation: "no function is applied to a sum", Ask.roles: "it is no neuron"}
+LACKS = {Ask.roles: "no function is applied to a sum"}
 
 
 def planted(kind: type[Residual]) -> Residual:
@@ -95,7 +94,7 @@ def test_a_planted_site_is_captured_beside_another(tmp_path):
 
 def test_a_planted_site_is_correlated(tmp_path, monkeypatch):
     """Sums, tables and all: nothing after capture asks what a unit is."""
-    monkeypatch.setitem(SITES, "post", RESIDUAL)
+    monkeypatch.setitem(SITES, "mlp_post", RESIDUAL)
     names = [str(make_gpt2(tmp_path / name, seed)) for seed, name in enumerate("ab")]
     study = make_study(tmp_path / "run", names, make_tokens(tmp_path / "tokens"))
     study.corpus.exclude = Exclusion.none
@@ -110,14 +109,14 @@ def test_a_planted_site_is_correlated(tmp_path, monkeypatch):
 
 
 def test_a_stage_that_asks_what_a_site_lacks_says_so_before_any_model_runs(tmp_path, monkeypatch):
-    monkeypatch.setitem(SITES, "post", RESIDUAL)
+    monkeypatch.setitem(SITES, "mlp_post", RESIDUAL)
     names = [str(make_gpt2(tmp_path / name, seed)) for seed, name in enumerate("ab")]
     study = make_study(tmp_path / "run", names, make_tokens(tmp_path / "tokens"))
     store = Store(study.run.dir)
     prepared = prepare(study, store)
     assert {(m.width, m.d_model, m.d_mlp) for m in prepared.everyone} == {(32, 32, 128)}
-    with pytest.raises(ModelError, match="The dimensions of site residual have no pre-activation"):
-        ProfileStage(prepared, store)
+    with pytest.raises(ModelError, match="The dimensions of site residual have no roles"):
+        RolesStage(prepared, store)
 
 
 def test_a_site_that_shows_other_units_than_it_says_is_refused(tmp_path):
@@ -137,21 +136,18 @@ def test_what_cannot_be_asked_of_a_site_is_told_with_the_reason():
     for site in (MLP_PRE, MLP_POST):
         site.check_has(*Ask)
         assert site.pair() == (MLP_PRE, MLP_POST)
-    RESIDUAL.check_has(Ask.token_statistics, Ask.weights)
-    words = (
-        "The dimensions of site residual have no pre-activation that tells when they fire, as no "
-        "function is applied to a sum: leave out the stage that asks for it, or choose another "
-        "site."
+    RESIDUAL.check_has(Ask.weights)
+    assert RESIDUAL.pair() == (RESIDUAL, RESIDUAL)
+    with pytest.raises(ModelError) as error:
+        RESIDUAL.check_has(Ask.weights, Ask.roles)
+    assert str(error.value) == (
+        "The dimensions of site residual have no roles and interventions, as no function is "
+        "applied to a sum: leave out the stage that asks for it, or choose another site."
     )
-    for told in (RESIDUAL.pair, partial(RESIDUAL.check_has, Ask.weights, Ask.pre_activation)):
-        with pytest.raises(ModelError) as error:
-            told()
-        assert str(error.value) == words
 
 
-def test_every_activation_of_a_study_is_a_site():
-    assert {each.value for each in Activation} == SITES.keys()
-    assert (site_of("post"), site_of("pre")) == (MLP_POST, MLP_PRE)
+def test_every_name_of_a_site_is_a_site():
+    assert tuple(SITES) == NAMES and all(site_of(name).name == name for name in NAMES)
 
 
 def test_what_a_model_takes_is_planned_by_its_own_sizes(tmp_path):

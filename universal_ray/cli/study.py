@@ -34,7 +34,7 @@ class StudyCommand(Study):
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     """What to make: any of `correlations`, `profile` (statistics and families), `roles` and
     `report` (examples, descriptions and a site of all); each builds on the one before, which is
-    made with it or there already."""
+    made with it or there already. Of units that have no roles all are made but these."""
     dry_run: bool = False
     """Print the plan and stop."""
 
@@ -65,15 +65,25 @@ def make(
 ) -> str | None:
     """Show the plan of some stages, and unless it is a dry run make their tables.
 
-    Returns the address of the site that the report's are shown in, None where they are not made.
+    Where all stages are wanted, those are made that units of the site of the study have; which are
+    left out is told. Returns the address of the pages that the report's are shown in, None where
+    they are not made.
     """
+    from universal_ray.models.site import Ask, site_of
     from universal_ray.report.screen import Watcher
     from universal_ray.storage.store import Store
 
     wanted = check_stages(stages)
     check(study)  # before there is a run directory
+    site = site_of(study.models.site)
+    possible = registry.possible(site)
+    if wanted == STAGES != possible:
+        out.print(f"{site.why_not(Ask.roles)}: the stage roles is left out")
+        wanted = possible
+    elif finished.ROLES in wanted:
+        site.check_has(Ask.roles)
     store = Store(study.run.dir)
-    _check_earlier(store, wanted)
+    _check_earlier(store, wanted, possible)
     if dry:
         _stages(study, store, wanted, out, dry=True)
         return None
@@ -163,14 +173,14 @@ def compose(*options: str) -> Study:
     return composed(list(options), "config", Study)
 
 
-def _check_earlier(store: "Store", wanted: Sequence[str]) -> None:
+def _check_earlier(store: "Store", wanted: Sequence[str], possible: Sequence[str]) -> None:
     """Raise MissingError where a stage would build on one that is neither wanted nor there."""
     done = finished.stages(store)
     for stage in wanted:
-        before = STAGES[: STAGES.index(stage)]
+        before = possible[: possible.index(stage)]
         missing = [each for each in before if each not in done and each not in wanted]
         if missing:
-            both = [each for each in STAGES if each in missing or each in wanted]
+            both = [each for each in possible if each in missing or each in wanted]
             raise MissingError(
                 f"{store.url} holds no tables of {' and '.join(missing)} for {stage} to build on: "
                 f"make them with it, by stages=[{','.join(both)}]"

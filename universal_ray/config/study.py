@@ -16,6 +16,7 @@ from universal_ray.config.numbers import check_finite, check_positive
 from universal_ray.config.report import ReportConfig, counts
 from universal_ray.config.roles import Bound as Bound
 from universal_ray.config.roles import RolesConfig as RolesConfig
+from universal_ray.config.site import check_site
 from universal_ray.errors import ConfigurationError
 
 
@@ -26,13 +27,6 @@ class Pairs(Enum):
     """the reference with each compared model, as in the paper"""
     all = "all"
     """every two models"""
-
-
-class Activation(Enum):
-    """Which value of an MLP neuron is correlated."""
-
-    post = "post"
-    pre = "pre"
 
 
 class ForwardType(Enum):
@@ -86,7 +80,11 @@ class ModelsConfig:
     of the same revision are compared."""
     tokenizer: str | None = None
     """Tokenizer of all models, by default each model's own."""
-    activation: Activation = Activation.post
+    site: str = "mlp_post"
+    """What a unit is: `mlp_post` (a neuron, by what enters W_out), `mlp_pre` (by what enters its
+    activation function), of gated MLPs `mlp_gate` (by act(gate)), `mlp_up` (by the factor that the
+    gate lets through) or `mlp_sign` (its four cases of sign), `attention_z` (a dimension of a
+    head), `attention_norm` (a head), `residual` (a dimension of the residual stream)."""
     dtype: ForwardType = ForwardType.float32
 
 
@@ -274,6 +272,7 @@ def check(study: Study) -> None:
         given = value_of(study, key)
         if len(set(given)) < max(key == "roles.sweep", len(given)):
             raise ConfigurationError(f"{key} is {given}: give values, each once")
+    check_site(study.models.site)
     if not study.models.compared:
         raise ConfigurationError("models.compared is empty: name at least one model to compare")
     names = [name for group in model_groups(study.models) for name in group]

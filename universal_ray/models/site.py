@@ -3,7 +3,8 @@
 All that is particular to a site is told here; capture, planning and stages take any. A new one is a
 subclass of `Site`, and a line in `SITES` where a study is to name it.
 
-Shapes: B rows, P positions, L layers, D units per layer.
+Shapes: B rows, P positions, L layers, D units per layer, M neurons of an MLP, C channels of the
+residual stream, H heads, K values of a head.
 """
 
 from __future__ import annotations
@@ -25,11 +26,9 @@ Show = Callable[[int, torch.Tensor], None]
 
 
 class Ask(Enum):
-    """What a stage may ask of units, in words for people."""
+    """What a stage may ask of units, in words for people, that not all have."""
 
-    token_statistics = "statistics by token"
     weights = "weights that they read and write by"
-    pre_activation = "pre-activation that tells when they fire"
     roles = "roles and interventions"
 
 
@@ -39,8 +38,8 @@ class Shape:
 
     layers: int
     width: int
-    gated: bool
-    """whether what they write is of either sign, as act(gate)·up is"""
+    signed: bool
+    """whether their values are of either sign, so that both ends of these are responses"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +51,14 @@ class Site(ABC):
     """what one of them is called"""
     lacks: Mapping[Ask, str] = field(hash=False)
     """what cannot be asked of them, and why"""
+    floor: str = ""
+    """why the lower end of their values is no response, where these are not of either sign"""
 
     @abstractmethod
     def shape(self, source: ModelSource) -> Shape:
-        """Its units in a model, by its configuration alone."""
+        """Its units in a model, by its configuration alone. Raises ModelError where a model has no
+        such place.
+        """
 
     @abstractmethod
     def attach(self, source: ModelSource, bridge: Any, show: Show) -> None:
@@ -66,28 +69,28 @@ class Site(ABC):
         """
 
     def pair(self) -> tuple[Site, Site]:
-        """Sites of the same units: what enters their activation function, and what they write.
-
-        Raises ModelError where they have no pre-activation.
+        """Sites of the same units: what tells when they fire, being above zero, and what they
+        write. For a unit that no activation function makes, both are its value.
         """
-        raise self._lacking(Ask.pre_activation)
+        return self, self
 
     def check_has(self, *asked: Ask) -> None:
         """Raises ModelError for the first that cannot be asked of its units."""
         for ask in asked:
             if ask in self.lacks:
-                raise self._lacking(ask)
+                raise ModelError(
+                    f"{self.why_not(ask)}: leave out the stage that asks for it, or choose another "
+                    "site."
+                )
 
-    def _lacking(self, ask: Ask) -> ModelError:
-        return ModelError(
-            f"The {self.unit}s of site {self.name} have no {ask.value}, as {self.lacks[ask]}: "
-            "leave out the stage that asks for it, or choose another site."
-        )
+    def why_not(self, ask: Ask) -> str:
+        """Of what its units lack, in words for people."""
+        return f"The {self.unit}s of site {self.name} have no {ask.value}, as {self.lacks[ask]}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLP(Site):
-    """The neurons of a plain or gated MLP, one in each block."""
+class InMLP(Site):
+    """Values in a plain or gated MLP, one MLP in each block."""
 
     hook: str
     """of the bridge's MLP"""
@@ -105,14 +108,160 @@ class MLP(Site):
         if any((getattr(b.mlp, "W_gate", None) is not None) != source.gated for b in bridge.blocks):
             raise ModelError(f"Model {source.name!r} mixes kinds of MLPs: choose one of one kind.")
         for layer, block in enumerate(bridge.blocks):
-            getattr(block.mlp, self.hook).add_hook(partial(_hooked, show, layer))
+            self.watch(source.name, block.mlp, partial(show, layer))
+
+    def watch(self, name: str, mlp: Any, show: Callable[[torch.Tensor], None]) -> None:
+        """Give `show` the values of one MLP of the model `name`."""
+        getattr(mlp, self.hook).add_hook(partial(_hooked, show))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neurons(InMLP):
+    """Neurons, whose pre-activation tells when they fire, whichever of the two is correlated."""
 
     def pair(self) -> tuple[Site, Site]:
         return MLP_PRE, MLP_POST
 
 
-def _hooked(show: Show, layer: int, x_BPD: torch.Tensor, hook: Any) -> None:
-    show(layer, x_BPD)
+@dataclass(frozen=True, kw_only=True)
+class Factor(InMLP):
+    """A factor of a gated neuron's activation, act(gate) or up."""
+
+    signed: bool
+
+    def shape(self, source: ModelSource) -> Shape:
+        if not source.gated:
+            raise ModelError(
+                f"Model {source.name!r} has no site {self.name}, as its MLPs have no gate: choose "
+                "the site mlp_post or mlp_pre, or models with gated MLPs."
+            )
+        return Shape(source.layers, source.d_mlp, self.signed)
+
+
+class Gate(Factor):
+    """How far the gate of a neuron is open: act(gate)."""
+
+    def watch(self, name: str, mlp: Any, show: Callable[[torch.Tensor], None]) -> None:
+        inside = mlp.original_component
+        found = (getattr(inside, each, None) for each in ACTIVATION_FUNCTIONS)
+        function = next(filter(callable, found), None)
+        if function is None:
+            raise ModelError(
+                f"Model {name!r} has MLPs of {type(inside).__name__}, whose activation function "
+                f"has none of the usual names: its architecture is not supported for {self.name}."
+            )
+        super().watch(name, mlp, lambda gate_BPM: show(function(gate_BPM)))
+
+
+class Signs(Factor):
+    """Four units for each neuron: its activation where gate and up have one case of signs, zero
+    elsewhere. First those of all neurons for gate and up above zero, then for the gate alone, for
+    up alone, and for neither (gate being what enters the activation function).
+    """
+
+    def shape(self, source: ModelSource) -> Shape:
+        one = super().shape(source)
+        return Shape(one.layers, 4 * one.width, one.signed)
+
+    def watch(self, name: str, mlp: Any, show: Callable[[torch.Tensor], None]) -> None:
+        above: dict[str, torch.Tensor] = {}
+
+        def keep(factor: str, x_BPM: torch.Tensor) -> None:
+            above[factor] = x_BPM > 0
+
+        def cases(post_BPM: torch.Tensor) -> None:
+            gate_BPM, up_BPM = above.pop("gate"), above.pop("up")
+            kept = [(one_BPM & other_BPM) for one_BPM in (gate_BPM, ~gate_BPM)
+                    for other_BPM in (up_BPM, ~up_BPM)]  # fmt: skip
+            show(torch.cat([post_BPM.masked_fill(~each, 0) for each in kept], dim=-1))
+
+        mlp.hook_pre.add_hook(partial(_hooked, partial(keep, "gate")))
+        mlp.hook_pre_linear.add_hook(partial(_hooked, partial(keep, "up")))
+        super().watch(name, mlp, cases)
+
+
+class HeadValues(Site):
+    """What the heads of a block's attention hand to W_O: of each head its values, head by head."""
+
+    def shape(self, source: ModelSource) -> Shape:
+        return Shape(source.layers, source.heads * self._width(source), signed=True)
+
+    def _width(self, source: ModelSource) -> int:
+        if source.head_width is None:
+            raise ModelError(
+                f"Model {source.name!r} has no site {self.name}, as not every block has an "
+                "attention whose heads write by one matrix: choose another site."
+            )
+        return source.head_width
+
+    def attach(self, source: ModelSource, bridge: Any, show: Show) -> None:
+        for layer, block in enumerate(bridge.blocks):
+            output = getattr(getattr(block.attn, "o", None), "original_component", None)
+            if output is None:
+                raise ModelError(
+                    f"Model {source.name!r} has no attention with a matrix W_O in layer {layer}: "
+                    f"its architecture is not supported for {self.name}."
+                )
+            self.watch(source, output, partial(show, layer))
+
+    def watch(
+        self, source: ModelSource, output: torch.nn.Module, show: Callable[[torch.Tensor], None]
+    ) -> None:
+        """Give `show` the values of one block, whose W_O is that of `output`."""
+        # Not by the bridge's hook: GPT-2's own attention calls what the bridge has wrapped.
+        output.register_forward_pre_hook(lambda _, given: show(given[0]))
+
+
+class HeadNorms(HeadValues):
+    """How much each head writes: the length of its values times its part of W_O."""
+
+    def shape(self, source: ModelSource) -> Shape:
+        self._width(source)
+        return Shape(source.layers, source.heads, signed=False)
+
+    def watch(
+        self, source: ModelSource, output: torch.nn.Module, show: Callable[[torch.Tensor], None]
+    ) -> None:
+        size = source.heads, self._width(source)
+        out_XC = _in_out(output).detach()
+        if len(out_XC) != size[0] * size[1]:
+            raise ModelError(
+                f"Model {source.name!r} has a W_O of {len(out_XC)} rows where its configuration "
+                f"says {size[0]} heads of {size[1]}: its architecture is not supported for "
+                f"{self.name}."
+            )
+        # Of W = RᵀQᵀ, whose Qᵀ keeps lengths: K numbers of each head in the place of C.
+        out_HCK = out_XC.double().unflatten(0, size).transpose(1, 2)
+        keeping_HJK = torch.linalg.qr(out_HCK, mode="r").R.to(out_XC.dtype)
+
+        def norms(z_BPX: torch.Tensor) -> None:
+            z_BPHK = z_BPX.unflatten(-1, size)
+            show(torch.einsum("bphk,hjk->bphj", z_BPHK, keeping_HJK).norm(dim=-1))
+
+        super().watch(source, output, norms)
+
+
+class Residual(Site):
+    """The residual stream after each block."""
+
+    def shape(self, source: ModelSource) -> Shape:
+        return Shape(source.layers, source.d_model, signed=True)
+
+    def attach(self, source: ModelSource, bridge: Any, show: Show) -> None:
+        for layer, block in enumerate(bridge.blocks):
+            block.hook_out.add_hook(partial(_hooked, partial(show, layer)))
+
+
+def _hooked(show: Callable[[torch.Tensor], None], x_BPD: torch.Tensor, hook: Any) -> None:
+    show(x_BPD)
+
+
+def _in_out(linear: torch.nn.Module) -> torch.Tensor:
+    """The weight of a linear map, its inputs first."""
+    from transformers.pytorch_utils import Conv1D
+
+    weight: Any = linear.weight
+    return weight if isinstance(linear, Conv1D) else weight.T
 
 
 def _widths(name: str, bridge: Any) -> list[int]:
@@ -126,17 +275,49 @@ def _widths(name: str, bridge: Any) -> list[int]:
         ) from error
 
 
-MLP_POST = MLP(name="mlp_post", unit="neuron", lacks={}, hook="hook_post")
+ACTIVATION_FUNCTIONS = ("act_fn", "activation_fn", "act", "activation")
+"""What MLPs of transformers call theirs."""
+ACTIVATION_FLOOR = (
+    "its MLP has no gate, so that the lower end of its activations is the floor of the activation "
+    "function and no response"
+)
+GATE_FLOOR = "the lower end of act(gate) is the floor of the activation function and no response"
+LENGTH = "a length has no values below zero"
+PART = {
+    Ask.weights: "each is a part of a neuron, whose weights the site mlp_post tells of",
+    Ask.roles: "each is a part of a neuron, whose roles the site mlp_post tells of",
+}
+HEAD = {
+    Ask.weights: "the statistics of weights are of neurons",
+    Ask.roles: "roles are of neurons, by what they write to the logits and to heads",
+}
+STREAM = {
+    Ask.weights: "every block reads and writes each of them",
+    Ask.roles: "roles are of neurons, by what they write to the logits and to heads",
+}
+
+MLP_POST = Neurons(name="mlp_post", unit="neuron", lacks={}, floor=ACTIVATION_FLOOR, hook="hook_post")
 """What enters W_out, for a gated MLP the product act(gate) * up."""
-MLP_PRE = MLP(name="mlp_pre", unit="neuron", lacks={}, hook="hook_pre")
+MLP_PRE = Neurons(name="mlp_pre", unit="neuron", lacks={}, floor=ACTIVATION_FLOOR, hook="hook_pre")
 """What enters the activation function, for a gated MLP the gate's."""
-SITES: dict[str, Site] = {"post": MLP_POST, "pre": MLP_PRE}
-"""By the values of `models.activation`."""
+SITES: dict[str, Site] = {
+    each.name: each
+    for each in (
+        MLP_POST,
+        MLP_PRE,
+        Gate(name="mlp_gate", unit="gate", lacks=PART, floor=GATE_FLOOR, hook="hook_pre", signed=False),
+        Factor(name="mlp_up", unit="up projection", lacks=PART, hook="hook_pre_linear", signed=True),
+        Signs(name="mlp_sign", unit="sign case", lacks=PART, hook="hook_post", signed=True),
+        HeadValues(name="attention_z", unit="head dimension", lacks=HEAD),
+        HeadNorms(name="attention_norm", unit="head", lacks=HEAD, floor=LENGTH),
+        Residual(name="residual", unit="dimension", lacks=STREAM),
+    )
+}
+"""By the values of `models.site`."""
 
 
-def site_of(activation: str) -> Site:
-    """The site that a value of `models.activation` means. Raises ModelError for one that is none.
-    """
-    if activation not in SITES:
-        raise ModelError(f"Activation {activation!r} is unknown: choose of {', '.join(SITES)}.")
-    return SITES[activation]
+def site_of(name: str) -> Site:
+    """The site that a value of `models.site` means. Raises ModelError for one that is none."""
+    if name not in SITES:
+        raise ModelError(f"Site {name!r} is unknown: choose of {', '.join(SITES)}.")
+    return SITES[name]

@@ -44,6 +44,7 @@ class ModelSource:
     d_model: int  # channels of the residual stream
     d_mlp: int  # neurons of the MLP of a block
     heads: int  # of the attention of a block, by their queries
+    head_width: int | None  # K, what each head hands to W_O; None where no such W_O is in each block
     vocabulary: int  # V, rows of the embedding; a padded vocabulary exceeds the tokenizer's
     context: int  # positions of the longest row
     gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)
@@ -247,9 +248,19 @@ def _shapes(
         )
     return {
         "layers": shapes.n_layers, "d_model": shapes.d_model, "d_mlp": d_mlp,
-        "heads": shapes.n_heads,
+        "heads": shapes.n_heads, "head_width": _head_width(config, adapter),
         "vocabulary": shapes.d_vocab, "context": shapes.n_ctx, "gated": bool(shapes.gated_mlp),
     }  # fmt: skip
+
+
+def _head_width(config: PreTrainedConfig, adapter: Any) -> int | None:
+    """How many values a head hands to W_O; None where not every block has such an attention."""
+    blocks = (adapter.component_mapping or {}).get("blocks")
+    attention = None if blocks is None else blocks.submodules.get("attn")
+    if attention is None or attention.optional or "o" not in attention.submodules:
+        return None
+    # Latent attention has values of another width than its queries and keys.
+    return getattr(config, "v_head_dim", None) or int(adapter.cfg.d_head)
 
 
 def _architectures(config: PreTrainedConfig) -> list[str]:

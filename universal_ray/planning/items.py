@@ -31,7 +31,9 @@ class Model:
     d_mlp: int
     """neurons of the MLP of each of its layers"""
     gated: bool = False
-    """whether what its units write, act(gate)·up, is of either sign"""
+    """whether its MLPs have a gate beside what they read"""
+    signed: bool = False
+    """whether values of its units are of either sign, so that both ends of these are responses"""
     calibrated: str = ""
     """fingerprint of what its calibration is made from: the first rows, and all that fixes bits"""
 

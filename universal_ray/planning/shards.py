@@ -44,15 +44,16 @@ class Layers:
 
 def layer_bytes(model: Model, vocabulary: int, more: int = 0) -> int:
     """Bytes of the sums of one layer; `more`: of each neuron beside those by token id."""
-    extremes = 2 if model.gated else 1
+    extremes = 2 if model.signed else 1
     return ((SUM_BYTES + extremes * EXTREME_BYTES) * vocabulary + more) * model.width
 
 
 def beside_layers(model: Model, footprint: Footprint) -> int:
     """Bytes of a model and of a forward pass of a batch, which holds a few times a layer's
-    activations, float32.
+    activations, float32: of its units, or of its MLP where that has more.
     """
-    return weight_bytes(model) + BATCH_BYTES * footprint.batch_tokens * model.width
+    widest = max(model.width, model.d_mlp)
+    return weight_bytes(model) + BATCH_BYTES * footprint.batch_tokens * widest
 
 
 def layer_groups(

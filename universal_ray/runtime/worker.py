@@ -127,7 +127,7 @@ class Worker:
                 told.sources[model.identity],
                 told.device,
                 getattr(torch, told.dtype.removeprefix("t")),
-                told.sites,
+                tuple(dict.fromkeys(told.sites)),
             )
         with tensor_float32(told.dtype == "tfloat32" and told.device == "cuda"):
             self._captures[model.identity].read(tokens_BP, take)
@@ -144,7 +144,7 @@ class Worker:
         def collect(site: str, layer: int, x_TD: torch.Tensor) -> None:
             shown = made.setdefault(layer, {})
             shown[site] = x_TD.float()
-            if len(shown) == len(names):
+            if len(shown) == len({*names}):
                 del made[layer]
                 take(layer, *(shown[name] for name in names))
 

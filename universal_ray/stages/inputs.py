@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from universal_ray.config.hashing import fingerprint
+from universal_ray.config.site import as_fingerprinted
 from universal_ray.config.study import Policy, Study, keys, plain, value_of
 from universal_ray.corpus.documents import TextSettings
 from universal_ray.corpus.rows import (
@@ -96,8 +97,8 @@ class Outline:
 
     @property
     def site(self) -> Site:
-        """What a neuron is: where in a model its activation is read."""
-        return site_of(self.study.models.activation.value)
+        """What a unit is: where in a model its values are read."""
+        return site_of(self.study.models.site)
 
     @property
     def footprint(self) -> Footprint:
@@ -225,7 +226,7 @@ def _cut(
     assert study.units.tokens and study.units.batch and study.units.fold
     excluded = excluded_ids(study.corpus.exclude.value, models.tokenizer)
     fixed = bits(settled(study, context, excluded))
-    made_by = fingerprint(fixed)
+    made_by = fingerprint(as_fingerprinted(fixed))
     ranges = unit_rows(rows, context, study.units.tokens)
     if corpus is not None:
         contents = [corpus.rows_hash(start, stop) for start, stop in ranges]
@@ -235,7 +236,7 @@ def _cut(
         told = {tuple(each[:2]): each[2] for each in _told_units(store)}
         contents = [told.get(each, "") for each in ranges]
         calibrated = ""
-    site = site_of(study.models.activation.value)
+    site = site_of(study.models.site)
     short = short_names([each.name for each in models.sources])
     planned = tuple(
         tuple(_planned(each, short[each.name], site, calibrated) for each in group)
@@ -267,6 +268,7 @@ def _planned(found: source.ModelSource, name: str, site: Site, calibrated: str) 
         **vars(site.shape(found)),
         d_model=found.d_model,
         d_mlp=found.d_mlp,
+        gated=found.gated,
         calibrated=calibrated,
     )
 

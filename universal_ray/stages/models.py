@@ -8,6 +8,7 @@ from typing import Any
 from universal_ray.config.study import Study, check, model_groups
 from universal_ray.errors import ConfigurationError
 from universal_ray.models import source, tokenizer
+from universal_ray.models.site import Site, site_of
 from universal_ray.planning.items import same_weights
 from universal_ray.storage.lock import check_ours
 from universal_ray.storage.store import Store
@@ -37,7 +38,7 @@ def find_models(study: Study, store: Store) -> Models:
     )
     sources = [each for group in groups for each in group]
     _check_apart(groups)
-    _check_revisions(groups)
+    _check_revisions(groups, site_of(study.models.site))
     shared = tokenizer.check_tokenizers(sources, study.models.tokenizer)
     _check_context(study, sources)
     identity = tokenizer.tokenizer_identity(shared)
@@ -63,10 +64,10 @@ def _check_context(study: Study, sources: Sequence[source.ModelSource]) -> None:
             )
 
 
-def _check_revisions(groups: Sequence[Sequence[source.ModelSource]]) -> None:
-    """A model followed through training keeps its neurons."""
+def _check_revisions(groups: Sequence[Sequence[source.ModelSource]], site: Site) -> None:
+    """A model followed through training keeps its units; and has such a site at all."""
     for of_one in zip(*groups, strict=True):
-        if len({(each.layers, each.d_mlp) for each in of_one}) > 1:
+        if len({site.shape(each) for each in of_one}) > 1:
             raise ConfigurationError(
                 f"models.revisions names models of different shapes for {of_one[0].name}: "
                 "follow one model"

@@ -18,6 +18,12 @@ WHO = (
     field("layer", pa.int16(), INDEX, "layer of the neuron"),
     field("neuron", pa.int32(), INDEX, "neuron within its layer"),
 )
+SITE = (
+    field("site", pa.string(), "name", "what its units are, models.site"),
+    field("unit_kind", pa.string(), "name", "what one of them is called"),
+)
+"""Of the tables that are taken out of a run, to stand beside those of others: within one it is the
+same everywhere."""
 
 
 def who(model: Model, neuron_R: Int64[Tensor, "R"] | None = None) -> dict[str, Any]:

@@ -7,9 +7,10 @@ name the kinds of files that it stores.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from universal_ray.storage.finished import TABLES
+from universal_ray.storage.finished import ROLES, TABLES
 
 if TYPE_CHECKING:
+    from universal_ray.models.site import Site
     from universal_ray.planning.costs import Cost
     from universal_ray.runtime.task import Stage
     from universal_ray.stages.inputs import Inputs, Outline
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 STAGES = tuple(TABLES)
 """In their order: each builds on the one before. The name of each is that of its folder."""
+
+
+def possible(site: "Site") -> tuple[str, ...]:
+    """Those that can be made of the units of a site."""
+    from universal_ray.models.site import Ask
+
+    return tuple(each for each in STAGES if each != ROLES or Ask.roles not in site.lacks)
 
 
 @runtime_checkable

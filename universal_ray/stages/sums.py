@@ -9,7 +9,7 @@ SUMS = Artifact(
     name="sums over tokens",
     version="universal_ray 2: shifts of few bits",
     depends_on=(
-        "models.activation",
+        "models.site",
         "models.dtype",
         "corpus.context",
         "corpus.exclude",

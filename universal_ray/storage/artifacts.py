@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from universal_ray.config.hashing import fingerprint
+from universal_ray.config.site import as_fingerprinted
 from universal_ray.errors import DamagedError
 from universal_ray.storage import checked
 from universal_ray.storage.store import Receipt, Store
@@ -63,7 +64,8 @@ class Artifact:
         `settled`: plain values by configuration key, those known by content as their content.
         Raises KeyError for a key that is not settled.
         """
-        own = {self.name: [self.version, {key: settled[key] for key in self.keys}]}
+        settings = as_fingerprinted({key: settled[key] for key in self.keys})
+        own = {self.name: [self.version, settings]}
         for each in self.made_of:
             own |= each.recipe(settled)
         return own

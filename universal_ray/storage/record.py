@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from universal_ray.config.site import as_recorded
 from universal_ray.config.wellformed import ABSENT, MalformedError, parse
 from universal_ray.errors import MissingError, StorageError
 from universal_ray.storage.names import STUDY_FILE
@@ -41,7 +42,7 @@ def check_started(store: Store) -> None:
 
 
 def read_record(store: Store) -> dict[str, Any] | None:
-    """The record of a run, None where there is none yet.
+    """The record of a run, in the words of now, None where there is none yet.
 
     Raises StorageError where it is not what this project writes.
     """
@@ -54,6 +55,10 @@ def read_record(store: Store) -> dict[str, Any] | None:
             f"{store.url}/{STUDY_FILE} cannot be read ({error}): put it back as it was, or choose "
             "another run.dir"
         ) from error
+    record["bits"] = as_recorded(record["bits"])
+    models = record["configuration"].get("models")
+    if isinstance(models, dict):
+        record["configuration"]["models"] = as_recorded(models, before="models.")
     return record
 
 

@@ -10,6 +10,7 @@ from helpers_summary import differences
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.correlation import CONSTANT, FAINT, MOVED
 from universal_ray.maths.moments.row_summary import summarise
+from universal_ray.models.site import MLP_POST
 from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NO_PARTNER, SUMMARY
 from universal_ray.stages.correlations.summary import partner_layers, summary
@@ -39,7 +40,7 @@ def pairs(
             n=9.0,
             policy=policy,
         )
-        found.append(pair_table(direction, torch.zeros(6, dtype=torch.bool), 0))
+        found.append(pair_table(direction, torch.zeros(6, dtype=torch.bool), 0, MLP_POST))
     return found
 
 

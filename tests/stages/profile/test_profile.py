@@ -41,9 +41,10 @@ from universal_ray.features.bank import row_features, row_labels
 from universal_ray.features.families import FAMILY_OF_FEATURES
 from universal_ray.features.features import CURRENT, PREVIOUS, TokenRows
 from universal_ray.features.syntax import RULES, syntax_features
+from universal_ray.models.site import ACTIVATION_FLOOR
 from universal_ray.models.source import resolve
 from universal_ray.models.weights import load_weights
-from universal_ray.stages.profile.schemas import LOWER_END, PUBLISHED, UNGATED
+from universal_ray.stages.profile.schemas import LOWER_END, PUBLISHED
 from universal_ray.stages.profile.stage import ProfileStage
 from universal_ray.storage.finished import PROFILE
 from universal_ray.storage.reasons import needs
@@ -253,7 +254,9 @@ def test_activations_with_a_floor_have_no_lower_end_and_say_so(run):
     assert len(lower) == 11
     for name in lower:
         assert table[name].null_count == len(table), name
-    assert {dict(missing)[LOWER_END] for missing in table["not_measured"].to_pylist()} == {UNGATED}
+    assert {dict(missing)[LOWER_END] for missing in table["not_measured"].to_pylist()} == {
+        ACTIVATION_FLOOR
+    }
 
 
 def test_what_begins_a_row_is_not_counted_as_predicted(run, inputs):

@@ -12,6 +12,7 @@ from torch import Tensor
 from universal_ray.maths.moments import rotation
 from universal_ray.maths.moments.correlation import NeuronMoments
 from universal_ray.maths.moments.row_summary import RowSummary
+from universal_ray.models.site import Site
 from universal_ray.planning.items import Item, Layout, Model, layer_file
 from universal_ray.stages.inputs import Outline
 from universal_ray.stages.sums import SUMS
@@ -30,7 +31,7 @@ MOMENTS = Artifact(
 CORRELATED = Artifact(name="correlations", version=2, depends_on=(MOMENTS,))
 TABLES = Artifact(
     name="tables of the correlations",
-    version=2,
+    version=3,
     depends_on=(CORRELATED, "models.revisions", "universal.threshold"),
 )
 ARTIFACTS = (SUMS, MOMENTS, CORRELATED, TABLES)
@@ -101,6 +102,8 @@ class Reduction(Terms):
     """What every task of one reduction is told, and where its results lie."""
 
     store_url: str
+    site: Site
+    """what its units are"""
     layout: Layout
     settled: dict[str, Any]
 
@@ -132,6 +135,7 @@ def reduction(found: Outline, store: Store) -> Reduction:
     assert policy is not None
     return Reduction(
         store_url=store.url,
+        site=found.site,
         layout=found.layout,
         settled=found.settled,
         policy=policy.value,

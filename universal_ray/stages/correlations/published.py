@@ -31,6 +31,10 @@ STUDIES = {
 """By hub id of the reference; `spread` is the mean of max_corr - min_corr over neurons."""
 
 
-def published(name: str) -> dict | None:
-    """The published figures for a reference model, or None."""
+def published(name: str, site: str) -> dict | None:
+    """The published figures for the units of a site in a reference model, or None: the paper's are
+    neurons, by what they write.
+    """
+    if site != "mlp_post":
+        return None
     return STUDIES.get(name.split("@")[0])

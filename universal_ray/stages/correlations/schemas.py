@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from universal_ray.stages.neurons import INDEX, WHO
+from universal_ray.stages.neurons import INDEX, SITE, WHO
 from universal_ray.storage.columns import Table, list_of, under
 from universal_ray.storage.finished import NEURONS_PATH, PAIRS_PATH
 from universal_ray.storage.reasons import field
@@ -57,6 +57,7 @@ PAIRS = pa.schema(
         field("n", pa.int64(), "tokens", "tokens that count"),
         field("n_excluded", pa.int64(), "tokens", "tokens left out by corpus.exclude"),
         NULL_REASON,
+        *SITE,
     ]
 )
 
@@ -75,6 +76,7 @@ NEURONS = pa.schema(
               null="there is one draw"),
         field("n", pa.int64(), "tokens", "tokens that count"),
         NULL_REASON,
+        *SITE,
     ]
 )
 
@@ -109,6 +111,8 @@ _OVERLAP = {
     "jaccard[][]": ("share", "of those of either revision that are so at both"),
 }
 SUMMARY: dict[str, tuple[str, str]] = {
+    "site": ("name", "what units are, models.site"),
+    "unit_kind": ("name", "what one of them is called, a neuron in the words of this file"),
     "threshold": (R, "universal.threshold"),
     "tokens": ("tokens", "of the study"),
     "tokens_kept": ("tokens", "of them that count"),

@@ -52,7 +52,7 @@ def assemble(
                 shown = replace(
                     direction, model=named[direction.model], other=named[direction.other]
                 )
-                by_model[shown.model.name].append(pair_table(shown, flags, excluded))
+                by_model[shown.model.name].append(pair_table(shown, flags, excluded, recipe.site))
     names = [model.name for model in plan.models]
     for tables in by_model.values():
         tables.sort(key=lambda table: names.index(table["other"][0].as_py()))
@@ -72,6 +72,8 @@ def assemble(
             }
             for model in plan.models
         ],
+        "site": recipe.site.name,
+        "unit_kind": recipe.site.unit,
         "threshold": threshold,
         "tokens": plan.total_tokens,
         "tokens_kept": int(rows.n),
@@ -175,7 +177,7 @@ def summary(model: Model, neurons: pa.Table, pairs: list[pa.Table]) -> dict:
         ),
         "partner_layers": partner_layers(pairs, layers),
         "statistics": statistics,
-        "published": published(model.given),
+        "published": published(model.given, neurons["site"][0].as_py()),
     }
 
 

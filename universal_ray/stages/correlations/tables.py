@@ -7,13 +7,16 @@ import torch
 
 from universal_ray.maths.moments.correlation import NULL_REASONS, split_index
 from universal_ray.maths.moments.row_summary import distribution_moments
+from universal_ray.models.site import Site
 from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NEURONS, NO_PARTNER, PAIRS
-from universal_ray.stages.neurons import WHO, who
+from universal_ray.stages.neurons import SITE, WHO, who
 from universal_ray.storage.columns import lists, numbers
 
 
-def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> pa.Table:
+def pair_table(
+    direction: Direction, mutual: torch.Tensor, n_excluded: int, site: Site
+) -> pa.Table:
     """The rows of `pairs.parquet` for one direction of one pair."""
     model, other, summary = direction.model, direction.other, direction.summary
     neurons = model.neurons
@@ -41,6 +44,8 @@ def pair_table(direction: Direction, mutual: torch.Tensor, n_excluded: int) -> p
         "mutual": numbers(mutual, null, pa.bool_()),
         "n": pa.array([int(direction.n)] * neurons, pa.int64()),
         "n_excluded": pa.array([n_excluded] * neurons, pa.int64()),
+        "site": pa.array([site.name] * neurons, pa.string()),
+        "unit_kind": pa.array([site.unit] * neurons, pa.string()),
         "null_reason": pa.array(
             [
                 reasons[code] if code else NO_PARTNER if lonely else None
@@ -94,7 +99,7 @@ def neuron_table(pairs: list[pa.Table], threshold: float) -> pa.Table:
     excess = best_MN.mean(0) - baseline_MN.mean(0)
     reasons = [table["null_reason"].to_pylist() for table in pairs]
     columns: dict[str, Any] = {
-        **{each.name: first[each.name] for each in WHO},
+        **{each.name: first[each.name] for each in (*WHO, *SITE)},
         "excess_corr": numbers(excess, null, pa.float64()),
         "is_universal": numbers(excess > threshold, null, pa.bool_()),
         "baseline_se": numbers(

@@ -17,6 +17,7 @@ from universal_ray.features.features import CURRENT
 from universal_ray.features.semantics import Topics
 from universal_ray.features.words import contents
 from universal_ray.maths.statistics.activations import BINS
+from universal_ray.models.site import Ask, Site
 from universal_ray.planning.items import Model, layer_file
 from universal_ray.planning.shards import Shard, layer_bytes, make_shards
 from universal_ray.stages.correlations import artifacts as correlations
@@ -95,6 +96,8 @@ class Profile:
     """What every task of a profile is told, and where its results lie."""
 
     store_url: str
+    site: Site
+    """what its units are"""
     models: tuple[Model, ...]
     shards: tuple[Shard, ...]
     context: int
@@ -155,6 +158,11 @@ class Profile:
     def examples(self) -> int:
         """Of each neuron."""
         return int(self.settled["taxonomy.examples"])
+
+    @property
+    def weightless(self) -> str | None:
+        """Why its units have no statistics of weights, None where they have."""
+        return self.site.lacks.get(Ask.weights)
 
     @property
     def convention(self) -> str:
@@ -275,6 +283,7 @@ def profile(found: Outline, store: Store) -> Profile:
     labels = found.corpus.subsets(0, rows) if isinstance(found, Inputs) else None
     return Profile(
         store_url=store.url,
+        site=found.site,
         models=found.everyone,
         shards=make_shards(rows, found.batch_rows),
         context=found.context,
@@ -310,7 +319,9 @@ def stand(found: Outline, store: Store) -> bool:
     them.
     """
     recipe, stored = profile(found, store), set(store.list("profile"))
-    kept = [recipe.bank_file, *(recipe.weights_file(model) for model in recipe.models)]
+    kept = [recipe.bank_file]
+    if recipe.weightless is None:
+        kept += [recipe.weights_file(model) for model in recipe.models]
     kept += [recipe.labels_file(shard) for shard in recipe.shards]
     kept += [recipe.layer_file(*layer) for layer in recipe.layers]
     return stored.issuperset(map(checked.marker_of, kept)) and finished.stand(

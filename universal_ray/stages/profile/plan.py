@@ -129,7 +129,7 @@ def _work(
     for shard in dict.fromkeys(shard for _, shard in left):
         labels += LABEL_SECONDS * (shard.stop - shard.start) * recipe.context
     models, vocabulary = list(dict.fromkeys(recipe.models)), recipe.vocabulary
-    for m in models if left else ():
+    for m in models if left and recipe.weightless is None else ():
         # What is read and written of the vocabulary, how alike neurons are by what they read, write
         # and both, and the maps of heads.
         products = 2 * m.neurons * m.d_model * (

@@ -7,7 +7,6 @@ from universal_ray.features.features import TokenRows
 from universal_ray.features.semantics import check_topics
 from universal_ray.features.syntax import check_pipeline
 from universal_ray.features.vocabulary import read_vocabulary
-from universal_ray.models.site import Ask
 from universal_ray.runtime.measure import expected_memory
 from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile.artifacts import Profile, profile
@@ -21,10 +20,9 @@ def make_plan(found: Outline, store: Store) -> Plan:
     """What will be made of a study.
 
     Raises ConfigurationError for a pipeline of syntax or a word list that is not there, or workers
-    whose memory is told and too small; ModelError for units that have no such profile.
+    whose memory is told and too small.
     """
     study = found.study
-    found.site.check_has(Ask.token_statistics, Ask.weights, Ask.pre_activation)
     if study.taxonomy.syntax:
         check_pipeline(study.taxonomy.syntax)
     choose(bank_options(study.taxonomy, syntax=False))

@@ -36,7 +36,7 @@ from universal_ray.models.source import ModelSource
 from universal_ray.models.weights import load_weights
 from universal_ray.planning.items import Model, layer_file, marker
 from universal_ray.stages.profile.artifacts import SEEN, Profile
-from universal_ray.stages.profile.schemas import BY_SUBSET, LOWER_END, UNASKED, UNGATED
+from universal_ray.stages.profile.schemas import BY_SUBSET, LOWER_END, UNASKED
 from universal_ray.stages.profile.stored import (
     Composed,
     Cosines,
@@ -70,10 +70,10 @@ def reduce_layer(recipe: Profile, model: Model, layer: int) -> None:
     between_D = position_variance_explained(neurons.total["position"], position, neurons.squares_D)
     mean_DV = _listed_means(neurons)
     low_VD, lowest = neurons.minimum_VD, neurons.lowest
-    if model.gated and (low_VD is None or lowest is None):
-        raise NumericalError("sums of a gated layer lack their lower end: sum them anew")
+    if model.signed and (low_VD is None or lowest is None):
+        raise NumericalError("sums of a layer of either sign lack their lower end: sum them anew")
     low = None
-    if model.gated and low_VD is not None and lowest is not None:
+    if model.signed and low_VD is not None and lowest is not None:
         low = _end(-1, lowest, mean_DV, low_VD, recipe.context, recipe.listed)
     member_VF = recipe.read_bank(store).membership_VF
     parts = [id_sums(neurons, member_VF, token) for token in (CURRENT, PREVIOUS)]
@@ -83,7 +83,7 @@ def reduce_layer(recipe: Profile, model: Model, layer: int) -> None:
         **neuron_statistics(neurons),
         position_information=mutual_information(neurons.fired_PD, position),
         position_variance_explained=between_D,
-        reach=_reach(neurons, model.gated),
+        reach=_reach(neurons, model.signed),
         histogram=neurons.histogram_DH,
         histogram_by_subset=None
         if (by_subset := neurons.histogram_SDH) is None
@@ -98,7 +98,7 @@ def reduce_layer(recipe: Profile, model: Model, layer: int) -> None:
         difference=torch.cat([scores.mean_difference_FN, none_D[None]]),
         support=torch.cat([scores.support_F, neurons.powers_5D[0, :1]]),
         not_measured={
-            **({} if model.gated else {LOWER_END: UNGATED}),
+            **({} if model.signed else {LOWER_END: recipe.site.floor}),
             **({} if recipe.by_subset else {BY_SUBSET: UNASKED}),
         },
     )

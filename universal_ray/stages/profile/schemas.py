@@ -26,11 +26,6 @@ PUBLISHED = (
 
 PRE = "pre-activation, what enters the activation function (of a gated MLP the gate's)"
 POST = "activation, what enters W_out: act(pre), or act(gate)·up in a gated MLP"
-UNGATED = (
-    "its MLP has no gate, so that the lower end of its activations is the floor of the activation "
-    "function and no response"
-)
-"""Why a neuron has no lower end."""
 BY_SUBSET = "histograms by subset"
 UNASKED = "taxonomy.subset_histograms is false, or the corpus has no subsets"
 """Why a neuron has none."""
@@ -80,6 +75,16 @@ NUMBERS = {
     "o_composition": ("share", "largest of w_in with what a head writes, of an earlier layer or of "
                       "its own where that attends first"),
 }  # fmt: skip
+OF_ACTIVATIONS = {
+    "mean", "var", "skew", "kurt", "sparsity", "post_mean", "post_var", "position_information",
+    "position_variance_explained",
+}
+"""Of these numbers, those that any unit has; the others are made of a neuron's weights."""
+WEIGHTS = "weights"
+"""What units that are no neurons lack."""
+NUMBER_NEEDS = {
+    name: () if name in OF_ACTIVATIONS else (*NEEDS.get(name, ()), WEIGHTS) for name in NUMBERS
+}
 CONSTANT, NOTHING = "its activations do not vary", "it reads or writes nothing"
 DEAF = "it reads nothing, or the same from every token"
 SILENT = "it writes nothing, or the same to every token"
@@ -101,11 +106,13 @@ LISTS = {
     "mean_by_subset": (pa.float32(), "activation", "the same by subset, in summary.json's order"),
 }
 UNSEEN = "an entry is null where no token counts"
-TOKENS = {
+WRITTEN_TOKENS = {
     "vocab_top": ("cosine", "largest cos(w_out, W_U[:, v])"),
     "vocab_bottom": ("cosine", "smallest cos(w_out, W_U[:, v])"),
     "in_vocab_top": ("cosine", "largest cos(w_in, W_U[:, v])"),
     "in_vocab_bottom": ("cosine", "smallest cos(w_in, W_U[:, v])"),
+}
+TOKENS = {
     "token_mean": (
         "activation", "largest mean activations by token, of tokens seen 50 times or more"
     ),
@@ -145,22 +152,23 @@ STATISTICS = pa.schema(
     [
         *WHO,
         *(
-            field(name, pa.float64(), *told, null=NULLS.get(name, ""), needs=NEEDS.get(name, ()))
+            field(name, pa.float64(), *told, null=NULLS.get(name, ""), needs=NUMBER_NEEDS[name])
             for name, told in NUMBERS.items()
         ),
         *(
             field(f"{name}_percentile", pa.float64(), "percentile", f"of {name} within its layer",
-                  null=NULLS.get(name, ""), needs=NEEDS.get(name, ()))
+                  null=NULLS.get(name, ""), needs=NUMBER_NEEDS[name])
             for name in PUBLISHED
         ),
         *(
             field(f"{name}_{what}", pa.int16(), INDEX, f"{what} of that head",
-                  null=NULLS[name], needs=NEEDS[name])
+                  null=NULLS[name], needs=NUMBER_NEEDS[name])
             for name in (f"{kind}_composition" for kind in "qkvo")
             for what in ("layer", "head")
         ),
         *(
-            field(f"{name}_{end}{what}", list_of(form), unit, told, null=FEWER, needs=NEEDS[name])
+            field(f"{name}_{end}{what}", list_of(form), unit, told, null=FEWER,
+                  needs=NUMBER_NEEDS[name])
             for name in (f"{kind}_composition" for kind in "qkvo")
             for end, order in (("top", "largest"), ("bottom", "smallest"))
             for what, form, unit, told in (
@@ -175,7 +183,8 @@ STATISTICS = pa.schema(
         *(
             entry
             for names, needs in (
-                (TOKENS, ()), (EMBED_TOKENS, ("embed",)), (LOW_TOKENS, (LOWER_END,)),
+                (WRITTEN_TOKENS, (WEIGHTS,)), (TOKENS, ()), (EMBED_TOKENS, ("embed", WEIGHTS)),
+                (LOW_TOKENS, (LOWER_END,)),
             )
             for name, told in names.items()
             for entry in (

@@ -106,7 +106,7 @@ class ProfileStage:
         weights = [
             call(reduce_weights, f"weights-{m.short}", recipe, m, inputs.sources[m.identity])
             for m in models
-            if missing(recipe.weights_file(m))
+            if recipe.weightless is None and missing(recipe.weights_file(m))
         ]
         no_bank = missing(recipe.bank_file)
         topics = [self._topics()] if missing(recipe.topics_file) and (labels or no_bank) else []

@@ -30,8 +30,8 @@ from universal_ray.maths.statistics.comparison import (
 from universal_ray.maths.statistics.variance_reduction import why_none
 from universal_ray.planning.items import Model
 from universal_ray.stages.correlations.schemas import NEURONS
-from universal_ray.stages.profile.artifacts import Profile
-from universal_ray.stages.profile.schemas import ADDED, NUMBERS, STATISTICS
+from universal_ray.stages.profile.artifacts import Profile, WeightStatistics
+from universal_ray.stages.profile.schemas import ADDED, NUMBERS, STATISTICS, WEIGHTS
 from universal_ray.stages.profile.tables import (
     bank_table,
     features_table,
@@ -60,6 +60,8 @@ APART = 1000
 REDUNDANT = 0.9
 """A neuron with both cosines to another above this duplicates it by weights."""
 
+OF_WEIGHTS = ("sparsity~in_out_sim", "redundant_by_weights", "redundant_by_weights_universal")
+
 
 def assemble(
     recipe: Profile, references: Sequence[Model], listed: int, corpus: TokenCorpus, fingerprint: str
@@ -78,15 +80,22 @@ def assemble(
     partners = _partners(store, recipe.models)
     members: dict[str, Membership] = {}
     missing: dict[str, dict[str, str]] = {}
+    weights: WeightStatistics | None
     statistics, features = [], []
     for model in recipe.models:
         found = join_layers(
             [recipe.read_layer(store, model, layer) for layer in range(model.layers)]
         )
         members[model.name] = membership(found.reduction, bank.columns)
-        weights = recipe.read_weights(store, model)
-        missing[model.name] = why_null(STATISTICS, weights.not_measured)
-        statistics.append(statistics_table(model, found, weights, corpus, bank.vocabulary))
+        if recipe.weightless is None:
+            weights = recipe.read_weights(store, model)
+            absent = weights.not_measured
+        else:
+            weights, absent = None, {WEIGHTS: recipe.weightless}
+        missing[model.name] = why_null(STATISTICS, absent)
+        statistics.append(
+            statistics_table(model, found, weights, absent, corpus, bank.vocabulary)
+        )
         features.append(features_table(model, found, bank.columns, listed))
         support_F = found.support
     tokens = float(support_F[-1])
@@ -202,15 +211,9 @@ def profile_summary(
             for name in statistics
         },
         "not_measured": dict(not_measured),
-        "statistics": {
-            "sparsity~in_out_sim": pearson(statistics["sparsity"], statistics["in_out_sim"]),
-            "redundant_by_weights": float((statistics["both_sim"] > REDUNDANT).mean()),
-            "redundant_by_weights_universal": float(
-                (statistics["both_sim"][universal_N] > REDUNDANT).mean()
-            )
-            if universal_N.any()
-            else None,
-        },
+        "statistics": _of_weights(statistics, universal_N)
+        if "both_sim" not in not_measured
+        else dict.fromkeys(OF_WEIGHTS),
         "families": _families(layer_N, universal_N, own),
         "groups": [
             {
@@ -227,6 +230,19 @@ def profile_summary(
         },
     }
     return plain_numbers(found)
+
+
+def _of_weights(
+    statistics: Mapping[str, np.ndarray], universal_N: np.ndarray
+) -> dict[str, float | None]:
+    """`OF_WEIGHTS` by name."""
+    redundant_N = statistics["both_sim"] > REDUNDANT
+    found = (
+        pearson(statistics["sparsity"], statistics["in_out_sim"]),
+        float(redundant_N.mean()),
+        float(redundant_N[universal_N].mean()) if universal_N.any() else None,
+    )
+    return dict(zip(OF_WEIGHTS, found, strict=True))
 
 
 def _families(

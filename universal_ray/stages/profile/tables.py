@@ -1,6 +1,6 @@
 """The tables of the profile: statistics, features and families of every neuron of every model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -21,6 +21,7 @@ from universal_ray.stages.profile.schemas import (
     FEATURES,
     LISTS,
     NUMBERS,
+    OF_ACTIVATIONS,
     PUBLISHED,
     STATISTICS,
     TAXONOMY,
@@ -67,8 +68,12 @@ def join_layers(layers: Sequence[LayerStatistics]) -> LayerStatistics:
     )
 
 
-def _number(name: str, found: LayerStatistics, weights: WeightStatistics) -> torch.Tensor | None:
-    """A column of `NUMBERS`; None for what the model lacks."""
+def _number(
+    name: str, found: LayerStatistics, weights: WeightStatistics | None
+) -> torch.Tensor | None:
+    """A column of `NUMBERS`; None for what the model or its units lack."""
+    if weights is None and name not in OF_ACTIVATIONS:
+        return None
     if name.removesuffix("_min") in ALIKE:
         alike: Resemblance = getattr(weights, name.removesuffix("_min"))
         return alike.min_N if name.endswith("_min") else alike.max_N
@@ -87,11 +92,14 @@ def _floats(values_N: torch.Tensor, kind: pa.DataType | None = None) -> pa.Array
 def statistics_table(
     model: Model,
     found: LayerStatistics,
-    weights: WeightStatistics,
+    weights: WeightStatistics | None,
+    missing: Mapping[str, str],
     corpus: TokenCorpus,
     vocabulary: Vocabulary,
 ) -> pa.Table:
-    """One row per neuron. What an architecture has no such weights for is null."""
+    """One row per neuron; null is what an architecture has no such weights for, or units have none
+    for: `missing` says why.
+    """
     columns = who(model)
     layer_N = np.repeat(np.arange(model.layers), model.width)
     for name in NUMBERS:
@@ -101,17 +109,6 @@ def statistics_table(
         if value_N is not None and name in PUBLISHED:
             place_N = percentiles_in_layer(value_N.double().numpy(), layer_N)
             columns[f"{name}_percentile"] = _floats(torch.from_numpy(place_N))
-    for name in (f"{kind}_composition" for kind in "qkvo"):
-        composed: Composed | None = getattr(weights, name)
-        if composed is None or weights.heads is None:
-            continue
-        for which in ("top", "bottom"):
-            some: Heads = getattr(composed, which)
-            columns[f"{name}_{which}"] = _rows(some.value_NK.float().numpy())
-            for what, place in _places(some.head_NK, weights.heads).items():
-                columns[f"{name}_{which}_{what}"] = _split(place, some.head_NK)
-        for what, place in _places(composed.top.head_NK[:, :1], weights.heads).items():
-            columns[f"{name}_{what}"] = place
     for name, (kind, *_) in LISTS.items():
         values = getattr(found, name).numpy()
         columns[name] = _rows(values.astype(np.int32 if kind == pa.int32() else np.float32))
@@ -119,17 +116,12 @@ def statistics_table(
         flat = _rows(by_subset.flatten(0, 1).numpy())
         columns["histogram_by_subset"] = _split(flat, by_subset[:, :, 0])
     listed = {
-        "vocab_top": (weights.vocab_top_id, weights.vocab_top),
-        "vocab_bottom": (weights.vocab_bottom_id, weights.vocab_bottom),
-        **{
-            f"{kind}_{end}": (getattr(cosines, f"{end}_id"), getattr(cosines, end))
-            for kind in COSINES
-            if (cosines := getattr(weights, kind)) is not None
-            for end in ("top", "bottom")
-        },
         "token_mean": (found.highest.mean_id, found.highest.mean),
         "token_max": (found.highest.extreme_id, found.highest.extreme),
     }
+    if weights is not None:
+        columns |= _heads(weights)
+        listed |= _listed(weights)
     examples = {"example": found.highest}
     if found.lowest is not None:
         listed["token_mean_low"] = (found.lowest.mean_id, found.lowest.mean)
@@ -150,8 +142,38 @@ def statistics_table(
         ):
             entries = pa.array([None if w is None else told(w) for w in windows], kind)
             columns[f"{name}_{what}"] = _split(entries, row_NK)
-    missing = weights.not_measured | found.not_measured
-    return assembled(STATISTICS, columns, missing, model.neurons)
+    return assembled(STATISTICS, columns, {**missing, **found.not_measured}, model.neurons)
+
+
+def _heads(weights: WeightStatistics) -> dict[str, pa.Array]:
+    """Heads that neurons compose with most and least."""
+    columns = {}
+    for name in (f"{kind}_composition" for kind in "qkvo"):
+        composed: Composed | None = getattr(weights, name)
+        if composed is None or weights.heads is None:
+            continue
+        for which in ("top", "bottom"):
+            some: Heads = getattr(composed, which)
+            columns[f"{name}_{which}"] = _rows(some.value_NK.float().numpy())
+            for what, place in _places(some.head_NK, weights.heads).items():
+                columns[f"{name}_{which}_{what}"] = _split(place, some.head_NK)
+        for what, place in _places(composed.top.head_NK[:, :1], weights.heads).items():
+            columns[f"{name}_{what}"] = place
+    return columns
+
+
+def _listed(weights: WeightStatistics) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and cosines [N, K] by the name of a list."""
+    return {
+        "vocab_top": (weights.vocab_top_id, weights.vocab_top),
+        "vocab_bottom": (weights.vocab_bottom_id, weights.vocab_bottom),
+        **{
+            f"{kind}_{end}": (getattr(cosines, f"{end}_id"), getattr(cosines, end))
+            for kind in COSINES
+            if (cosines := getattr(weights, kind)) is not None
+            for end in ("top", "bottom")
+        },
+    }
 
 
 def _places(head_NK: torch.Tensor, heads: int) -> dict[str, pa.Array]:

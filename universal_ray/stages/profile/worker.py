@@ -149,7 +149,7 @@ class ProfileWorker(Worker):
                     context=recipe.context,
                     subsets=len(recipe.subsets),
                     examples=recipe.examples,
-                    both_ends=model.gated,
+                    both_ends=model.signed,
                     by_subset=recipe.by_subset,
                 ),
                 FeatureSums.zeros(label_TE.shape[1], model.width, told.device),

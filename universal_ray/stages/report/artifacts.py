@@ -15,6 +15,7 @@ from universal_ray.config.hashing import fingerprint
 from universal_ray.config.report import ReportConfig
 from universal_ray.maths.statistics.descriptions import Fitted, Scores
 from universal_ray.maths.statistics.windows import NONE, Peaks
+from universal_ray.models.site import Ask
 from universal_ray.planning.items import Model, layer_file
 from universal_ray.planning.shards import Shard
 from universal_ray.stages.correlations import artifacts as correlations
@@ -266,12 +267,13 @@ def partners_file(folder: str, shard: Shard) -> str:
 def tables_fingerprint(found: Outline, store: Store) -> str:
     """Of all that the tables are made from."""
     recipe = profile.profile(found, store)
+    earlier = profile if Ask.roles in found.site.lacks else roles
     plan = make_plan(found, recipe.rows)
     units = [name for _, name in recipe.units]
     described = [[d.model.name, [other.name for other in d.others]] for d in plan.described]
     return TABLES.fingerprint(
         recipe.settled,
-        roles.tables_fingerprint(found, store),
+        earlier.tables_fingerprint(found, store),
         [plan.rows, units, described, plan.partner_rows, HALF],
     )
 

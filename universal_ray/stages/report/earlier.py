@@ -5,6 +5,7 @@ Shapes: N neurons of a model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,9 +58,9 @@ def order(store: Store, model: Model) -> Int64[np.ndarray, "N"]:
         finished.get_table(store, NEURONS_PATH, ["model", "is_universal", "excess_corr"]), model
     )
     taxonomy = _of(finished.get_table(store, TAXONOMY_PATH, ["model", "status"]), model)
-    roles = _of(finished.get_table(store, ROLES_PATH, ["model", "roles"]), model)
+    (roles,) = _roles(store, model, "roles")
     member_N = pc.fill_null(pc.equal(taxonomy["status"], MEMBER), False).to_numpy()
-    role_N = pc.greater(pc.list_value_length(roles["roles"]), 0).to_numpy()
+    role_N = np.array([bool(each) for each in roles])
     universal_N = pc.fill_null(neurons["is_universal"], False).to_numpy()
     excess_N = pc.fill_null(neurons["excess_corr"], -np.inf).to_numpy()
     tier_N = np.where(universal_N, 0, np.where(member_N | role_N, 1, 2))
@@ -81,13 +82,12 @@ class Story:
 
 def story(store: Store, model: Model) -> Story:
     neurons = _of(finished.get_table(store, NEURONS_PATH, ["model", "is_universal"]), model)
-    names = ["model", "roles", "logit_class", "logit_effect"]
-    roles = _of(finished.get_table(store, ROLES_PATH, names), model)
+    roles, classes, effects = _roles(store, model, "roles", "logit_class", "logit_effect")
     return Story(
         tuple(bool(each) for each in neurons["is_universal"].to_pylist()),
-        tuple(roles["roles"].to_pylist()),
-        tuple(roles["logit_class"].to_pylist()),
-        tuple(roles["logit_effect"].to_pylist()),
+        tuple(each or [] for each in roles),
+        tuple(classes),
+        tuple(effects),
     )
 
 
@@ -95,7 +95,7 @@ def chosen(store: Store, model: Model, bank: Bank, named: Sequence[int]) -> Chos
     """Universal neurons of a described model, members of families, and those named, flat."""
     neurons = _of(finished.get_table(store, NEURONS_PATH, ["model", "is_universal"]), model)
     taxonomy = _of(finished.get_table(store, TAXONOMY_PATH, ["model", "status", "feature"]), model)
-    roles = _of(finished.get_table(store, ROLES_PATH, ["model", "logit_class"]), model)
+    (of_logits,) = _roles(store, model, "logit_class")
     universal = neurons["is_universal"].to_pylist()
     status = taxonomy["status"].to_pylist()
     wanted = [
@@ -106,12 +106,22 @@ def chosen(store: Store, model: Model, bank: Bank, named: Sequence[int]) -> Chos
     columns = {column.name: n for n, column in enumerate(bank.columns)}
     columns[POSITION.name] = NONE
     classes = {column.name: n for n, column in enumerate(bank.id_columns(CURRENT))}
-    feature, of_logits = taxonomy["feature"].to_pylist(), roles["logit_class"].to_pylist()
+    feature = taxonomy["feature"].to_pylist()
     return Chosen(
         neuron_R=tuple(wanted),
         feature_R=tuple(NONE if feature[n] is None else columns[feature[n]] for n in wanted),
         class_R=tuple(NONE if of_logits[n] is None else classes[of_logits[n]] for n in wanted),
     )
+
+
+def _roles(store: Store, model: Model, *names: str) -> list[list[Any]]:
+    """Columns of the roles by neuron; None throughout where units have none, whose run leaves that
+    stage out.
+    """
+    if finished.ROLES not in finished.stages(store):
+        return [[None] * model.neurons for _ in names]
+    table = _of(finished.get_table(store, ROLES_PATH, ["model", *names]), model)
+    return [table[name].to_pylist() for name in names]
 
 
 def _of(table: pa.Table, model: Model) -> pa.Table:

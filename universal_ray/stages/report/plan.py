@@ -129,7 +129,7 @@ def describe(plan: ReportPlan, options: ReportConfig) -> list[tuple[str, str]]:
     """The plan as rows of a table on screen."""
     neurons = sum(each.model.neurons for each in plan.described)
     own, sample = plan.rows * plan.context, len(plan.sample) * plan.context
-    lowest = any(each.model.gated for each in plan.described)
+    lowest = any(each.model.signed for each in plan.described)
     count = options.top * (2 if lowest else 1) + options.quantiles + options.random + options.silent
     read = len(plan.described) * (own + sample)
     read += len(plan.partners) * plan.partner_rows * plan.context

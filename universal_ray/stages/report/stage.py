@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from universal_ray.models.site import Ask
 from universal_ray.planning.capacity import worker_memory
 from universal_ray.planning.costs import Cost
 from universal_ray.planning.items import Model
@@ -75,10 +76,12 @@ class ReportStage:
         return forecast(self.cost(self.inputs, self.store), self.inputs.study, self.store)
 
     def begin(self) -> ReportAssignment | None:
-        """Raises MissingError where the profile or the roles are not there."""
+        """Raises MissingError where the profile is not there, or the roles of units that have some.
+        """
         store, inputs = self.store, self.inputs
         check_made(store, finished.PROFILE, profile.stand(inputs, store), before=self.name)
-        check_made(store, finished.ROLES, roles.stand(inputs, store), before=self.name)
+        if Ask.roles not in inputs.site.lacks:
+            check_made(store, finished.ROLES, roles.stand(inputs, store), before=self.name)
         if stand(inputs, store):
             return None
         return assign(

@@ -43,7 +43,7 @@ class Largest:
         count, window = SPARE * recipe.options.top, recipe.plan.window
         self._made = {
             (layer, sign): Peaks.none(model.width, count, window, device)
-            for sign in ((1, -1) if model.gated else (1,))
+            for sign in ((1, -1) if model.signed else (1,))
             for layer in self._layers
         }
 
