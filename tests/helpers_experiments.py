@@ -50,7 +50,8 @@ def outlined(name: str, folder: Path, *options: str) -> tuple[Outline, Store]:
     groups = tuple(
         tuple(
             ModelSource(
-                name=each, location=each, commit="0" * 40, gated=False, files=(), heads=1, head_width=1,
+                name=each, location=each, commit="0" * 40, gated=False, files=(), heads=1,
+                head_width=1,
                 identity=hashlib.sha256(each.encode()).hexdigest(), **shape,  # type: ignore[arg-type]
             )
             for each in names

@@ -1,5 +1,7 @@
 """A study of units that are no neurons, through all stages; and how a site is known in a run."""
 
+from io import StringIO
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def residual(tmp_path_factory) -> tuple[Study, Run, str]:
     folder = tmp_path_factory.mktemp("residual")
     study = whole_study(folder / "run", *make_inputs(folder), models__site="residual")
     study.corpus.exclude = Exclusion.none
-    out = Console(width=400, record=True, quiet=False, file=open(folder / "said", "w"))
+    out = Console(width=400, record=True, file=StringIO())
     make_stages(study, STAGES, out, LOCAL)
     return study, Run(Store(study.run.dir)), out.export_text()
 
@@ -109,8 +111,8 @@ def test_units_without_roles_are_shown_as_others_are(residual):
 
 def test_a_stage_that_such_units_lack_is_refused_where_it_is_asked_for(residual, tmp_path):
     study, _, _ = residual
-    out = Console(file=open(tmp_path / "said", "w"))
-    with pytest.raises(ModelError, match="have no roles and interventions, as .*: leave out the"):
+    out = Console(file=StringIO())
+    with pytest.raises(ModelError, match=r"have no roles and interventions, as .*: leave out the"):
         make_stages(study, [PROFILE, ROLES], out, LOCAL)
     study = whole_study(tmp_path / "new", *make_inputs(tmp_path), models__site="residual")
     with pytest.raises(MissingError, match=r"no tables of correlations and profile for report"):
@@ -161,7 +163,7 @@ def test_a_site_that_a_model_lacks_is_refused_before_any_model_runs(tmp_path, mo
     study = whole_study(tmp_path / "run", *make_inputs(tmp_path), models__site="mlp_gate")
     monkeypatch.setattr(Capture, "__init__", None)
     with pytest.raises(ModelError, match="has no site mlp_gate, as its MLPs have no gate"):
-        make_stages(study, STAGES, Console(file=open(tmp_path / "said", "w")), LOCAL)
+        make_stages(study, STAGES, Console(file=StringIO()), LOCAL)
 
 
 def test_a_site_that_is_none_is_refused_with_the_nearest(tmp_path):

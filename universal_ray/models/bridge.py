@@ -33,8 +33,8 @@ def unwrap(bridge: TransformerBridge) -> None:
     this project's GELU in the place of GPT-2's, which passes over memory eight times.
 
     The bridge computes both anew, operation by operation, so that every intermediate value can be
-    hooked: a fifth to a third more time, and rounding that differs. Only its MLP hooks are used
-    here, so the rest runs as transformers wrote it, with its fused attention where it has one
+    hooked: a fifth to a third more time, and rounding that differs. No site asks for what is inside
+    of them, so they run as transformers wrote them, with its fused attention where it has one
     (which keeps scores in float32, as `reorder_and_upcast_attn` asks).
     """
     from transformer_lens.model_bridge.generalized_components import (

@@ -296,17 +296,26 @@ STREAM = {
     Ask.roles: "roles are of neurons, by what they write to the logits and to heads",
 }
 
-MLP_POST = Neurons(name="mlp_post", unit="neuron", lacks={}, floor=ACTIVATION_FLOOR, hook="hook_post")
+MLP_POST = Neurons(
+    name="mlp_post", unit="neuron", lacks={}, floor=ACTIVATION_FLOOR, hook="hook_post"
+)
 """What enters W_out, for a gated MLP the product act(gate) * up."""
-MLP_PRE = Neurons(name="mlp_pre", unit="neuron", lacks={}, floor=ACTIVATION_FLOOR, hook="hook_pre")
+MLP_PRE = Neurons(
+    name="mlp_pre", unit="neuron", lacks={}, floor=ACTIVATION_FLOOR, hook="hook_pre"
+)
 """What enters the activation function, for a gated MLP the gate's."""
 SITES: dict[str, Site] = {
     each.name: each
     for each in (
         MLP_POST,
         MLP_PRE,
-        Gate(name="mlp_gate", unit="gate", lacks=PART, floor=GATE_FLOOR, hook="hook_pre", signed=False),
-        Factor(name="mlp_up", unit="up projection", lacks=PART, hook="hook_pre_linear", signed=True),
+        Gate(
+            name="mlp_gate", unit="gate", lacks=PART, floor=GATE_FLOOR, hook="hook_pre",
+            signed=False,
+        ),
+        Factor(
+            name="mlp_up", unit="up projection", lacks=PART, hook="hook_pre_linear", signed=True
+        ),
         Signs(name="mlp_sign", unit="sign case", lacks=PART, hook="hook_post", signed=True),
         HeadValues(name="attention_z", unit="head dimension", lacks=HEAD),
         HeadNorms(name="attention_norm", unit="head", lacks=HEAD, floor=LENGTH),

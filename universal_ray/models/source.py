@@ -44,7 +44,7 @@ class ModelSource:
     d_model: int  # channels of the residual stream
     d_mlp: int  # neurons of the MLP of a block
     heads: int  # of the attention of a block, by their queries
-    head_width: int | None  # K, what each head hands to W_O; None where no such W_O is in each block
+    head_width: int | None  # K, what a head hands to W_O; None without such attention
     vocabulary: int  # V, rows of the embedding; a padded vocabulary exceeds the tokenizer's
     context: int  # positions of the longest row
     gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)

@@ -46,9 +46,10 @@ UNITS = {
     "correlation²": "its square",
     "cosine": "of the angle between two vectors",
     "cosine²": "its square",
-    "pre-activation": "what enters the activation function, in the model's own scale",
+    "pre-activation": "what enters the activation function, in the model's own scale; of a unit "
+                      "that none makes, its value",
     "pre-activation²": "its square",
-    "activation": "what a neuron writes by, in the model's own scale",
+    "activation": "what a neuron writes by, or another unit's value, in the model's own scale",
     "activation²": "its square",
     "logit": "what enters the softmax over the vocabulary",
     "nats": "natural units of information",

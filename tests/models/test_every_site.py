@@ -1,4 +1,4 @@
-"""Every site of six architectures, against plain Hugging Face models with plain hooks in float64."""
+"""Every site of six architectures, against plain hooks of Hugging Face models, in float64."""
 
 from dataclasses import replace
 
@@ -114,7 +114,8 @@ def test_every_site_equals_plain_hooks(tmp_path, family):
     with torch.random.fork_rng():
         torch.manual_seed(3)
         config = getattr(transformers, f"{family}Config")(**settings)
-        save_model(getattr(transformers, f"{family}ForCausalLM")(config), tmp_path)
+        head = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
+        save_model(getattr(transformers, f"{family}{head}")(config), tmp_path)
     source = resolve(str(tmp_path))
     tokens_BP = torch.randint(2, 300, (3, 20), generator=torch.Generator().manual_seed(0))
     expected = truth(tmp_path, names, tokens_BP, gelu_tanh if family == "Gemma" else silu)
@@ -135,7 +136,7 @@ def test_every_site_equals_plain_hooks(tmp_path, family):
         shape = site.shape(source)
         below = min(expected[site.name, layer].min() for layer in range(2)) < 0
         assert (shape.layers, shape.width) == (2, expected[site.name, 0].shape[1])
-        assert below == shape.signed or site.floor and site.name != "attention_norm"
+        assert below == shape.signed or (site.floor and site.name != "attention_norm")
         assert bool(site.floor) or shape.signed
 
 
