@@ -144,7 +144,7 @@ class Gate(Factor):
     def watch(self, name: str, mlp: Any, show: Callable[[torch.Tensor], None]) -> None:
         inside = mlp.original_component
         found = (getattr(inside, each, None) for each in ACTIVATION_FUNCTIONS)
-        function = next(filter(callable, found), None)
+        function: Any = next(filter(callable, found), None)
         if function is None:
             raise ModelError(
                 f"Model {name!r} has MLPs of {type(inside).__name__}, whose activation function "
