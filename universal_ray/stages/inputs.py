@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from universal_ray.config.hashing import fingerprint
-from universal_ray.config.site import as_fingerprinted
 from universal_ray.config.study import Policy, Study, keys, plain, value_of
 from universal_ray.corpus.documents import TextSettings
 from universal_ray.corpus.rows import (
@@ -40,7 +39,7 @@ from universal_ray.planning.items import (
 )
 from universal_ray.planning.names import short_names
 from universal_ray.stages.models import Models, find_models
-from universal_ray.stages.sums import bits
+from universal_ray.stages.sums import bits, bits_fingerprint
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
 
@@ -225,8 +224,7 @@ def _cut(
     study = _settled(models.study, store, rows * context, context)
     assert study.units.tokens and study.units.batch and study.units.fold
     excluded = excluded_ids(study.corpus.exclude.value, models.tokenizer)
-    fixed = bits(settled(study, context, excluded))
-    made_by = fingerprint(as_fingerprinted(fixed))
+    made_by = bits_fingerprint(bits(settled(study, context, excluded)))
     ranges = unit_rows(rows, context, study.units.tokens)
     if corpus is not None:
         contents = [corpus.rows_hash(start, stop) for start, stop in ranges]

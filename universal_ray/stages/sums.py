@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from universal_ray.config.hashing import fingerprint
+from universal_ray.config.site import as_fingerprinted
 from universal_ray.storage.artifacts import Artifact
 
 SUMS = Artifact(
@@ -34,3 +36,8 @@ SUMS = Artifact(
 def bits(settled: Mapping[str, Any]) -> dict[str, Any]:
     """Everything but models and tokens that decides the bits of a unit's sums."""
     return {**{key: settled[key] for key in SUMS.keys}, "sums": SUMS.version}
+
+
+def bits_fingerprint(decided: Mapping[str, Any]) -> str:
+    """Of what `bits` gave."""
+    return fingerprint(as_fingerprinted(decided))
