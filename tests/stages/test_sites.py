@@ -20,7 +20,10 @@ from universal_ray.errors import ConfigurationError, MissingError, ModelError
 from universal_ray.models.capture import Capture
 from universal_ray.models.site import SITES, Ask
 from universal_ray.models.source import resolve
+from universal_ray.report.compare import compared
 from universal_ray.report.run import Run
+from universal_ray.report.site.gather import gather
+from universal_ray.stages.correlations.published import published
 from universal_ray.stages.inputs import settled
 from universal_ray.stages.registry import STAGES
 from universal_ray.stages.sums import SUMS
@@ -57,6 +60,8 @@ def test_all_stages_are_made_but_that_which_such_units_lack_and_that_is_told(res
         "by what they write to the logits and to heads: the stage roles is left out"
     ) in said
     assert "roles" not in run.summary and run.store.exists("report/index.html")
+    with pytest.raises(MissingError, match=r"roles.parquet is not made: The dimensions of site"):
+        run.table("roles")
 
 
 def test_a_site_is_told_in_the_tables_that_leave_a_run_and_in_its_summary(residual):
@@ -66,6 +71,21 @@ def test_a_site_is_told_in_the_tables_that_leave_a_run_and_in_its_summary(residu
         assert set(table["site"].to_pylist()) == {"residual"}
         assert set(table["unit_kind"].to_pylist()) == {"dimension"}
     assert (run.summary["site"], run.summary["unit_kind"]) == ("residual", "dimension")
+
+
+def test_what_was_published_of_neurons_stands_beside_no_other_unit(residual):
+    _, run, _ = residual
+    with pytest.raises(ConfigurationError, match="is of the site residual, and published tables"):
+        compared(run.store, "universal.csv", None, 0.5)
+    assert published("EleutherAI/pythia-160m", "residual") is None
+    assert published("EleutherAI/pythia-160m", "mlp_post") is not None
+
+
+def test_the_report_does_not_say_that_what_such_units_lack_can_be_made(residual):
+    _, run, _ = residual
+    missing = " ".join(gather(run).missing)
+    assert "roles.parquet is not made: The dimensions of site residual have no roles" in missing
+    assert "stages=[" not in missing
 
 
 def test_correlations_and_statistics_are_those_of_the_site(residual):
@@ -112,7 +132,7 @@ def test_units_without_roles_are_shown_as_others_are(residual):
 def test_a_stage_that_such_units_lack_is_refused_where_it_is_asked_for(residual, tmp_path):
     study, _, _ = residual
     out = Console(file=StringIO())
-    with pytest.raises(ModelError, match=r"have no roles and interventions, as .*: leave out the"):
+    with pytest.raises(ConfigurationError, match=r"have no roles .*: leave out roles, or choose"):
         make_stages(study, [PROFILE, ROLES], out, LOCAL)
     study = whole_study(tmp_path / "new", *make_inputs(tmp_path), models__site="residual")
     with pytest.raises(MissingError, match=r"no tables of correlations and profile for report"):

@@ -69,19 +69,19 @@ def make(
     left out is told. Returns the address of the pages that the report's are shown in, None where
     they are not made.
     """
-    from universal_ray.models.site import Ask, site_of
     from universal_ray.report.screen import Watcher
     from universal_ray.storage.store import Store
 
     wanted = check_stages(stages)
     check(study)  # before there is a run directory
-    site = site_of(study.models.site)
-    possible = registry.possible(site)
-    if wanted == STAGES != possible:
-        out.print(f"{site.why_not(Ask.roles)}: the stage roles is left out")
-        wanted = possible
-    elif finished.ROLES in wanted:
-        site.check_has(Ask.roles)
+    possible = registry.possible(study.models.site)
+    for stage in wanted:
+        if stage not in possible:
+            why = registry.why_not(stage, study.models.site)
+            if wanted != STAGES:
+                raise ConfigurationError(f"{why}: leave out {stage}, or choose another models.site")
+            out.print(f"{why}: the stage {stage} is left out")
+    wanted = tuple(stage for stage in wanted if stage in possible)
     store = Store(study.run.dir)
     _check_earlier(store, wanted, possible)
     if dry:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from universal_ray.config.choice import choose, nearest
 from universal_ray.config.report import KINDS
+from universal_ray.config.site import KEY
 from universal_ray.errors import ConfigurationError, DamagedError, MissingError
+from universal_ray.stages import registry
 from universal_ray.storage import checked, finished
 from universal_ray.storage.finished import MARKER, SUMMARY_PATH
 from universal_ray.storage.record import check_started, read_record
@@ -184,6 +186,9 @@ class Run:
         receipt = checked.receipts(self.store, MARKER).get(path)
         if receipt is None:
             stage = next(stage for stage, paths in finished.TABLES.items() if path in paths)
+            lacking = registry.why_not(stage, self.record["bits"].get(KEY, ""))
+            if lacking:
+                raise MissingError(f"{self.url}/{path} is not made: {lacking}")
             raise MissingError(
                 f"{self.url}/{path} is not made yet, or was not whole: the run's command with "
                 f"stages=[{stage}] makes it"

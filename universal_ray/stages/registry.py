@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from universal_ray.storage.finished import ROLES, TABLES
 
 if TYPE_CHECKING:
-    from universal_ray.models.site import Site
     from universal_ray.planning.costs import Cost
     from universal_ray.runtime.task import Stage
     from universal_ray.stages.inputs import Inputs, Outline
@@ -21,11 +20,19 @@ STAGES = tuple(TABLES)
 """In their order: each builds on the one before. The name of each is that of its folder."""
 
 
-def possible(site: "Site") -> tuple[str, ...]:
-    """Those that can be made of the units of a site."""
-    from universal_ray.models.site import Ask
+def why_not(stage: str, site: str) -> str | None:
+    """Why a stage cannot be made of the units of a site; None where it can."""
+    if stage != ROLES:
+        return None
+    from universal_ray.models.site import SITES, Ask
 
-    return tuple(each for each in STAGES if each != ROLES or Ask.roles not in site.lacks)
+    units = SITES.get(site)
+    return units.why_not(Ask.roles) if units and Ask.roles in units.lacks else None
+
+
+def possible(site: str) -> tuple[str, ...]:
+    """Stages that can be made of the units of a site."""
+    return tuple(each for each in STAGES if why_not(each, site) is None)
 
 
 @runtime_checkable
