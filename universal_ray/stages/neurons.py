@@ -18,9 +18,10 @@ WHO = (
     field("layer", pa.int16(), INDEX, "layer of the neuron"),
     field("neuron", pa.int32(), INDEX, "neuron within its layer"),
 )
+NO_SITE = "they are columns of a matrix given to correlate"
 SITE = (
-    field("site", pa.string(), "name", "what its units are, models.site"),
-    field("unit_kind", pa.string(), "name", "what one of them is called"),
+    field("site", pa.string(), "name", "what its units are, models.site", null=NO_SITE),
+    field("unit_kind", pa.string(), "name", "what one of them is called", null=NO_SITE),
 )
 """Of the tables that are taken out of a run, to stand beside those of others: within one it is the
 same everywhere."""

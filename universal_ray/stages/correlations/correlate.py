@@ -142,7 +142,7 @@ def correlate(
     ]
     both = directions(terms, pair, left, right, parts)
     found = {
-        direction.model: pair_table(direction, flags, 0)
+        direction.model: pair_table(direction, flags, 0, None)
         for direction, flags in zip(both, mutual_partners(*both), strict=True)
     }
     tables = [found[model] for model in models]

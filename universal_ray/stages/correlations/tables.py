@@ -15,9 +15,9 @@ from universal_ray.storage.columns import lists, numbers
 
 
 def pair_table(
-    direction: Direction, mutual: torch.Tensor, n_excluded: int, site: Site
+    direction: Direction, mutual: torch.Tensor, n_excluded: int, site: Site | None
 ) -> pa.Table:
-    """The rows of `pairs.parquet` for one direction of one pair."""
+    """The rows of `pairs.parquet` for one direction of one pair; `site`: None of no model's units."""
     model, other, summary = direction.model, direction.other, direction.summary
     neurons = model.neurons
     alone = summary.powers_R5[:, 0] == 0
@@ -44,8 +44,8 @@ def pair_table(
         "mutual": numbers(mutual, null, pa.bool_()),
         "n": pa.array([int(direction.n)] * neurons, pa.int64()),
         "n_excluded": pa.array([n_excluded] * neurons, pa.int64()),
-        "site": pa.array([site.name] * neurons, pa.string()),
-        "unit_kind": pa.array([site.unit] * neurons, pa.string()),
+        "site": pa.array([site and site.name] * neurons, pa.string()),
+        "unit_kind": pa.array([site and site.unit] * neurons, pa.string()),
         "null_reason": pa.array(
             [
                 reasons[code] if code else NO_PARTNER if lonely else None
