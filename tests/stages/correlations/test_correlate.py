@@ -86,7 +86,11 @@ def test_the_frames_are_those_of_a_run_on_the_same_activations(run, activations,
         rotations=2, threshold=0.02, unit=bits["units.tokens"], batch=bits["units.batch"],
         fold=bits["units.fold"],
     )  # fmt: skip
-    same(found, [finished.table(name).to_pandas() for name in ("neurons", "pairs")])
+    expected = [finished.table(name).to_pandas() for name in ("neurons", "pairs")]
+    for frame, other in zip(found, expected, strict=True):
+        for name, told in (("site", "mlp_post"), ("unit_kind", "neuron")):
+            assert frame.pop(name).isna().all() and set(other.pop(name)) == {told}
+    same(found, expected)
     assert found.pairs["n"].unique().tolist() == [12 * CONTEXT]
     assert not found.pairs["corr_se"].isna().all()
 

@@ -17,7 +17,9 @@ from universal_ray.storage.columns import lists, numbers
 def pair_table(
     direction: Direction, mutual: torch.Tensor, n_excluded: int, site: Site | None
 ) -> pa.Table:
-    """The rows of `pairs.parquet` for one direction of one pair; `site`: None of no model's units."""
+    """The rows of `pairs.parquet` for one direction of one pair; `site`: of its units, None where
+    they are of no model.
+    """
     model, other, summary = direction.model, direction.other, direction.summary
     neurons = model.neurons
     alone = summary.powers_R5[:, 0] == 0
