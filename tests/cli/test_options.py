@@ -123,6 +123,12 @@ def test_a_key_beyond_the_schema_is_refused_with_the_nearest(sign):
     refused(f"{sign}expriment=gpt2_small", match="did you mean experiment")
 
 
+@pytest.mark.parametrize("sign", ["", "+", "++", "~"])
+def test_an_option_that_has_another_name_now_is_told_with_it(sign):
+    now = r"write models\.site=mlp_post \(for post\) or models\.site=mlp_pre \(for pre\)"
+    refused(f"{sign}models.activation=pre", match=rf"names no option \(models\.activation\): {now}")
+
+
 @pytest.mark.parametrize(
     ("option", "named"),
     [
@@ -178,6 +184,9 @@ def test_an_experiment_of_ones_own_is_held_to_the_schema(tmp_path):
         (tmp_path / "conf" / name).symlink_to(ROOT / "conf" / name)
     meant = r"mine names no option \(baseline\.rotation\): did you mean baseline\.rotations\?"
     with pytest.raises(ConfigurationError, match=meant):
+        check_arguments(["experiment=mine"], "config", Study, tmp_path / "conf")
+    own.write_text("# @package _global_\nmodels:\n  activation: pre\n")
+    with pytest.raises(ConfigurationError, match=r"mine names .*: write models\.site=mlp_post"):
         check_arguments(["experiment=mine"], "config", Study, tmp_path / "conf")
     own.write_text("# @package _global_\ndefaults:\n  - override /models: gpt2-small\n")
     with pytest.raises(ConfigurationError, match="did you mean gpt2_small"):

@@ -239,7 +239,7 @@ def test_totals():
 
 def test_describe_says_what_will_be_done():
     plan = plan_of(done=[(0, item.key) for item in plan_of().items])
-    rows = dict(describe(plan))
+    rows = dict(describe(plan, "neuron"))
     assert rows["reference"] == "a" and rows["compared"] == "b, c, d"
     assert rows["neurons"] == "2 x 8 = 16 in the reference, 68 in all"
     assert rows["tokens"] == "336 in rows of 16"

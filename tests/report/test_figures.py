@@ -33,6 +33,7 @@ from universal_ray.report.figures.registry import FIGURES, PAPER
 from universal_ray.report.figures.source import SCHEMAS, NotDrawn, Source
 from universal_ray.report.run import PATHS
 from universal_ray.storage.names import ours
+from universal_ray.storage.reasons import NOT_MEASURED, needs
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -237,6 +238,25 @@ def test_why_nothing_was_measured_is_what_the_table_says():
     one = whole.tables["interventions"].slice(0, 1)
     (told,) = drawn([BY_NAME["sweeps"]], Source({**whole.tables, "interventions": one}))
     assert told.reason == "Neurons were held at one value alone (roles.sweep)."
+
+
+@pytest.mark.parametrize("name", ["firing", "redundancy", "logit_moments", "logit_skew"])
+def test_what_units_lack_is_why_a_figure_is_not_drawn(name):
+    whole = source()
+    statistics = whole.tables["statistics"]
+    for place, column in enumerate(statistics.schema):
+        if "weights" in needs(SCHEMAS["statistics"].field(column.name)):
+            nothing = pa.nulls(len(statistics), column.type)
+            statistics = statistics.set_column(place, column.name, nothing)
+    reasons = pa.array([[("weights", "it has none")]] * len(statistics), NOT_MEASURED.type)
+    for told, reason in (
+        (statistics.append_column(NOT_MEASURED, reasons), "was not measured: it has none."),
+        (statistics.append_column(NOT_MEASURED, pa.nulls(len(statistics), NOT_MEASURED.type)),
+         "has no value."),
+    ):  # fmt: skip
+        (found,) = drawn([BY_NAME[name]], Source({**whole.tables, "statistics": told},
+                                                 whole.summary))  # fmt: skip
+        assert found.reason.endswith(reason) and not found.files
 
 
 def test_one_draw_of_the_baseline_is_compared_with_none():

@@ -8,11 +8,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from helpers_site import HOSTILE, catalogue, column, write
 
+from universal_ray.benchmark import made_up
 from universal_ray.benchmark.made_up import Extent, make
 from universal_ray.report.figures.registry import FIGURES
+from universal_ray.storage.reasons import needs
 
 pytestmark = pytest.mark.browser
 EXTENT = Extent(texts=(*Extent().texts, *HOSTILE))
@@ -110,6 +113,30 @@ def test_the_front_page_says_how_many_are_universal(visit, made):
     assert visit.text("h1") == f"{many} of {N} neurons are universal"
     told = visit.page.locator(".cliff .many").all_inner_texts()
     assert told == [str(int((excess > each).sum())) for each in (0.5, 0.45, 0.4)]
+
+
+def test_units_that_are_no_neurons_are_called_what_they_are(browser, tmp_path, monkeypatch):
+    told, values = made_up.summary, made_up._values
+    units = {"site": "residual", "unit_kind": "dimension"}
+    monkeypatch.setattr(made_up, "summary", lambda *given: told(*given) | units)
+    monkeypatch.setattr(made_up, "_values", lambda entry, rows, *given: pa.nulls(rows, entry.type)
+                        if "weights" in needs(entry) else values(entry, rows, *given))  # fmt: skip
+    make(str(tmp_path), Extent(models=("a", "b"), layers=1, width=8))
+    write(tmp_path)
+    visit = Visit(browser, tmp_path)
+    visit.open("#/")
+    assert visit.text("h1").endswith("of 8 dimensions are universal")
+    assert ("What is called a neuron here is a dimension, the unit of the site residual."
+            in visit.text("p.lead"))  # fmt: skip
+    visit.open("#/list")
+    assert visit.text(".summary").startswith("16 of 16 dimensions")
+    visit.open("#/neuron/a:0.1")
+    assert visit.text("p.signs").startswith("dimension ")
+    heads = visit.page.locator("h2").all_inner_texts()
+    assert "What it fires on" in heads and "Value" in visit.page.locator("h3").all_inner_texts()
+    assert "Promotes" not in visit.text("main")
+    visit.context.close()
+    assert visit.complaints == []
 
 
 def test_every_link_of_every_page_leads_somewhere(visit, made):

@@ -1,12 +1,17 @@
 """A study of units that are no neurons, through all stages; and how a site is known in a run."""
 
 from io import StringIO
+from pathlib import Path
+from typing import Any
 
+import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 from helpers_models import make_gpt2, save_model
+from helpers_site import catalogue
 from helpers_study import CONTEXT, VOCABULARY, inputs_of, make
 from helpers_whole import make_inputs, whole_study
 from rich.console import Console
@@ -21,8 +26,12 @@ from universal_ray.models.capture import Capture
 from universal_ray.models.site import SITES, Ask
 from universal_ray.models.source import resolve
 from universal_ray.report.compare import compared
+from universal_ray.report.figures.draw import drawn
+from universal_ray.report.figures.registry import FIGURES
+from universal_ray.report.figures.source import NotDrawn, Source
 from universal_ray.report.run import Run
 from universal_ray.report.site.gather import gather
+from universal_ray.report.units import no_neurons
 from universal_ray.stages.correlations.published import published
 from universal_ray.stages.inputs import settled
 from universal_ray.stages.registry import STAGES
@@ -59,6 +68,7 @@ def test_all_stages_are_made_but_that_which_such_units_lack_and_that_is_told(res
         "The dimensions of site residual have no roles and interventions, as roles are of neurons, "
         "by what they write to the logits and to heads: the stage roles is left out"
     ) in said
+    assert "│ dimensions" in said
     assert "roles" not in run.summary and run.store.exists("report/index.html")
     with pytest.raises(MissingError, match=r"roles.parquet is not made: The dimensions of site"):
         run.table("roles")
@@ -86,6 +96,46 @@ def test_the_report_does_not_say_that_what_such_units_lack_can_be_made(residual)
     missing = " ".join(gather(run).missing)
     assert "roles.parquet is not made: The dimensions of site residual have no roles" in missing
     assert "stages=[" not in missing
+
+
+def test_pages_say_what_their_units_are(residual):
+    _, run, _ = residual
+    told = catalogue(Path(run.url))
+    assert told["unit"] == "dimension"
+    assert told["no_neurons"] == (
+        "What is called a neuron here is a dimension, the unit of the site residual."
+    )
+
+
+def test_every_figure_is_drawn_of_such_units_or_says_what_they_lack(residual):
+    _, run, _ = residual
+    found = gather(run)
+    source = Source(found.tables, found.summary, found.missing).of("a")
+    reasons = {}
+    for figure in FIGURES:
+        try:
+            assert len(figure.data(source).data)
+        except NotDrawn as told:
+            reasons[figure.name] = str(told)
+    weights = SITES["residual"].lacks[Ask.weights]
+    for name in ("firing", "redundancy", "logit_moments", "logit_skew"):
+        assert reasons[name].endswith(f"was not measured: {weights}")
+    assert "The dimensions of site residual have no roles" in reasons["logit_effects"]
+    assert not reasons.keys() & {"densities", "spread", "depth", "percentiles", "by_layer"}
+    (drawn_one,) = drawn([each for each in FIGURES if each.name == "depth"], source)
+    assert drawn_one.caption.endswith(no_neurons(run.summary))
+
+
+def test_the_notebook_reads_such_a_run(residual, monkeypatch):
+    _, run, _ = residual
+    monkeypatch.setenv("UNIVERSAL_RAY_RUN", run.url)
+    path = Path(__file__).parents[2] / "examples" / "read_a_run.ipynb"
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    names: dict[str, Any] = {}
+    with pd.option_context("display.max_colwidth", None):
+        for cell in cells:
+            exec(cell.source, names)
+    assert len(names["ten"]) == 10 and names["logits"].isna().all(axis=None)
 
 
 def test_correlations_and_statistics_are_those_of_the_site(residual):
@@ -147,6 +197,7 @@ def test_another_site_is_refused_in_a_run_that_exists(residual):
         inputs_of(other)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("site", ["attention_norm", "mlp_sign"])
 def test_few_units_and_sparse_ones_are_correlated(tmp_path, site):
     study = whole_study(tmp_path / "run", *make_inputs(tmp_path), models__site=site)

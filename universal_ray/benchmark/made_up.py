@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from universal_ray.config.site import KEY as SITE
 from universal_ray.stages import registry
 from universal_ray.stages.roles.schemas import ROLES
 from universal_ray.storage import checked
@@ -50,7 +51,7 @@ def make(folder: str, extent: Extent) -> Store:
     """Write a run with every table of every stage, finished as a run's are."""
     store = Store(folder)
     record = {
-        "configuration": {}, "bits": {}, "models": [], "versions": {},
+        "configuration": {}, "bits": {SITE: "mlp_post"}, "models": [], "versions": {},
         "corpus": {"rows": 0, "context": 32, "units": []},
     }  # fmt: skip
     store.put(STUDY_FILE, yaml.safe_dump(record).encode())

@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Glob, Override, OverrideType
 from universal_ray.cli import grammar
 from universal_ray.cli.help import Option, options_of
 from universal_ray.config.choice import choose, nearest
+from universal_ray.config.site import FORMER, FORMER_KEY, KEY
 from universal_ray.errors import ConfigurationError
 
 
@@ -74,6 +75,9 @@ def _check_inside(value: Any, key: str, typed: str, known: Mapping[str, Option])
 
 def meant(key: str, keys: Iterable[str]) -> str:
     """The end of a sentence that refuses a key."""
+    if key == FORMER_KEY:
+        now = " or ".join(f"{KEY}={site} (for {value})" for site, value in FORMER.items())
+        return f"write {now}"
     ends = {each.rsplit(".", 1)[-1]: each for each in reversed(list(keys))}
     near = nearest(key, keys) or ends.get(nearest(key.rsplit(".", 1)[-1], ends) or "")
     return f"did you mean {near}?" if near else "--help tells the options"

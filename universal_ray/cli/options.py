@@ -212,7 +212,8 @@ def _refusal(
     """What is wrong with a file of choices, in a sentence."""
     known = {each.key: each for each in options_of(schema)}
     key = re.sub(r"\[.*", "", str(getattr(error, "full_key", None) or ""))
-    if key.split(".")[0] in groups and key not in known:
+    section = key.split(".")[0]
+    if section in groups and section not in known:
         return f"{where} is put below {key}: begin its file with the line `# @package _global_`"
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         return f"{where} names no option ({key}): {checks.meant(key, known)}"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from universal_ray.config.site import FORMER, KEY
+from universal_ray.config.site import FORMER
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.maths.statistics.comparison import (
     WEIGHTS,
@@ -57,11 +57,10 @@ def compared(store: Store, published: str, model: str | None, threshold: float) 
             f"{store.url} holds no profile that is finished: the run's command with "
             "stages=[profile] makes it"
         )
-    site = run.record["bits"].get(KEY, "mlp_post")
-    if site not in FORMER:
+    if run.site not in FORMER:
         raise ConfigurationError(
-            f"the run in {store.url} is of the site {site}, and published tables are of neurons: "
-            "compare a run of mlp_post"
+            f"the run in {store.url} is of the site {run.site}, and published tables are of "
+            "neurons: compare a run of mlp_post"
         )
     theirs = read_published(published)
     neurons = run.table("neurons")

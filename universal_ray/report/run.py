@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from universal_ray.config.choice import choose, nearest
 from universal_ray.config.report import KINDS
 from universal_ray.config.site import KEY
-from universal_ray.errors import ConfigurationError, DamagedError, MissingError
+from universal_ray.errors import ConfigurationError, DamagedError, MissingError, StorageError
 from universal_ray.stages import registry
 from universal_ray.storage import checked, finished
 from universal_ray.storage.finished import MARKER, SUMMARY_PATH
+from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.record import check_started, read_record
 from universal_ray.storage.store import Receipt, Store
 
@@ -68,6 +69,20 @@ class Run:
         found = read_record(self.store)
         assert found is not None, "looked at as the run was opened"
         return found
+
+    @property
+    def site(self) -> str:
+        """What a unit of it is, by the values of `models.site`.
+
+        Raises StorageError where what says it was altered.
+        """
+        found = self.record["bits"].get(KEY)
+        if found is None:
+            raise StorageError(
+                f"{self.url}/{STUDY_FILE} does not say {KEY}: put it back as it was, or make the "
+                "run anew in another run.dir"
+            )
+        return str(found)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -186,7 +201,7 @@ class Run:
         receipt = checked.receipts(self.store, MARKER).get(path)
         if receipt is None:
             stage = next(stage for stage, paths in finished.TABLES.items() if path in paths)
-            lacking = registry.why_not(stage, self.record["bits"].get(KEY, ""))
+            lacking = registry.why_not(stage, self.site)
             if lacking:
                 raise MissingError(f"{self.url}/{path} is not made: {lacking}")
             raise MissingError(

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from universal_ray.report.run import Run
+from universal_ray.report.units import no_neurons
 from universal_ray.runtime.progress import Progress, remaining
 from universal_ray.storage.store import Store
 
@@ -125,6 +126,8 @@ def show_results(out: Console, store: Store) -> None:
     """
     run = Run(store)
     summary = run.summary
+    if told := no_neurons(summary):
+        out.print(told)
     for followed in summary.get("followed", []):
         out.print(_persistence(followed))
     if "followed" not in summary:

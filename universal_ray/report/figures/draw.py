@@ -8,6 +8,7 @@ from matplotlib.figure import Figure as Page
 from universal_ray.report.figures import paint
 from universal_ray.report.figures.figure import Figure, Made
 from universal_ray.report.figures.source import NotDrawn, Source
+from universal_ray.report.units import no_neurons
 
 KINDS = ("svg", "pdf", "csv")
 
@@ -49,7 +50,8 @@ def _drawn(figure: Figure, source: Source, reference: str, name: str) -> Drawn:
         reason = str(told)
         return Drawn(figure, reference, name, reason=f"{reason[0].upper()}{reason[1:]}.")
     files, inches = rendered(figure, made)
-    return Drawn(figure, reference, name, made.caption, inches=inches, files=files)
+    caption = " ".join(filter(None, (made.caption, no_neurons(source.summary))))
+    return Drawn(figure, reference, name, caption, inches=inches, files=files)
 
 
 def rendered(figure: Figure, made: Made) -> tuple[dict[str, bytes], tuple[float, float]]:

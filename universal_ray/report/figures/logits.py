@@ -25,6 +25,7 @@ def of_models(names: list[str]) -> str:
 
 
 def logit_moments(source: Source) -> Made:
+    source.check_measured("statistics", "vocab_kurt", "vocab_skew")
     rows = source.rows("statistics", "model", "layer", "vocab_kurt", "vocab_skew")
     models = list(rows["model"].unique())
     parts = []
@@ -67,6 +68,7 @@ def draw_logit_moments(data: pd.DataFrame, page: Page) -> None:
 
 
 def logit_skew(source: Source) -> Made:
+    source.check_measured("statistics", "vocab_kurt", "vocab_skew")
     rows = source.rows("statistics", "model", "layer", "vocab_kurt", "vocab_skew").dropna()
     rows = rows[rows["vocab_kurt"] > KURTOSIS]
     last = sorted(rows["layer"].unique())[-LAST_LAYERS:]

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from universal_ray.report.run import PATHS
 from universal_ray.stages import registry
+from universal_ray.storage.reasons import KEY, why_null
 
 LEAST = 10
 """Neurons below which a distribution of them is none."""
@@ -82,6 +83,17 @@ class Source:
     def own(self, table: str, *columns: str, **equal: str) -> pd.DataFrame:
         """The same, of the reference model."""
         return self.rows(table, *columns, model=self.reference, **equal)
+
+    def check_measured(self, table: str, *columns: str) -> None:
+        """Raise NotDrawn for a column without any value, with what its rows say of it."""
+        equal = {"model": self.reference} if self.reference else {}
+        values = self.rows(table, *columns, **equal)
+        for name in columns:
+            if not len(values) or values[name].notna().any():
+                continue
+            (reasons, *_) = self.rows(table, KEY, **equal)[KEY]
+            why = why_null(SCHEMAS[table], dict(reasons or ())).get(name)
+            raise NotDrawn(f"{name} was not measured: {why}" if why else f"{name} has no value")
 
     def told(self, key: str) -> dict[str, Any]:
         """What the summary says of the reference model under `references`, at a key. Raises

@@ -136,6 +136,7 @@ def draw_by_layer(data: pd.DataFrame, page: Page) -> None:
 
 
 def firing(source: Source) -> Made:
+    source.check_measured("statistics", "sparsity", "in_out_sim")
     found = _compared(source, ["sparsity", "in_out_sim"], source.reference)
     found = found.dropna(subset=["sparsity", "in_out_sim"])
     check_neurons(len(found), "with both numbers")
@@ -155,6 +156,7 @@ def draw_firing(data: pd.DataFrame, page: Page) -> None:
 
 def redundancy(source: Source) -> Made:
     names = {"in_sim": "input weights", "out_sim": "output weights"}
+    source.check_measured("statistics", *names)
     found = _compared(source, list(names), source.reference)
     groups = {
         (told, group): found.loc[found["is_universal"] == universal, name].to_numpy(float)

@@ -23,6 +23,7 @@ from universal_ray.report.site.columns import Column, columns
 from universal_ray.report.site.facts import front
 from universal_ray.report.site.gather import ONE_EACH, Gathered, gather
 from universal_ray.report.site.pack import plain, script
+from universal_ray.report.units import no_neurons, unit
 from universal_ray.storage import checked
 from universal_ray.storage.finished import MARKER as TABLES_MARKER
 from universal_ray.storage.finished import SUMMARY_PATH
@@ -32,7 +33,7 @@ from universal_ray.storage.store import Receipt, Store
 PAGE = f"{REPORT}/index.html"
 MARKER = f"{REPORT}/done.json"
 DRAFT = f"{REPORT}/unfinished"
-VERSION = 3
+VERSION = 4
 """Of what the code makes of tables: another one makes the site anew."""
 MEGABYTES = 200.0
 """How large a site becomes, if its list and search are not larger already."""
@@ -237,6 +238,8 @@ def _catalogue(
         "version": universal_ray.__version__,
         "blocks": [vars(block) for block in found.blocks],
         "neurons": found.neurons,
+        "unit": unit(summary),
+        "no_neurons": no_neurons(summary),
         "columns": where,
         "per_file": details.PER_FILE,
         "one_each": ONE_EACH,

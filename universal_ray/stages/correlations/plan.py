@@ -214,8 +214,8 @@ def _work(plan: Plan, rotations: int, reductions: Sequence[tuple[Item, int]]) ->
     return [*found, table_share(rows)]
 
 
-def describe(plan: Plan) -> list[tuple[str, str]]:
-    """The plan as rows of a table on screen."""
+def describe(plan: Plan, unit: str) -> list[tuple[str, str]]:
+    """The plan as rows of a table on screen; `unit`: what its units are called."""
     reference = plan.models[0]
     work = plan.work
     done = len(plan.layout.units) - len({each.unit.index for each in work})
@@ -225,7 +225,7 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         ("reference", reference.given),
         ("compared", ", ".join(model.given for model in plan.models[1:])),
         (
-            "neurons",
+            f"{unit}s",
             ", ".join(f"{m.layers} x {m.width} = {m.neurons:,}" for m in plan.models[:1])
             + f" in the reference, {sum(m.neurons for m in plan.models):,} in all",
         ),

@@ -65,7 +65,7 @@ class CorrelationsStage:
     @staticmethod
     def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
-        return describe(make_plan(found, claimed(found, store)))
+        return describe(make_plan(found, claimed(found, store)), found.site.unit)
 
     @staticmethod
     def cost(found: Outline, store: Store) -> Cost:

@@ -138,8 +138,8 @@ def describe(plan: ReportPlan, options: ReportConfig) -> list[tuple[str, str]]:
          f"{own:,} tokens for the largest activations, {sample:,} at random for the others, and "
          f"up to {plan.partner_rows * plan.context:,} for partners in {len(plan.partners)} models; "
          f"{read:,} tokens in forward passes"),
-        ("site", f"a page of every neuron, in {options.megabytes:,} MB at most"
-         if options.detail is Detail.chosen else "a full page of every neuron"),
+        ("pages", f"one of every neuron, in {options.megabytes:,} MB at most"
+         if options.detail is Detail.chosen else "one of every neuron in full"),
         ("figures", "those of the paper that the tables allow, in about half a minute"
          if options.figures else "none (report.figures)"),
     ]  # fmt: skip

@@ -23,15 +23,15 @@ function names(models) {
 
 function opening(page) {
   const own = (page.counts || []).find((each) => each.threshold === run.threshold);
-  const title = own ? `${count(own.count)} of ${count(page.measured)} neurons are universal` : `${count(page.neurons)} neurons of ${page.label}`;
+  const title = own ? `${count(own.count)} of ${count(page.measured)} ${run.unit}s are universal` : `${count(page.neurons)} ${run.unit}s of ${page.label}`;
   const others = names(page.others || []);
   return h("header", { class: "opening" }, h("h1", {}, title),
-    h("p", { class: "lead" }, "Models that were trained alike, from other random numbers: do they grow the same neurons? Every neuron of ",
-      h("b", {}, page.label), others && [" was compared with every neuron of ", h("b", {}, others)],
+    h("p", { class: "lead" }, "Models that were trained alike, from other random numbers: do they grow the same ", `${run.unit}s? Every ${run.unit} of `,
+      h("b", {}, page.label), others && [` was compared with every ${run.unit} of `, h("b", {}, others)],
       run.tokens_kept && [` over ${count(run.tokens_kept)} tokens`],
       ". It counts as universal when its best match in the other models, averaged over them, correlates more by ",
       h("b", {}, String(run.threshold ?? "a threshold")),
-      " than the best match in a random rotation of them, which has no neurons to find.",
+      ` than the best match in a random rotation of them, which has no ${run.unit}s to find.`, run.no_neurons && ` ${run.no_neurons}`,
       page.published && [" The paper found ", count(page.published.universal), ` (${percent(page.published.universal_share, 2)}).`]));
 }
 

@@ -241,7 +241,7 @@ function addRange(state) {
 }
 
 function summary(state, { places, words, unmeasured }) {
-  const told = [`${count(places.length)} of ${plural(run.neurons, "neuron")}`];
+  const told = [`${count(places.length)} of ${plural(run.neurons, run.unit)}`];
   if (words) told.push(words.lacking ? "no table tells of tokens" : words.texts.length ? [plural(words.texts.length, "token"), ": ", tokens(words.texts.slice(0, 12)), words.texts.length > 12 && "…"] : "no such token");
   if (unmeasured) told.push(`${count(unmeasured)} left out: what is filtered by was ${NOT_MEASURED}`);
   return h("p", { class: "summary" }, told.map((part, at) => [at ? " · " : "", part]));

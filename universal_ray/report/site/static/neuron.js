@@ -58,6 +58,7 @@ function signs(place) {
   const universal = run.columns.get("is_universal")?.values[place];
   const mutual = run.columns.get("mutual_partners")?.values[place];
   return [
+    run.no_neurons && h("span", { class: "sign", title: run.no_neurons }, run.unit),
     universal === 1 ? h("span", { class: "sign own" }, "universal") : universal === 0 ? h("span", { class: "sign" }, "not universal") : null,
     known(mutual) && h("span", { class: "sign" }, `${plural(mutual, "mutual partner")}`),
     twin >= 0 && h("span", { class: "sign warn" }, "same partners as ", link(twin)),
@@ -153,10 +154,11 @@ function correlation(value, error, reason) {
 
 function logitsSection(rows) {
   const told = rows.statistics;
-  if (!told?.vocab_top_token) return null;
+  if (!told?.vocab_top_token && !told?.token_mean_token) return null;
+  const writes = Boolean(told.vocab_top_token);
   const side = (title, texts, values) => h("div", {}, h("h3", {}, title), h("ol", { class: "words" }, texts.map((text, at) => text !== null && h("li", {}, token(text), h("span", { class: `meter ${values[at] < 0 ? "below" : ""}`, "aria-hidden": "true" }, h("i", { style: { width: `${Math.min(Math.abs(values[at]) / Math.max(...values.map(Math.abs), 1e-9), 1) * 100}%` } })), h("span", { class: "value" }, fixed(values[at], 2))))));
-  return section("What it writes, and what it fires on", h("div", { class: "columns" }, side("Promotes", told.vocab_top_token, told.vocab_top), side("Suppresses", told.vocab_bottom_token || [], told.vocab_bottom || []), told.token_mean_token && side("Largest mean by token", told.token_mean_token, told.token_mean), told.token_max_token && side("Largest by token", told.token_max_token, told.token_max)),
-    h("p", { class: "from" }, "cosines of its output with the unembedding, and activations; statistics.parquet"), effectPicture(rows.roles));
+  return section(writes ? "What it writes, and what it fires on" : "What it fires on", h("div", { class: "columns" }, writes && [side("Promotes", told.vocab_top_token, told.vocab_top), side("Suppresses", told.vocab_bottom_token || [], told.vocab_bottom || [])], told.token_mean_token && side("Largest mean by token", told.token_mean_token, told.token_mean), told.token_max_token && side("Largest by token", told.token_max_token, told.token_max)),
+    h("p", { class: "from" }, writes && "cosines of its output with the unembedding, and ", "activations; statistics.parquet"), effectPicture(rows.roles));
 }
 
 function effectPicture(roles) {
@@ -181,8 +183,9 @@ function densityPicture(told, rows) {
   const [low, high] = [Math.max(filled[0] - 1, 0), Math.min(filled.at(-1) + 2, 257)];
   const edges = PRE_EDGES.slice(low, high + 1);
   const series = conditionalSeries(rows, low, high) || [{ name: "all tokens", values: told.histogram.slice(low, high), kind: "filled own" }];
-  return picture({ title: "Pre-activation", alt: "Histogram of its pre-activation over all tokens", from: "statistics.parquet",
-    draw: (width) => histogram(width, { edges, series, name: "pre-activation", height: 200, lines: [{ at: 0, name: "fires" }] }), caption: [series.length > 1 && legend(series.map((each) => [each.kind, each.name])), `It fires on ${percent(told.sparsity, 2)} of the tokens; heights are logarithmic.`],
+  const value = run.no_neurons ? "value" : "pre-activation";
+  return picture({ title: run.no_neurons ? "Value" : "Pre-activation", alt: `Histogram of its ${value} over all tokens`, from: "statistics.parquet",
+    draw: (width) => histogram(width, { edges, series, name: value, height: 200, lines: [{ at: 0, name: "fires" }] }), caption: [series.length > 1 && legend(series.map((each) => [each.kind, each.name])), `It fires on ${percent(told.sparsity, 2)} of the tokens; heights are logarithmic.`],
     table: () => ({ heads: ["from", "to", "tokens"], rows: told.histogram.slice(low, high).map((each, at) => [fixed(edges[at], 2), fixed(edges[at + 1], 2), count(each)]) }) });
 }
 
