@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from helpers_models import make_gpt2, save_model
-from helpers_site import catalogue
 from helpers_study import CONTEXT, VOCABULARY, inputs_of, make
 from helpers_whole import make_inputs, whole_study
 from rich.console import Console
@@ -98,11 +97,9 @@ def test_the_report_does_not_say_that_what_such_units_lack_can_be_made(residual)
     assert "stages=[" not in missing
 
 
-def test_pages_say_what_their_units_are(residual):
+def test_what_says_neuron_of_them_can_say_what_they_are(residual):
     _, run, _ = residual
-    told = catalogue(Path(run.url))
-    assert told["unit"] == "dimension"
-    assert told["no_neurons"] == (
+    assert no_neurons(run.summary) == (
         "What is called a neuron here is a dimension, the unit of the site residual."
     )
 

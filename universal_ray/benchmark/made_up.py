@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from universal_ray.config.site import KEY as SITE
+from universal_ray.config.site import KEY
+from universal_ray.models.site import MLP_POST
 from universal_ray.stages import registry
 from universal_ray.stages.roles.schemas import ROLES
 from universal_ray.storage import checked
@@ -51,7 +52,7 @@ def make(folder: str, extent: Extent) -> Store:
     """Write a run with every table of every stage, finished as a run's are."""
     store = Store(folder)
     record = {
-        "configuration": {}, "bits": {SITE: "mlp_post"}, "models": [], "versions": {},
+        "configuration": {}, "bits": {KEY: MLP_POST.name}, "models": [], "versions": {},
         "corpus": {"rows": 0, "context": 32, "units": []},
     }  # fmt: skip
     store.put(STUDY_FILE, yaml.safe_dump(record).encode())
@@ -101,6 +102,9 @@ def _keys(name: str, models: Sequence[str], extent: Extent) -> dict[str, np.ndar
     told = {"model": model, "layer": layer, "neuron": neuron}
     ids = [f"{m}:{k}.{n}" for m, k, n in zip(model, layer, neuron, strict=True)]
     told["id"] = np.array(ids, dtype=np.str_)
+    told["site"], told["unit_kind"] = (
+        np.full(len(ids), each) for each in (MLP_POST.name, MLP_POST.unit)
+    )
     if name == "pairs":
         told["other"] = np.repeat([other for _, other in who], extent.neurons)
     if name == "features":

@@ -44,7 +44,7 @@ class Column:
             "name": self.name, "kind": self.kind, "description": self.description,
             "table": self.table, "unit": self.unit, "null": self.null,
         }  # fmt: skip
-        if self.labels:
+        if self.kind in (CODE, FLAGS):  # of a run in which no neuron has any role, none
             told["labels"] = list(self.labels)
         return told
 
