@@ -14,6 +14,8 @@ from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
 
 NEURONS = 40
+RECORD = (b"{configuration: {}, bits: {models.site: mlp_post}, models: [], "
+          b"corpus: {rows: 1, context: 1, units: []}}")  # fmt: skip
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def finished(tmp_path):
         }
     )
     store = Store(str(tmp_path / "run"))
-    store.put(STUDY_FILE, b"")
+    store.put(STUDY_FILE, RECORD)
     written = store.put_table(NEURONS_PATH, own)
     checked.finish(store, MARKER, [written], stages={PROFILE: ""})
     chosen = own.filter(pa.array(excess > 0.55)).drop_columns(["model", "family"])
@@ -83,7 +85,7 @@ def weighed(tmp_path):
     counts = [np.bincount(each, minlength=257).tolist() for each in bin_NT]
     named = {"model": ["a"] * NEURONS, **own}
     store = Store(str(tmp_path / "run"))
-    store.put(STUDY_FILE, b"")
+    store.put(STUDY_FILE, RECORD)
     order = rng.permutation(NEURONS)  # of the other table
     other = {name: named[name] for name in ("model", "layer", "neuron")} | {"histogram": counts}
     written = [

@@ -122,7 +122,7 @@ def test_units_that_are_no_neurons_are_called_what_they_are(browser, tmp_path, m
     monkeypatch.setattr(made_up, "_values", lambda entry, rows, *given: pa.nulls(rows, entry.type)
                         if "weights" in needs(entry) else values(entry, rows, *given))  # fmt: skip
     make(str(tmp_path), Extent(models=("a", "b"), layers=1, width=8))
-    write(tmp_path)
+    write(tmp_path, everything=True)
     visit = Visit(browser, tmp_path)
     visit.open("#/")
     assert visit.text("h1").endswith("of 8 dimensions are universal")
