@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_models import save_model
+from helpers_tiers import tiers
 from transformers import AutoModelForCausalLM
 
 from universal_ray.errors import ModelError
@@ -106,7 +107,7 @@ def truth(folder, names, tokens_BP, activation):
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiers(FAMILIES, {"GPT2", "Llama"}))
 def test_every_site_equals_plain_hooks(tmp_path, family):
     import transformers
 
