@@ -23,14 +23,30 @@ import pytest
 # save; whoever starts torch or a process after this has one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Where a module tells shapes, they are checked at every call, in the tests alone; other types are
-# told by mypy.
+# Nothing that an import leaves is garbage, and to look for some takes as long as many an import.
+gc.disable()
+
+# Where a function or a dataclass tells shapes, they are checked at every call, in the tests alone;
+# other types are told by mypy.
 PACKAGE = Path(__file__).parents[1] / "universal_ray"
 SHAPED = [
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     for path in PACKAGE.rglob("*.py")
     if re.search(r"^from jaxtyping import", path.read_text(encoding="utf-8"), re.MULTILINE)
 ]
+_checked = jaxtyping.jaxtyped
+
+
+def _where_shapes_are_told(*, typechecker: Any) -> Callable[[Any], Any]:
+    def decorate(made: Any) -> Any:
+        told = map(str, getattr(made, "__annotations__", {}).values())
+        shaped = any("jaxtyping." in each for each in told)
+        return _checked(made, typechecker=typechecker) if shaped else made
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _where_shapes_are_told  # what the hook puts on each
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
 
 
@@ -75,8 +91,8 @@ def pytest_collection_finish() -> None:
             registry.stage(name)
         import_module("transformer_lens.model_bridge.sources")
         import_module("sklearn.decomposition")
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,9 +2,10 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path
@@ -67,8 +68,10 @@ def documented(kind: type) -> dict[str, str]:
     return told
 
 
-def options_of(schema: type, above: str = "") -> Iterator[Option]:
-    """All that a schema has, a section before what is in it."""
+@functools.cache
+def options_of(schema: type) -> tuple[Option, ...]:
+    """All that a schema has, a section before what is in it: its source is read once."""
+    found = []
     told = documented(schema)
     for name, kind in get_type_hints(schema).items():
         optional = get_origin(kind) in (Union, UnionType)
@@ -77,10 +80,12 @@ def options_of(schema: type, above: str = "") -> Iterator[Option]:
         text = told.get(name, "")
         if not text and isinstance(kind, type) and issubclass(kind, Enum):
             text = inspect.getdoc(kind) or ""
-        option = Option(above + name, kind, optional, text)
-        yield option
-        if option.section:
-            yield from options_of(kind, f"{above}{name}.")
+        found.append(Option(name, kind, optional, text))
+        if found[-1].section:
+            found += [
+                dataclasses.replace(each, key=f"{name}.{each.key}") for each in options_of(kind)
+            ]
+    return tuple(found)
 
 
 def help_text(
