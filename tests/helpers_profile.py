@@ -25,10 +25,12 @@ from universal_ray.storage.finished import PROFILE
 from universal_ray.storage.store import Store
 
 VOCABULARY, CONTEXT, ROWS, NEURONS = 300, 32, 360, 24
-STREAM = VOCABULARY + CONTEXT + VOCABULARY
-"""Of the residual stream: the token, its position, and the token before, one-hot each."""
+STREAM = VOCABULARY + CONTEXT + 2
+"""Of the residual stream: the token, its position, and whether the token before is a planted one,
+one-hot each.
+"""
 FIRES = 7.0
-"""Half of what LayerNorm makes of a one, so that a neuron is far above zero or far below."""
+"""Half of what a neuron reads of what it fires on, so that it is far above zero or far below."""
 WORD, LETTER, BEFORE, EARLY, CODE = range(5)
 """The planted neurons; the rest are random."""
 
@@ -59,7 +61,10 @@ def make_planted(folder: Path, seed: int) -> str:
         )
     )
     token, position = torch.arange(VOCABULARY), VOCABULARY + torch.arange(CONTEXT)
-    before = VOCABULARY + CONTEXT + token
+    planted = planted_ids(folder)
+    others, before = STREAM - 2, STREAM - 1
+    told = torch.full_like(token, others)
+    told[planted[BEFORE]] = before
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -71,18 +76,22 @@ def make_planted(folder: Path, seed: int) -> str:
         attention = block.attn.c_attn.weight
         attention[position[1:], position[:-1]] = 2
         attention[position, STREAM + position] = 1
-        attention[token, 2 * STREAM + before] = 1 / 17.8
-        block.attn.c_proj.weight[before, before] = 1
+        attention[token, 2 * STREAM + told] = (2 / STREAM) ** 0.5  # after LayerNorm a one again
+        for place in (others, before):
+            block.attn.c_proj.weight[place, place] = 1
+            missing = (told == place).sum() * 2 / STREAM  # what LayerNorm takes off: the mean
+            block.attn.c_attn.bias[2 * STREAM + place] = missing
         w_in, bias = block.mlp.c_fc.weight, block.mlp.c_fc.bias
-        w_in.normal_(0, 0.05)
+        w_in.normal_(0, 0.07)
         w_in[:, :5] = 0
-        w_in[position] = 0  # a random function of the position is explained by the position
+        w_in[VOCABULARY:] = 0  # a random function of the position is explained by the position
         bias[:5] = -FIRES
-        for neuron, ids in planted_ids(folder).items():
-            place = before if neuron == BEFORE else token
-            w_in[place[ids], neuron] = 1
-            bias[neuron] += 2 * FIRES * len(ids) * 3 / STREAM  # what LayerNorm takes off: the mean
-        w_in[position[: CONTEXT // 3], EARLY] = 1
+        weight = 2 * FIRES / (STREAM / 3) ** 0.5  # LayerNorm makes that of three ones
+        for neuron, ids in planted.items():
+            places = [before] if neuron == BEFORE else ids
+            w_in[places, neuron] = weight
+            bias[neuron] += 2 * FIRES * len(places) * 3 / STREAM  # the mean again
+        w_in[position[: CONTEXT // 3], EARLY] = weight
         block.mlp.c_proj.weight.normal_(0, 0.1)
         model.transformer.wte.weight += 0.001 * torch.randn(VOCABULARY, STREAM)
     model.eval().save_pretrained(str(folder))

@@ -1,5 +1,7 @@
 """Shapes that a function or a dataclass tells are checked whenever it is called, in tests alone."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ def test_a_function_that_is_given_another_shape_raises():
 
 
 def test_a_dataclass_that_is_made_of_another_shape_raises():
-    parts = {"text": "ab", "passages": ((0, 2),), "start_T": np.array([0, 1])}
+    parts: dict[str, Any] = {"text": "ab", "passages": ((0, 2),), "start_T": np.array([0, 1])}
     white_C = np.zeros(2, bool)
     AlignedText(**parts, stop_T=np.array([1, 2]), white_C=white_C)
     with pytest.raises(TypeCheckError, match="stop_T"):
