@@ -14,7 +14,7 @@ from universal_ray.corpus.documents import TextSettings, documents
 from universal_ray.corpus.rows import open_corpus
 from universal_ray.errors import CorpusError, MissingError
 from universal_ray.features.words import contents, read_words
-from universal_ray.stages.inputs import text_of
+from universal_ray.stages.text import text_of
 from universal_ray.storage.store import Store
 
 

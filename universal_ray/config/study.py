@@ -123,6 +123,25 @@ class TextConfig:
     """Where the token shards go, by default a folder of `run.dir` named by `corpus.tokens`."""
 
 
+class Align(Enum):
+    """How models of different tokenizers are compared."""
+
+    auto = "auto"
+    """Token by token where all have one tokenizer, else by segments between bytes at which a token
+    of each ends."""
+    tokens = "tokens"
+    """Not at all: they are refused."""
+
+
+class Segment(Enum):
+    """The activation of a segment of several tokens."""
+
+    last = "last"
+    """its last token's"""
+    mean = "mean"
+    """the mean of its tokens'"""
+
+
 @dataclass(kw_only=True)
 class CorpusConfig:
     path: str | None = None
@@ -132,6 +151,8 @@ class CorpusConfig:
     tokens: int | None = None
     """Raw tokens to use, rounded up to whole rows; by default all."""
     exclude: Exclusion = Exclusion.paper
+    align: Align = Align.auto
+    pool: Segment = Segment.last
     seed: int = 0
     """Seed of the shuffle when text is tokenised."""
     text: TextConfig | None = None

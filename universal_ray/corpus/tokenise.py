@@ -27,6 +27,7 @@ import pyarrow as pa
 from universal_ray.config.wellformed import ABSENT, MalformedError, parse
 from universal_ray.corpus.documents import JOINS, TextSettings, documents
 from universal_ray.corpus.rows import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_corpus
+from universal_ray.corpus.segments import Spelling, check_given_back
 from universal_ray.errors import ConfigurationError, CorpusError, StorageError
 from universal_ray.storage.disk import make_folder, sync, sync_all
 
@@ -46,14 +47,19 @@ SHAPE = {"tokenizer": str, "settings": dict, "content": (str, ABSENT)}
 
 
 def tokenise(
-    settings: TextSettings, tokenizer: Any, tokenizer_identity: str, destination: str
+    settings: TextSettings,
+    tokenizer: Any,
+    tokenizer_identity: str,
+    destination: str,
+    spelling: Spelling | None = None,
 ) -> TokenCorpus:
     """Tokenise text into the directory `destination`, or open it where that is done already.
 
     The directory appears complete or not at all. One made with other settings or another tokenizer
     is refused (ConfigurationError, naming what differs), and one that was altered since
     (StorageError); text that a finished one was made from is not looked at again. Raises
-    CorpusError or MissingError for text that cannot be read.
+    CorpusError or MissingError for text that cannot be read, and, where `spelling` is given, for a
+    document that the tokenizer does not give back byte by byte.
     """
     target = Path(destination)
     wanted = {"tokenizer": tokenizer_identity, **asdict(settings)}
@@ -84,7 +90,7 @@ def tokenise(
     text, provenance = documents(settings)
     rows = None if settings.tokens is None else -(-settings.tokens // settings.context)
     sample = _Sample(rows, settings.seed)
-    counts = _cut(text, tokenizer, bos, eos, settings, sample)
+    counts = _cut(text, tokenizer, bos, eos, settings, sample, spelling)
     tokens_BP, subset_B = sample.finish()
     if len(tokens_BP) == 0:
         raise CorpusError(
@@ -111,7 +117,7 @@ def tokenise(
         "largest_id": int(tokens_BP.max()),
         "subset_rows": dict(zip(labels.tolist(), per_label.tolist(), strict=True)),
     }
-    _write(target, tokens_BP, subset_B if settings.subset else None, manifest)
+    save_rows(target, tokens_BP, subset_B if settings.subset else None, manifest)
     return _finished(target, wanted)
 
 
@@ -160,6 +166,7 @@ def _cut(
     eos: int,
     settings: TextSettings,
     sample: _Sample,
+    spelling: Spelling | None,
 ) -> dict[str, Any]:
     """Encode documents, join those of a subset, cut them into rows for the sample.
 
@@ -178,6 +185,9 @@ def _cut(
             return_attention_mask=False,
             verbose=False,
         )["input_ids"]
+        if spelling is not None:
+            for (text, _), document in zip(batch, ids, strict=True):
+                check_given_back(spelling, text, document, where=f"a document of {settings.source}")
         joined: dict[str, list[Iterable[int]]] = {}
         for (_, label), document in zip(batch, ids, strict=True):
             plain = settings.join == "none" or (label not in carried and label not in joined)
@@ -221,10 +231,11 @@ def _cut(
     }
 
 
-def _write(
+def save_rows(
     target: Path, tokens_BP: np.ndarray, subset_B: np.ndarray | None, manifest: dict[str, Any]
 ) -> None:
-    """Write shards and manifest beside the target, then rename: complete or not at all.
+    """Write rows [B, P], int32, as shards with a manifest beside the target, then rename: complete
+    or not at all.
 
     Where another process has finished the same target meanwhile, its work stands.
     """

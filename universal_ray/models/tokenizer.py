@@ -78,28 +78,44 @@ def ids_of(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def find_tokenizers(
+    sources: Sequence[ModelSource], named: str | None = None
+) -> list[PreTrainedTokenizerBase]:
+    """The tokenizer of each model: the one named, else its own; those alike are one.
+
+    Raises ModelError where a model lacks a tokenizer and none is named, or where the tokenizer has
+    ids beyond a model's vocabulary.
+    """
+    found: list[PreTrainedTokenizerBase] = []
+    alike: dict[str, PreTrainedTokenizerBase] = {}
+    for source in sources:
+        if named is None or not found:
+            mine = tokenizer(source if named is None else named)
+            mine = alike.setdefault(tokenizer_identity(mine), mine)
+        found.append(mine)
+        ids = ids_of(mine)
+        if ids > source.vocabulary:
+            raise ModelError(
+                f"The tokenizer of {named or source.name!r} has ids up to {ids - 1}, but model "
+                f"{source.name!r} embeds only {source.vocabulary}: name a tokenizer that fits."
+            )
+    return found
+
+
 def check_tokenizers(
     sources: Sequence[ModelSource], named: str | None = None
 ) -> PreTrainedTokenizerBase:
     """The one tokenizer of all models: the one named, else the one they share.
 
-    Raises ModelError where a model lacks a tokenizer and none is named, where two differ, or where
-    the tokenizer has ids beyond a model's vocabulary.
+    Raises ModelError as `find_tokenizers` does, and where two differ.
     """
-    shared = tokenizer(named if named is not None else sources[0])
-    if named is None:
-        for source in sources[1:]:
-            if tokenizer_identity(tokenizer(source)) != tokenizer_identity(shared):
-                raise ModelError(
-                    f"Models {sources[0].name!r} and {source.name!r} have different tokenizers: "
-                    "compare models that share one, or name it with models.tokenizer."
-                )
-    ids = ids_of(shared)
-    for source in sources:
-        if ids > source.vocabulary:
+    shared, *others = find_tokenizers(sources, named)
+    for source, other in zip(sources[1:], others, strict=True):
+        if other is not shared:
             raise ModelError(
-                f"The tokenizer of {named or sources[0].name!r} has ids up to {ids - 1}, but model "
-                f"{source.name!r} embeds only {source.vocabulary}: name a tokenizer that fits."
+                f"Models {sources[0].name!r} and {source.name!r} have different tokenizers: "
+                "compare models that share one, name it with models.tokenizer, or let "
+                "corpus.align be auto."
             )
     return shared
 

@@ -132,7 +132,9 @@ class Footprint:
         """A forward pass and its activations before they are operands: one model at a time."""
         extra = 4 if self.policy is Policy.fp32 else 8
         return max(
-            extra * self.batch_tokens * m.neurons + 32 * self.batch_tokens * m.d_mlp for m in models
+            extra * self.batch_tokens * m.neurons
+            + round(32 * self.batch_tokens * m.stretch) * m.d_mlp
+            for m in models
         )
 
     def bytes_of(self, parts: Sequence[Part]) -> int:

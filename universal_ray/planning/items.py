@@ -34,6 +34,8 @@ class Model:
     """whether its MLPs have a gate beside what they read"""
     signed: bool = False
     """whether values of its units are of either sign, so that both ends of these are responses"""
+    stretch: float = field(default=1.0, compare=False)
+    """tokens that it reads for each of the study's at most: of another tokenizer than theirs"""
     calibrated: str = ""
     """fingerprint of what its calibration is made from: the first rows, and all that fixes bits"""
 

@@ -9,15 +9,17 @@ from universal_ray.config.study import keys
 from universal_ray.stages.sums import SUMS
 from universal_ray.storage.artifacts import Artifact
 
-BY_CONTENT = ("models.tokenizer", "corpus.path", "corpus.text", "corpus.seed")
-"""Keys that lead to something known by its content: tokens, a tokenizer."""
+BY_CONTENT = (
+    "models.tokenizer", "corpus.path", "corpus.text", "corpus.seed", "corpus.align", "corpus.pool",
+)  # fmt: skip
+"""Keys that lead to something known by its content: tokens, tokenizers, segments."""
 PLACES = ("cluster.address", "cluster.workers", "cluster.memory", "cluster.tflops")
 """Keys that say where and how fast work is done, and change nothing that is made."""
 SHOWN = ("report.megabytes", "report.detail", "report.figures")
 """Keys that say how much of the tables the site tells."""
 
 REFUSED = "refused: the sums could not be added up, choose another `run.dir`"
-SAME = "nothing while it leads to the same tokens and tokenizer, else refused"
+SAME = "nothing while it leads to the same tokens, tokenizers and segments, else refused"
 NOTHING = "nothing"
 
 

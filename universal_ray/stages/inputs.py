@@ -9,19 +9,21 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+import torch
 
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import Policy, Study, keys, plain, value_of
-from universal_ray.corpus.documents import TextSettings
 from universal_ray.corpus.rows import (
     TokenCorpus,
     check_fits,
     count_kept,
     excluded_ids,
     glance,
+    kept_mask,
     open_corpus,
 )
 from universal_ray.corpus.tokenise import tokenise
@@ -39,7 +41,10 @@ from universal_ray.planning.items import (
 )
 from universal_ray.planning.names import short_names
 from universal_ray.stages.models import Models, find_models
+from universal_ray.stages.recorded import check_same_run
+from universal_ray.stages.segments import Segments, make_segments, spelling
 from universal_ray.stages.sums import bits, bits_fingerprint
+from universal_ray.stages.text import beside_tokens, text_of
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
 
@@ -59,9 +64,12 @@ class Outline:
     groups: tuple[tuple[source.ModelSource, ...], ...]
     """by revision, the reference first"""
     tokenizer: Any
+    """the reference's"""
     tokenizer_identity: str
     vocabulary: int
     """ids of the tokenizer"""
+    apart: tuple[str, ...]
+    """names of models that have another tokenizer"""
     rows: int
     """rows of tokens that the study is of"""
     context: int
@@ -122,6 +130,15 @@ class Outline:
         """
         return settled(self.study, self.context, self.excluded)
 
+    def check_one_tokenizer(self, stage: str) -> None:
+        """Raises ConfigurationError where a stage that reads tokens of one has models of others."""
+        if self.apart:
+            raise ConfigurationError(
+                f"the stage {stage} is not defined for models of different tokenizers, and "
+                f"{self.apart[0]} has another than {self.study.models.reference}: ask for "
+                "stages=[correlations], or compare models that share one"
+            )
+
     @property
     def bits(self) -> dict[str, Any]:
         """All but models and tokens that decides the bits of a unit's sums."""
@@ -133,6 +150,8 @@ class Inputs(Outline):
     """And its tokens, read, and of the run directory where there is one."""
 
     corpus: TokenCorpus
+    segments: Segments | None
+    """where models have different tokenizers"""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -148,6 +167,7 @@ class Inputs(Outline):
                 "rows": self.rows,
                 "context": self.context,
                 "units": units,
+                **({"segments": self.segments.record} if self.segments else {}),
             },
             "versions": {
                 "python": platform.python_version(),
@@ -180,29 +200,34 @@ def read(models: Models, store: Store) -> Inputs:
     ConfigurationError where the run directory was made of others.
     """
     study, text = models.study, text_of(models.study, store)
+    first = spelling(models.tokenizer, models.sources[0].name) if models.others else None
     if text is None:
         corpus = open_corpus(str(study.corpus.path))
     else:
         corpus = tokenise(
-            text.settings, models.tokenizer, models.tokenizer_identity, text.destination
+            text.settings, models.tokenizer, models.tokenizer_identity, text.destination, first
         )
     _check_rows(study, corpus.path, corpus.context)
     check_fits(
         corpus,
-        vocabulary={each.name: models.vocabulary for each in models.sources},
-        context={each.name: each.context for each in models.sources},
+        vocabulary={each.name: models.vocabulary for each in models.alike},
+        context={each.name: each.context for each in models.alike},
         tokenizer_identity=models.tokenizer_identity,
     )
     rows = _rows(study, corpus.path, corpus.rows, corpus.context)
-    found = _cut(models, store, rows, corpus.context, corpus)
-    if count_kept(corpus, found.excluded, start=0, stop=found.calibration_rows) == 0:
+    segments = None
+    if first is not None:
+        segments = make_segments(models, corpus, rows, first, beside_tokens(corpus.path, store))
+    found = _cut(models, store, rows, corpus.context, corpus, segments)
+    if _counted(corpus, found, segments) == 0:
         raise CorpusError(
-            f"corpus.exclude={study.corpus.exclude.value} leaves no token of the first "
-            f"{found.calibration_rows} rows of {corpus.path}: exclude fewer tokens"
+            f"corpus.exclude={study.corpus.exclude.value} leaves no "
+            f"{'segment' if segments else 'token'} of the first {found.calibration_rows} rows of "
+            f"{corpus.path}: exclude fewer tokens"
         )
     parts = {each.name: getattr(found, each.name) for each in fields(found)}
-    inputs = Inputs(**parts, corpus=corpus)
-    _compare(store, inputs.record)
+    inputs = Inputs(**parts, corpus=corpus, segments=segments)
+    check_same_run(store, inputs.record)
     return inputs
 
 
@@ -217,8 +242,23 @@ def settled(study: Study, context: int, excluded: Sequence[int]) -> dict[str, An
     return {**values, "corpus.context": context, "corpus.exclude": list(excluded)}
 
 
+def _counted(corpus: TokenCorpus, found: Outline, segments: Segments | None) -> int:
+    """What counts of the rows that calibrate: tokens, or segments."""
+    stop = found.calibration_rows
+    if segments is None:
+        return count_kept(corpus, found.excluded, start=0, stop=stop)
+    tokens_BP = torch.from_numpy(corpus.read(0, stop))
+    kept_T = kept_mask(tokens_BP, found.excluded)
+    return int(segments.batch(0, tokens_BP, kept_T, "cpu").kept_T.sum())
+
+
 def _cut(
-    models: Models, store: Store, rows: int, context: int, corpus: TokenCorpus | None = None
+    models: Models,
+    store: Store,
+    rows: int,
+    context: int,
+    corpus: TokenCorpus | None = None,
+    segments: Segments | None = None,
 ) -> Outline:
     """Cut rows into units, whose contents are those of the corpus, else what the run says."""
     study = _settled(models.study, store, rows * context, context)
@@ -227,8 +267,9 @@ def _cut(
     made_by = bits_fingerprint(bits(settled(study, context, excluded)))
     ranges = unit_rows(rows, context, study.units.tokens)
     if corpus is not None:
-        contents = [corpus.rows_hash(start, stop) for start, stop in ranges]
-        first = corpus.rows_hash(0, min(study.units.batch // context, rows))
+        content = partial(segments.rows_hash, corpus) if segments else corpus.rows_hash
+        contents = [content(start, stop) for start, stop in ranges]
+        first = content(0, min(study.units.batch // context, rows))
         calibrated = fingerprint([made_by, first])
     else:
         told = {tuple(each[:2]): each[2] for each in _told_units(store)}
@@ -237,7 +278,13 @@ def _cut(
     site = site_of(study.models.site)
     short = short_names([each.name for each in models.sources])
     planned = tuple(
-        tuple(_planned(each, short[each.name], site, calibrated) for each in group)
+        tuple(
+            replace(
+                _planned(each, short[each.name], site, calibrated),
+                stretch=models.longest(each, context) / context,
+            )
+            for each in group
+        )
         for group in models.groups
     )
     units = make_units(
@@ -249,6 +296,7 @@ def _cut(
         tokenizer=models.tokenizer,
         tokenizer_identity=models.tokenizer_identity,
         vocabulary=models.vocabulary,
+        apart=tuple(each.name for other in models.others.values() for each in other.models),
         rows=rows,
         context=context,
         excluded=excluded,
@@ -269,48 +317,6 @@ def _planned(found: source.ModelSource, name: str, site: Site, calibrated: str) 
         gated=found.gated,
         calibrated=calibrated,
     )
-
-
-@dataclass(frozen=True)
-class Text:
-    """Text that is tokenised, and where to."""
-
-    settings: TextSettings
-    destination: str
-
-    @property
-    def context(self) -> int:
-        return self.settings.context
-
-    @property
-    def begun(self) -> bool:
-        """Whether the folder holds something; `tokenise` says whether it is what is wanted."""
-        target = Path(self.destination)
-        return target.is_dir() and any(target.iterdir())
-
-
-def text_of(study: Study, store: Store) -> Text | None:
-    """The text that a study is to be made of, where its tokens are not given."""
-    text = study.corpus.text
-    if text is None:
-        return None
-    if text.prepared is None and "://" in store.url:
-        raise ConfigurationError(
-            f"run.dir ({store.url}) is not a directory that text can be tokenised into: "
-            "set corpus.text.prepared to one that all nodes share"
-        )
-    # With more tokens another directory, whose first rows are the same: so a run grows.
-    beside = Path(store.url) / f"corpus-{study.corpus.tokens or 'all'}"
-    destination = str(Path(text.prepared).expanduser() if text.prepared else beside)
-    given = {each.name: getattr(text, each.name) for each in fields(text)}
-    del given["prepared"]
-    settings = TextSettings(
-        **{**given, "join": text.join.value},
-        context=study.corpus.context or 512,
-        tokens=study.corpus.tokens,
-        seed=study.corpus.seed,
-    )
-    return Text(settings, destination)
 
 
 def _check_rows(study: Study, path: str, context: int) -> None:
@@ -360,40 +366,3 @@ def _settled(study: Study, store: Store, total_tokens: int, context: int) -> Stu
         ),
         precision=replace(study.precision, moments=policy),
     )
-
-
-def _compare(store: Store, record: dict[str, Any]) -> None:
-    """Refuse to go on in a run directory whose sums were made otherwise."""
-    old = read_record(store)
-    if old is None:
-        return
-    if old["bits"].get("sums") != record["bits"]["sums"]:
-        raise ConfigurationError(
-            f"the run in {store.url} was made by another version of universal_ray, whose sums "
-            "round otherwise: choose another run.dir"
-        )
-    differing = [
-        f"{key} (was {old['bits'].get(key)}, now {value})"
-        for key, value in record["bits"].items()
-        if old["bits"].get(key) != value
-    ]
-    if differing:
-        raise ConfigurationError(
-            f"the run in {store.url} was made with other settings: {'; '.join(differing)}; "
-            "set them back or choose another run.dir"
-        )
-    before, now = old["corpus"]["units"], record["corpus"]["units"]
-    if old["corpus"]["rows"] > record["corpus"]["rows"]:
-        raise ConfigurationError(
-            f"the run in {store.url} holds {old['corpus']['rows']} rows and corpus.tokens now "
-            f"gives {record['corpus']['rows']}: tokens may only be added; "
-            "raise it or choose another run.dir"
-        )
-    grown = {tuple(unit[:2]): unit[2] for unit in now}
-    for start, stop, content in before:
-        if grown.get((start, stop), content) != content:
-            raise ConfigurationError(
-                f"rows {start} to {stop} of {record['corpus']['path']} are not the tokens of the "
-                f"run in {store.url}: give the same tokens (more may follow) or choose another "
-                "run.dir"
-            )

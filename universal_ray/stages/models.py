@@ -1,11 +1,11 @@
-"""The models of a study and their tokenizer, found and fitting together."""
+"""The models of a study and their tokenizers, found and fitting together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from universal_ray.config.study import Study, check, model_groups
+from universal_ray.config.study import Align, Study, check, model_groups
 from universal_ray.errors import ConfigurationError
 from universal_ray.models import source, tokenizer
 from universal_ray.models.site import Site, site_of
@@ -13,24 +13,56 @@ from universal_ray.planning.items import same_weights
 from universal_ray.storage.lock import check_ours
 from universal_ray.storage.store import Store
 
+STRETCH = 2
+"""How many tokens another tokenizer may have for each of the reference's, at most: what is longer
+is cut, as it is at the end of a model's context."""
+
+
+@dataclass(frozen=True)
+class OtherTokenizer:
+    """A tokenizer that is not the reference's, and the models that have it."""
+
+    tokenizer: Any
+    models: tuple[source.ModelSource, ...]
+
+    def longest(self, context: int) -> int:
+        """Tokens that its models read of a row of the reference's `context`, at most."""
+        return min(STRETCH * context, *(each.context for each in self.models))
+
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a study and their tokenizer, before its tokens."""
+    """The models of a study and their tokenizers, before its tokens."""
 
     study: Study
     groups: tuple[tuple[source.ModelSource, ...], ...]
     tokenizer: Any
+    """the reference's"""
     tokenizer_identity: str
     vocabulary: int
+    others: dict[str, OtherTokenizer] = field(default_factory=dict)
+    """by identity, of models that do not have the reference's"""
 
     @property
     def sources(self) -> list[source.ModelSource]:
         return [each for group in self.groups for each in group]
 
+    @property
+    def alike(self) -> list[source.ModelSource]:
+        """Models of the reference's tokenizer."""
+        apart = {each.identity for other in self.others.values() for each in other.models}
+        return [each for each in self.sources if each.identity not in apart]
+
+    def longest(self, model: source.ModelSource, context: int) -> int:
+        """Tokens that a model reads of a row of the reference's `context`, at most."""
+        for other in self.others.values():
+            if model in other.models:
+                return other.longest(context)
+        return context
+
 
 def find_models(study: Study, store: Store) -> Models:
-    """Raises what is wrong with a study, and with its models and their tokenizer by themselves."""
+    """Raises what is wrong with a study, and with its models and their tokenizers by themselves."""
     check(study)
     check_ours(store)
     groups = tuple(
@@ -39,10 +71,18 @@ def find_models(study: Study, store: Store) -> Models:
     sources = [each for group in groups for each in group]
     _check_apart(groups)
     _check_revisions(groups, site_of(study.models.site))
-    shared = tokenizer.check_tokenizers(sources, study.models.tokenizer)
-    _check_context(study, sources)
-    identity = tokenizer.tokenizer_identity(shared)
-    return Models(study, groups, shared, identity, tokenizer.ids_of(shared))
+    if study.corpus.align is Align.tokens:
+        tokenizer.check_tokenizers(sources, study.models.tokenizer)
+    first, *_ = found = tokenizer.find_tokenizers(sources, study.models.tokenizer)
+    others: dict[str, OtherTokenizer] = {}
+    for mine, each in zip(found, sources, strict=True):
+        if mine is not first:
+            before = others.get(key := tokenizer.tokenizer_identity(mine))
+            others[key] = OtherTokenizer(mine, (*(before.models if before else ()), each))
+    identity = tokenizer.tokenizer_identity(first)
+    models = Models(study, groups, first, identity, tokenizer.ids_of(first), others)
+    _check_context(study, models.alike)
+    return models
 
 
 def _check_apart(groups: Sequence[Sequence[source.ModelSource]]) -> None:

@@ -49,7 +49,7 @@ _NAMES = (
 )
 _OURS = re.compile("|".join(_NAMES))
 _SCRATCH = re.compile(rf"(.+){re.escape(PARTIAL)}[0-9a-z_]{{8}}")
-_BEFORE = re.compile(rf"lock|corpus-(\d+|all)({re.escape(PARTIAL)}.+)?")
+_BEFORE = re.compile(rf"lock|corpus-(\d+|all|{_ID})({re.escape(PARTIAL)}.+)?")
 
 
 def ours(path: str) -> bool:
@@ -65,6 +65,6 @@ def our_scratch(path: str) -> bool:
 
 def before_a_study(name: str) -> bool:
     """Whether a file or folder may lie in a run directory before its `study.yaml` does: the lock,
-    and text that was tokenised to plan the study.
+    and text that was tokenised, or tokens that were aligned, to plan the study.
     """
     return _BEFORE.fullmatch(name) is not None or our_scratch(name)

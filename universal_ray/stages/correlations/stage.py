@@ -26,6 +26,7 @@ from universal_ray.stages.correlations.prepare import claimed, find_done, make_p
 from universal_ray.stages.correlations.summary import assemble
 from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
 from universal_ray.stages.inputs import Inputs, Outline
+from universal_ray.stages.segments import told_of
 from universal_ray.storage import checked, finished
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
@@ -65,7 +66,8 @@ class CorrelationsStage:
     @staticmethod
     def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
-        return describe(make_plan(found, claimed(found, store)), found.site.unit)
+        rows = describe(make_plan(found, claimed(found, store)), found.site.unit)
+        return [*rows, *told_of(found.apart, found.study.corpus.pool)]
 
     @staticmethod
     def cost(found: Outline, store: Store) -> Cost:
@@ -93,6 +95,7 @@ class CorrelationsStage:
             sites=[inputs.site],
             excluded=inputs.excluded,
             policy=self.plan.footprint.policy.value,
+            segments=inputs.segments,
         )
 
     def _drop(self, damaged: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ work, again if need be, with the same bits.
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ from universal_ray.stages.correlations.artifacts import StoredCalibration
 from universal_ray.stages.correlations.folding import calibrations, fold
 from universal_ray.stages.correlations.plan import Work
 from universal_ray.stages.correlations.sums import Sums
+from universal_ray.stages.segments import Batch, Segments
 from universal_ray.storage import artifacts, checked
 from universal_ray.storage.store import Receipt
 
@@ -41,6 +42,8 @@ class MomentsAssignment(Assignment):
     """And the precision of the sums."""
 
     policy: str
+    segments: Segments | None
+    """where models have different tokenizers"""
 
 
 class MomentsWorker(Worker):
@@ -56,11 +59,11 @@ class MomentsWorker(Worker):
     def calibrate(self, model: Model, rows: int) -> Receipt:
         """Store shift and scale of every neuron of a model, from the first rows of the study."""
         with self.computing():
-            tokens_BP, kept_T = self.tokens(0, rows)
+            batch = self._batch(0, rows)
             layers: list[torch.Tensor] = []
-            self.read_layers(model, tokens_BP, lambda _, x_TD: layers.append(x_TD))
+            self._read_segments(model, batch, lambda _, x_TD: layers.append(x_TD))
             try:
-                found = calibrate(torch.cat(layers, dim=1), kept_T, model.layers)
+                found = calibrate(torch.cat(layers, dim=1), batch.kept_T, model.layers)
             except NumericalError as error:
                 raise NumericalError(f"model {model.name}: {error}") from error
         stored = StoredCalibration(found.shift_N.cpu(), found.scale_N.cpu())
@@ -74,16 +77,36 @@ class MomentsWorker(Worker):
             )
         return self._calibrations[model.identity]
 
-    def _normalised(self, model: Model, tokens_BP: torch.Tensor) -> torch.Tensor:
+    def _batch(self, start: int, stop: int) -> Batch:
+        """Some rows, and what counts of them."""
+        tokens_BP, kept_T = self.tokens(start, stop)
+        if self.told.segments is None:
+            return Batch(tokens_BP, kept_T)
+        return self.told.segments.batch(start, tokens_BP, kept_T, self.told.device)
+
+    def _read_segments(
+        self, model: Model, batch: Batch, take: Callable[[int, torch.Tensor], None]
+    ) -> None:
+        """Give `take` each layer's index and its activations [T, D] of segments, float32; of tokens
+        where all models have one tokenizer.
+        """
+        pool = batch.pool(model.identity)
+
+        def pooled(_: str, layer: int, x_TD: torch.Tensor) -> None:
+            take(layer, pool.of(x_TD.float()) if pool else x_TD.float())
+
+        self.read(model, batch.tokens(model.identity), pooled)
+
+    def _normalised(self, model: Model, batch: Batch) -> torch.Tensor:
         """`u` [T, N], each layer written to its columns when the model has made it."""
         calibration, width = self._calibration(model), model.width
-        u_TN = torch.empty(tokens_BP.numel(), model.neurons, device=self.told.device)
+        u_TN = torch.empty(len(batch.kept_T), model.neurons, device=self.told.device)
 
-        def write(_: str, layer: int, x_TD: torch.Tensor) -> None:
+        def write(layer: int, x_TD: torch.Tensor) -> None:
             columns = slice(layer * width, (layer + 1) * width)
-            normalise(x_TD.float(), calibration.of(columns), out=u_TN[:, columns])
+            normalise(x_TD, calibration.of(columns), out=u_TN[:, columns])
 
-        self.read(model, tokens_BP, write)
+        self._read_segments(model, batch, write)
         return u_TN
 
     def fold(self, item: Item, block: Block) -> float:
@@ -149,13 +172,13 @@ class MomentsWorker(Worker):
         models = {model.identity: model for model in models_of(held)}
         self.keep(models)
         for start in range(unit.start, unit.stop, told.batch_rows):
-            tokens_BP, kept_T = self.tokens(start, min(start + told.batch_rows, unit.stop))
+            batch = self._batch(start, min(start + told.batch_rows, unit.stop))
             clock.lap("load")
             factors = {}
             for key, model in models.items():
-                u_TN = self._normalised(model, tokens_BP)
+                u_TN = self._normalised(model, batch)
                 clock.lap("forward")
-                factors[key] = sums.add_model(model, u_TN, kept_T, told.policy)
+                factors[key] = sums.add_model(model, u_TN, batch.kept_T, told.policy)
                 del u_TN
                 clock.lap("operands")
             sums.add_products(factors)

@@ -12,7 +12,7 @@ from universal_ray.stages.inputs import Inputs, Outline
 from universal_ray.stages.profile.artifacts import Profile, profile
 from universal_ray.stages.profile.bank import bank_options, id_counts
 from universal_ray.stages.profile.plan import Plan
-from universal_ray.storage import checked
+from universal_ray.storage import checked, finished
 from universal_ray.storage.store import Store
 
 
@@ -23,6 +23,7 @@ def make_plan(found: Outline, store: Store) -> Plan:
     whose memory is told and too small.
     """
     study = found.study
+    found.check_one_tokenizer(finished.PROFILE)
     if study.taxonomy.syntax:
         check_pipeline(study.taxonomy.syntax)
     choose(bank_options(study.taxonomy, syntax=False))

@@ -20,6 +20,7 @@ from universal_ray.planning.costs import (
 from universal_ray.planning.items import Model
 from universal_ray.planning.shards import Shard, beside_layers, layer_bytes, layer_groups
 from universal_ray.stages.inputs import Outline
+from universal_ray.storage import finished
 
 SHARE = 3
 """Of the tokens of the profile, one in so many is read of partners, where no option says more."""
@@ -69,6 +70,7 @@ def make_plan(found: Outline, rows: int) -> ReportPlan:
     """Of a study whose profile has some rows. Raises ConfigurationError for options that do not fit
     it.
     """
+    found.check_one_tokenizer(finished.REPORT)
     options, context = found.study.report, found.context
     sample = -(-options.sample // context)
     wanted = options.tokens or rows * context // SHARE

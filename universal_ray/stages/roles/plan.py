@@ -30,6 +30,7 @@ from universal_ray.planning.shards import (
 from universal_ray.stages.inputs import Outline
 from universal_ray.stages.profile.artifacts import Profile
 from universal_ray.stages.roles.named import Named, find_named
+from universal_ray.storage import finished
 
 SHARD_TOKENS = 4096
 """Of interventions: short, since each token is read out once for every intervention."""
@@ -77,6 +78,7 @@ def make_plan(found: Outline) -> RolesPlan:
     """Raises ConfigurationError for options that do not fit the corpus, ModelError for units that
     have no roles.
     """
+    found.check_one_tokenizer(finished.ROLES)
     found.site.check_has(Ask.roles)
     wanted, context = found.study.roles.tokens, found.context
     if found.rows < 2:
