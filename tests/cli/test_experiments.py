@@ -29,7 +29,8 @@ CONTEXT, LAYERS, WIDTH, VOCABULARY = 32, 2, 8, 304
 PILE, COMMIT = "datasets/EleutherAI/pile_val_test@main", "3c74ceb" + "0" * 33
 PAIRS = {"gpt2_small": 4, "gpt2_medium": 4, "gpt2_medium_all": 10, "pythia_160m": 3,
          "pythia_410m": 8}  # fmt: skip
-"""Pairs of models of each that asks the hub; `persistence` is run in test_revisions.py."""
+"""Pairs of models of each that asks the hub; `persistence` is run in test_revisions.py,
+`tokenizers` in test_tokenizers_apart.py."""
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -201,7 +202,7 @@ def test_all_stages_of_an_experiment_run(hub, files, tmp_path, monkeypatch):
 
 def test_every_experiment_is_run_somewhere():
     every = {each.stem for each in (ROOT / "conf" / "experiment").glob("*.yaml")}
-    assert every == {*PAIRS, "persistence"}
+    assert every == {*PAIRS, "persistence", "tokenizers"}
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from helpers_models import make_gpt2
 from helpers_segments import CHINESE, LATIN, byte_ends, make_other, text_of
-from helpers_study import inputs_of, make, true_activations
+from helpers_study import inputs_of, make, stages, table_bytes, true_activations
 from transformers import AutoTokenizer
 
+from universal_ray import compose, testbed
 from universal_ray.config.study import (
+    Align,
     BaselineConfig,
     ClusterConfig,
     CorpusConfig,
@@ -23,6 +25,8 @@ from universal_ray.config.study import (
     TextConfig,
     UnitsConfig,
 )
+from universal_ray.errors import ConfigurationError, CorpusError, ModelError
+from universal_ray.storage.finished import CORRELATIONS, PROFILE, REPORT, ROLES
 
 CONTEXT, WIDTH = 24, 8
 DOCUMENTS = ["x", LATIN[:150], "神", CHINESE[:110], "\n", LATIN[40:260], "🙂", CHINESE[60:] + "y"]
@@ -206,7 +210,7 @@ def test_where_tokenizers_agree_nothing_is_aligned_and_no_option_of_it_moves_a_b
     models, text, tmp_path
 ):
     made = {}
-    for name, options in {"auto": {"pool": Segment.mean}, "tokens": {"align": Align.tokens}}.items():
+    for name, options in [("auto", {"pool": Segment.mean}), ("tokens", {"align": Align.tokens})]:
         study = study_of(tmp_path / name, models, text, "bd", **options)
         study.corpus.text.prepared = str(tmp_path / "tokens")
         made[name] = make(study)
@@ -255,3 +259,24 @@ def test_documents_that_a_tokenizer_does_not_give_back_are_refused(lossy, models
     with pytest.raises(CorpusError, match=f"{which} .* of .*low does not give back byte by byte"):
         inputs_of(study)
     assert not (tmp_path / "run" / "moments").exists()
+
+
+def test_the_experiment_of_another_vocabulary_goes_through_on_the_embedded_text(tmp_path):
+    """With small models of random weights in the places of those that are trained."""
+    names, vocabulary = ["a", "b", "f"], len(AutoTokenizer.from_pretrained(testbed.resolve("a")))
+    for seed, name in enumerate(names):
+        make_gpt2(
+            tmp_path / name, seed, width=WIDTH, vocabulary=vocabulary, context=128, tokenizer=False
+        )
+        if name == "f":
+            make_other(tmp_path / name, LATIN + CHINESE, 400)
+        else:
+            AutoTokenizer.from_pretrained(testbed.resolve("a")).save_pretrained(tmp_path / name)
+    study = compose("experiment=tokenizers", f"run.dir={tmp_path / 'run'}", "corpus.tokens=1280")
+    assert study.models.reference == testbed.resolve("a")
+    assert [study.models.compared[0]] == [testbed.resolve("b")]
+    study.models.reference, *study.models.compared = [str(tmp_path / name) for name in names]
+    table = make(study).get_table("tables/pairs.parquet").to_pylist()
+    counted = {row["n"] for row in table}
+    assert len(counted) == 1 and 100 < counted.pop() < 1280
+    assert {row["other"] for row in table if row["model"] == "a"} == {"b", "f"}
