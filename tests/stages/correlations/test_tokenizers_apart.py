@@ -212,7 +212,7 @@ def test_where_tokenizers_agree_nothing_is_aligned_and_no_option_of_it_moves_a_b
     made = {}
     for name, options in [("auto", {"pool": Segment.mean}), ("tokens", {"align": Align.tokens})]:
         study = study_of(tmp_path / name, models, text, "bd", **options)
-        study.corpus.text.prepared = str(tmp_path / "tokens")
+        study.corpus.text.prepared = str(tmp_path / "prepared")
         made[name] = make(study)
         assert inputs_of(study).segments is None
     assert table_bytes(made["auto"]) == table_bytes(made["tokens"])
