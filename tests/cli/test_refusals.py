@@ -22,7 +22,7 @@ from helpers_study import (
 )
 from safetensors.torch import load_file
 
-from universal_ray.config.study import Device
+from universal_ray.config.study import Align, Device
 from universal_ray.errors import (
     ConfigurationError,
     CorpusError,
@@ -78,7 +78,8 @@ def test_tokenizers_that_differ(study, tmp_path):
     make_gpt2(tmp_path / "other", 9, vocabulary=VOCABULARY, context=CONTEXT)
     make_tokenizer(tmp_path / "other", text="quite another text, " * 50)
     study.models.compared = [str(tmp_path / "other")]
-    refused(study, ModelError, "tokenizer")
+    study.corpus.align = Align.tokens
+    refused(study, ModelError, "different tokenizers")
 
 
 def test_same_model_under_two_names(study, inputs, tmp_path):

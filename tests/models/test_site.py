@@ -1,10 +1,9 @@
-"""A site that no other file knows goes through capture, planning, sums and tables."""
+"""A site that no other file knows goes through capture and planning."""
 
-import numpy as np
 import pytest
 import torch
 from helpers_models import make_gpt2, save_model
-from helpers_study import make, make_study, make_tokens
+from helpers_study import make_study, make_tokens
 from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -14,8 +13,6 @@ from transformers import (
 )
 
 from universal_ray.config.site import SITES as NAMES
-from universal_ray.config.study import Exclusion
-from universal_ray.corpus.rows import open_corpus
 from universal_ray.errors import ModelError
 from universal_ray.models.capture import Capture
 from universal_ray.models.site import MLP_POST, MLP_PRE, SITES, Ask, Shape, Site, site_of
@@ -90,22 +87,6 @@ def test_a_planted_site_is_captured_beside_another(tmp_path):
     torch.testing.assert_close(stream_TN, expected_TN, rtol=0, atol=1e-4)
     assert all(torch.equal(seen[key], x_TD) for key, x_TD in alone.items())
     assert alone["mlp_pre", 0].shape == (60, 128) and stream_TN.shape == (60, 3 * 32)
-
-
-def test_a_planted_site_is_correlated(tmp_path, monkeypatch):
-    """Sums, tables and all: nothing after capture asks what a unit is."""
-    monkeypatch.setitem(SITES, "mlp_post", RESIDUAL)
-    names = [str(make_gpt2(tmp_path / name, seed)) for seed, name in enumerate("ab")]
-    study = make_study(tmp_path / "run", names, make_tokens(tmp_path / "tokens"))
-    study.corpus.exclude = Exclusion.none
-    table = make(study).get_table("tables/pairs.parquet").to_pylist()
-    tokens_BP = open_corpus(study.corpus.path).read(0, 97)
-    x_TN, y_TN = (true_stream(name, tokens_BP).numpy() for name in names)
-    r_NN = np.corrcoef(x_TN.T, y_TN.T)[:64, 64:]
-    told = {(row["layer"], row["neuron"]): row for row in table if row["model"] == "a"}
-    assert len(told) == 64
-    for unit, r_N in enumerate(r_NN):
-        assert told[divmod(unit, 32)]["max_corr"] == pytest.approx(r_N.max(), abs=1e-5)
 
 
 def test_a_stage_that_asks_what_a_site_lacks_says_so_before_any_model_runs(tmp_path, monkeypatch):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers_models import make_gpt2
 from helpers_segments import CHINESE, LATIN, byte_ends, make_other, text_of
-from helpers_study import inputs_of, make, stages, table_bytes, true_activations
+from helpers_study import inputs_of, make, stages, true_activations
+from helpers_tiers import tiers
 from transformers import AutoTokenizer
 
 from universal_ray import compose, testbed
@@ -25,7 +26,7 @@ from universal_ray.config.study import (
     TextConfig,
     UnitsConfig,
 )
-from universal_ray.errors import ConfigurationError, CorpusError, ModelError
+from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.storage.finished import CORRELATIONS, PROFILE, REPORT, ROLES
 
 CONTEXT, WIDTH = 24, 8
@@ -159,12 +160,15 @@ def excluded(models, names, rule):
 
 @pytest.mark.parametrize(
     ("names", "pool", "rule"),
-    [
-        ("ab", Segment.last, Exclusion.paper),
-        ("ab", Segment.mean, Exclusion.none),
-        ("acb", Segment.mean, Exclusion.paper),
-        ("ca", Segment.last, Exclusion.none),
-    ],
+    tiers(
+        [
+            ("ab", Segment.last, Exclusion.paper),
+            ("ab", Segment.mean, Exclusion.none),
+            ("acb", Segment.mean, Exclusion.paper),
+            ("ca", Segment.last, Exclusion.none),
+        ],
+        {("ab", Segment.last, Exclusion.paper), ("acb", Segment.mean, Exclusion.paper)},
+    ),
 )
 def test_every_correlation_is_that_of_segments(names, pool, rule, models, text, tmp_path):
     if names[0] == "c":  # it has no token that could divide rows
@@ -206,37 +210,30 @@ def test_every_correlation_is_that_of_segments(names, pool, rule, models, text, 
             assert np.abs(found - matrix)[seen].max() < 2e-5
 
 
-def test_where_tokenizers_agree_nothing_is_aligned_and_no_option_of_it_moves_a_bit(
+def test_where_tokenizers_agree_tokens_are_summed_and_no_option_of_segments_makes_them_others(
     models, text, tmp_path
 ):
-    made = {}
-    for name, options in [("auto", {"pool": Segment.mean}), ("tokens", {"align": Align.tokens})]:
-        study = study_of(tmp_path / name, models, text, "bd", **options)
+    found = []
+    for options in ({}, {"pool": Segment.mean}, {"align": Align.tokens}):
+        study = study_of(tmp_path / "run", models, text, "bd", **options)
         study.corpus.text.prepared = str(tmp_path / "prepared")
-        made[name] = make(study)
-        assert inputs_of(study).segments is None
-    assert table_bytes(made["auto"]) == table_bytes(made["tokens"])
-    assert made["auto"].list("moments") == made["tokens"].list("moments")
+        found.append(inputs_of(study))
+    assert [each.segments for each in found] == [None] * 3
+    assert len({str((each.layout, each.everyone, each.bits)) for each in found}) == 1
 
 
 def test_a_run_goes_on_with_its_segments_alone(models, text, tmp_path):
-    study = study_of(tmp_path / "run", models, text, "ab")
-    before = table_bytes(make(study))
+    study = study_of(tmp_path / "run", models, text, "ab", tokens=9 * CONTEXT)
+    make(study)
+    made = inputs_of(study).layout
     study.models.compared.append(str(models / "d"))  # of a tokenizer that is there: so it grows
-    store = make(study)
-    assert table_bytes(store) != before
+    assert inputs_of(study).layout == made
     study.models.compared.append(str(models / "c"))
     with pytest.raises(ConfigurationError, match="other tokenizers"):
         inputs_of(study)
     study.models.compared.pop()
     study.corpus.pool = Segment.mean
     with pytest.raises(ConfigurationError, match=r"corpus\.pool"):
-        inputs_of(study)
-
-
-def test_other_tokenizers_are_refused_where_tokens_are_asked_for(models, text, tmp_path):
-    study = study_of(tmp_path / "run", models, text, "ab", align=Align.tokens)
-    with pytest.raises(ModelError, match="different tokenizers"):
         inputs_of(study)
 
 
@@ -261,6 +258,7 @@ def test_documents_that_a_tokenizer_does_not_give_back_are_refused(lossy, models
     assert not (tmp_path / "run" / "moments").exists()
 
 
+@pytest.mark.thorough
 def test_the_experiment_of_another_vocabulary_goes_through_on_the_embedded_text(tmp_path):
     """With small models of random weights in the places of those that are trained."""
     names, vocabulary = ["a", "b", "f"], len(AutoTokenizer.from_pretrained(testbed.resolve("a")))
