@@ -34,6 +34,10 @@ def test_importing_the_package_loads_nothing_heavy():
     # What a job imports before Ctrl-C ends it in a sentence.
     jobs = [f"import runpy; runpy.run_path({str(path)!r})" for path in ROOT.glob("jobs/*.py")]
     assert imported_by("\n".join(["import universal_ray.cli.doors", *jobs])) == set()
+
+
+@pytest.mark.thorough
+def test_correlating_matrices_loads_no_cluster_and_no_model():
     named = "universal_ray.Study, universal_ray.run, universal_ray.open, universal_ray.MissingError"
     light = "assert not {'torch', 'pandas'} & set(sys.modules)\nuniversal_ray.correlate"
     found = imported_by(f"import universal_ray\n{named}\n{light}")

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from helpers_study import ALL, CORRELATIONS, make, run, table_bytes
+from helpers_tiers import tiers
 from helpers_whole import changed, make_inputs, whole_study
 
 from universal_ray.errors import (
@@ -257,7 +258,9 @@ def test_a_run_whose_lock_is_lost_stops_before_its_next_task(store):
     assert list(stage.results) == ["one"]
 
 
-@pytest.mark.parametrize(("first", "refused"), [("torch", True), ("universal_ray", False)])
+@pytest.mark.parametrize(
+    ("first", "refused"), tiers([("torch", True), ("universal_ray", False)], [("torch", True)])
+)
 def test_a_process_whose_kernels_are_chosen_freely_is_refused(first, refused):
     """MKL looks at MKL_CBWR once, and such a process would make other bits in silence."""
     if not torch.backends.mkl.is_available():

@@ -132,6 +132,7 @@ def test_a_node_that_never_comes_back_does_not_hold_up_the_stage_after(
     assert len({node for _, _, node, *_ in second.told}) == 2
 
 
+@pytest.mark.cluster
 def test_work_that_fails_without_a_reason_of_its_own_goes_to_another_node(nodes, tmp_path):
     nodes.add(1)
     nodes.add(1, UNIVERSAL_RAY_TEST_BROKEN="1")

@@ -276,7 +276,7 @@ class SharedStoreContract(StoreContract):
         """Acquiring, releasing and tidying away, all at once for a while."""
         rivals, entries = self.rivals, CONTEXT.Queue()
         start = CONTEXT.Barrier(rivals)
-        arguments = (store, str(tmp_path / "inside"), start, 2.0, entries)
+        arguments = (store, str(tmp_path / "inside"), start, 0.7, entries)
         run_all([CONTEXT.Process(target=come_and_go, args=arguments) for _ in range(rivals)])
         assert sum(entries.get(timeout=5) for _ in range(rivals)) > 0
         assert len(store.list("lock")) <= 2

@@ -15,13 +15,13 @@ OURS = "progress.json"
 
 
 def write_for_ever(store, kind, ready, size=16_000_000):
-    import torch
-
-    torch.set_num_threads(1)
     number = 0
     while True:
         number += 1
         if kind == "tensors":
+            import torch
+
+            torch.set_num_threads(1)
             store.put_tensors(OURS, {"x": torch.full((size // 4,), float(number))})
         else:
             store.put(OURS, bytes([number % 256]) * size)
