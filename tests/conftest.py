@@ -46,7 +46,7 @@ def _where_shapes_are_told(*, typechecker: Any) -> Callable[[Any], Any]:
     return decorate
 
 
-jaxtyping.jaxtyped = _where_shapes_are_told  # what the hook puts on each
+jaxtyping.jaxtyped = _where_shapes_are_told  # type: ignore[assignment]  # what the hook puts on each
 jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
 
 

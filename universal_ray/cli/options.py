@@ -238,7 +238,7 @@ def parse(config: DictConfig, schema: type[Job]) -> Job:
     try:
         job = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
-        known = {each.key: each for each in options_of(schema)}
+        known = {each.key: each for each in options_of(schema)}  # type: ignore[arg-type]
         option = known[str(error.full_key)]
         raise ConfigurationError(
             f"{option.key} has no value: write {option.key}=VALUE ({option.told.rstrip('.')})"
