@@ -1,5 +1,6 @@
 """What every way to run a study shares: its stages, planned, shown and made."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -92,11 +93,16 @@ def make(
     with Watcher(out) as watch:
         by = _executor(executor, study, out.print)
         driver.run(lambda: _stages(study, store, wanted, out, dry=False), store, by, watch)
-    return _site(study, store) if finished.REPORT in wanted else None
+    if finished.REPORT not in wanted:
+        return None
+    processes = min(study.cluster.workers, os.cpu_count() or 1) if executor == RAY else 1
+    return _site(study, store, processes)
 
 
-def _site(study: Study, store: "Store") -> str:
-    """The address of the site of a run, which is made of its tables unless it stands."""
+def _site(study: Study, store: "Store", processes: int) -> str:
+    """The address of the site of a run, which is made of its tables unless it stands; `processes`
+    draw its figures.
+    """
     from universal_ray.report.figures.registry import FIGURES
     from universal_ray.report.run import Run
     from universal_ray.report.site.write import write
@@ -105,7 +111,8 @@ def _site(study: Study, store: "Store") -> str:
     options = study.report
     with RunLock(store):
         everything = options.detail is Detail.all
-        return write(Run(store), options.megabytes, everything, FIGURES if options.figures else ())
+        figures = FIGURES if options.figures else ()
+        return write(Run(store), options.megabytes, everything, figures, processes)
 
 
 def _executor(name: str, study: Study, say: Callable[[str], None]) -> "Executor":

@@ -24,6 +24,8 @@ from universal_ray.maths.statistics.examples import Examples, merge_examples
 EDGES = (torch.arange(256, dtype=torch.float64) * 25 - 2550) / 255
 """linspace(-10, 15, 256) with an exact zero; bin h holds edges[h-1] < x <= edges[h]."""
 BINS = len(EDGES) + 1
+ZERO_BIN = 102
+"""The one that ends at zero."""
 TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16_384}
 """Tokens of one step: on a CPU few enough that float64 copies of a layer stay in its cache."""
 NO_GROUP = -1
@@ -71,6 +73,16 @@ def places(
         place_T + first_row * context,
         {name: group_T.to(place_T.device)[place_T] for name, group_T in every.items()},
     )
+
+
+def bins_from_zero(x_X: Float[Tensor, "*x"], out: Tensor | None = None) -> Float[Tensor, "*x"]:
+    """How many bins above `ZERO_BIN` each finite number is in, float64; much faster than a search.
+
+    Edges are 10.2 to one. Rounded up before anything is added, so that not even the smallest number
+    above zero falls in the bin that ends there.
+    """
+    scaled_X = torch.mul(x_X.double(), 10.2, out=out)
+    return scaled_X.ceil_().clamp_(-ZERO_BIN, BINS - 1 - ZERO_BIN)
 
 
 def rows_at(x_TX: Tensor, place_U: Int[Tensor, "U"]) -> Tensor:
@@ -189,9 +201,7 @@ class LayerSums:
     def _add_pre(self, pre_TD: Tensor, position_T: Tensor, work: "_Work") -> None:
         first_TD, second_TD = work.exact_2TD[:, : len(pre_TD)].unbind()
         first_TD.copy_(pre_TD)
-        # Edges are 10.2 to one. Rounded up before anything is added, so that not even the smallest
-        # number above zero falls in the bin that ends there.
-        bin_TD = torch.mul(first_TD, 10.2, out=second_TD).ceil_().clamp_(-102, BINS - 103)
+        bin_TD = bins_from_zero(first_TD, out=second_TD)
         index_TD = work.index_TD[: len(pre_TD)].copy_(bin_TD).add_(work.zero_bin_D)
         sum_D = first_TD.sub_(self.shift_D).sum(0)
         if not bool(torch.isfinite(sum_D).all()):
@@ -280,7 +290,8 @@ class _Work:
             exact_2TD=torch.empty(2, tokens, width, dtype=torch.float64, device=device),
             index_TD=torch.empty(tokens, width, dtype=torch.int32, device=device),
             fires_TD=torch.empty(tokens, width, device=device),
-            zero_bin_D=torch.arange(width, dtype=torch.int32, device=device) * BINS + 102,
+            zero_bin_D=torch.arange(width, dtype=torch.int32, device=device) * BINS
+            + ZERO_BIN,
             count_DH=torch.zeros(width, BINS, dtype=torch.int32, device=device),
             fired_PD=torch.zeros(context, width, device=device),
         )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
-from universal_ray.maths.statistics.activations import BINS, EDGES
+from universal_ray.maths.statistics.activations import BINS, ZERO_BIN, bins_from_zero
 
 WITHOUT, WITH, NEITHER = 0, 1, -1
 """What a token is to a neuron's own kind of group."""
@@ -86,7 +86,7 @@ class GroupSums:
                 self.token_5SR[power].add_(token_SC.double() @ x_CR)
                 for which, own_COR in enumerate(own):
                     self.own_52OR[power, which].add_((own_COR * x_CR[:, None]).sum(0))
-            bin_CR = torch.bucketize(five[1], EDGES.to(pre_TR.device))
+            bin_CR = bins_from_zero(five[1]).long() + ZERO_BIN
             for group, in_C in enumerate(shared_GC):
                 inside_CR = in_C[:, None].expand(bin_CR.shape)
                 _count_(self.shared_histogram_GRH[group], bin_CR, inside_CR)

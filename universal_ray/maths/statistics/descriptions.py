@@ -223,11 +223,16 @@ def says(
 
 
 def _ranked(x_TD: Tensor, in_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[D, T]: activations, descending; how many tokens of a set are among the first; the last of
-    every run of equal activations.
+    """[D, T]: float32 activations, descending; how many tokens of a set are among the first; the
+    last of every run of equal activations, where alone that number means something.
     """
-    sorted_DT, order_DT = torch.sort(x_TD.T.contiguous(), dim=1, descending=True, stable=True)
-    hits_DT = in_TD.T.contiguous().gather(1, order_DT).cumsum(1, dtype=torch.float64)
+    # In float64 such an activation ends in zeros. The last of them says whether its token is in the
+    # set, so that numbers are sorted, which is ten times as fast as sorting places.
+    key_DT = x_TD.T.contiguous().double().neg_()
+    bits_DT = key_DT.view(torch.int64).bitwise_or_(in_TD.T.contiguous())
+    key_DT.numpy().sort(axis=1)
+    hits_DT = (bits_DT & 1).double().cumsum_(1)
+    sorted_DT = bits_DT.bitwise_and_(-2).view(torch.float64).neg_().float()
     end_DT = torch.ones_like(sorted_DT, dtype=torch.bool)
     end_DT[:, :-1] = sorted_DT[:, 1:] != sorted_DT[:, :-1]
     return sorted_DT, hits_DT, end_DT

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 
+from joblib import Parallel, delayed
 from matplotlib.figure import Figure as Page
 
 from universal_ray.report.figures import paint
@@ -29,23 +31,37 @@ class Drawn:
     """contents by kind"""
 
 
-def drawn(figures: Sequence[Figure], source: Source) -> Iterator[Drawn]:
+def drawn(
+    figures: Sequence[Figure], source: Source, processes: int = 1
+) -> Iterator[Drawn]:
     """Every figure in its order, of every reference model where it is of one.
 
-    Files of the second reference model end in `-2`, and so on.
+    Files of the second reference model end in `-2`, and so on. By several processes where there
+    are: the bytes are the same.
     """
-    for figure in figures:
-        if figure.whole:
-            yield _drawn(figure, source, "", figure.name)
-            continue
-        for place, reference in enumerate(source.references or [""]):
-            name = figure.name if place == 0 else f"{figure.name}-{place + 1}"
-            yield _drawn(figure, source.of(reference), reference, name)
+    asked = [
+        (figure, reference, figure.name if place == 0 else f"{figure.name}-{place + 1}")
+        for figure in figures
+        for place, reference in enumerate([""] if figure.whole else source.references or [""])
+    ]
+    processes = min(processes, len(asked))
+    if processes < 2:
+        yield from (_drawn(source, *each) for each in asked)
+        return
+    # Neighbours take about as long as each other: each process gets every so many-th.
+    shares = Parallel(processes)(
+        delayed(_some)(source, asked[first::processes]) for first in range(processes)
+    )
+    yield from (each for each in chain(*zip_longest(*shares)) if each is not None)
 
 
-def _drawn(figure: Figure, source: Source, reference: str, name: str) -> Drawn:
+def _some(source: Source, asked: Sequence[tuple[Figure, str, str]]) -> list[Drawn]:
+    return [_drawn(source, *each) for each in asked]
+
+
+def _drawn(source: Source, figure: Figure, reference: str, name: str) -> Drawn:
     try:
-        made = figure.data(source)
+        made = figure.data(source.of(reference))
     except NotDrawn as told:
         reason = str(told)
         return Drawn(figure, reference, name, reason=f"{reason[0].upper()}{reason[1:]}.")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 GIVE = "universalRay.put"
-_LEVEL = 6
+_LEVEL = 5
 
 
 def script(name: str, content: Mapping[str, Any], arrays: Sequence[np.ndarray] = ()) -> bytes:

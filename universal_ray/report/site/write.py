@@ -47,7 +47,7 @@ _SCRIPTS = ("base", "data", "tokens", "charts", "front", "list", "neuron", "figu
 
 def write(
     run: Run, megabytes: float | int = MEGABYTES, everything: bool = False,
-    figures: Sequence[Figure] = FIGURES,
+    figures: Sequence[Figure] = FIGURES, processes: int = 1,
 ) -> str:  # fmt: skip
     """Make the site of a run, unless it stands already; returns the address of its page.
 
@@ -56,13 +56,15 @@ def write(
     Neurons that are universal, or a partner of such, or have a role or a family, are told in full,
     others for as long as the whole site stays within `megabytes`; with `everything` all are. Tables
     that are not there or cannot be read are named on the page, and so it is where the list alone is
-    larger. Raises StorageError where it cannot
-    be written.
+    larger. So many `processes` draw figures. Raises StorageError where it cannot be written.
     """
     store = run.store
     made_of = _made_of(run, megabytes, everything) | {"figures": [each.name for each in figures]}
     if not _stands(store, made_of):
-        contents = _contents(gather(run), figures, int(megabytes * 10**6), everything)
+        found = gather(run)
+        source = Source(found.tables, found.summary, found.missing)
+        pictures = drawn(figures, source, processes)
+        contents = _contents(found, pictures, int(megabytes * 10**6), everything)
         receipts = [store.put(f"{DRAFT}/{name}", content) for name, content in contents]
         checked.finish(store, f"{DRAFT}/done.json", receipts, made_of=made_of)
         _swap_in(store, receipts, made_of)
@@ -112,7 +114,7 @@ def new_order(receipts: list[Receipt]) -> list[str]:
 
 
 def _contents(
-    found: Gathered, figures: Sequence[Figure], budget: int, everything: bool
+    found: Gathered, drawings: Iterable[Drawn], budget: int, everything: bool
 ) -> Iterator[tuple[str, bytes]]:
     """Names within the report and contents of all its files."""
     listed = columns(found)
@@ -135,7 +137,7 @@ def _contents(
     for name, content in _texts(found):
         yield data(name, content)
     pictures = []
-    for each in drawn(figures, Source(found.tables, found.summary, found.missing)):
+    for each in drawings:
         pictures.append(_told(each))
         for kind, content in each.files.items():
             yield counted(f"figures/{each.name}.{kind}", content)

@@ -53,6 +53,10 @@ class ReportWorker(Worker):
 
     told: ReportAssignment
 
+    def __init__(self, assignment: ReportAssignment):
+        super().__init__(assignment)
+        self._said: dict[str, Tensor] = {}
+
     def survey(
         self, model: Model, shard: Shard, peaks: bool, groups: tuple[Chosen, str] | None
     ) -> dict[str, Any]:
@@ -133,21 +137,31 @@ class ReportWorker(Worker):
             total += artifacts.put(self.store, path, found).bytes
         return self._told(model, len(recipe.plan.sample), total, spent, layer=layers.start)
 
+    def _said_of(self, model: Model) -> Tensor:
+        """Bool [T, N]: where its descriptions say that neurons fire, on the half that scores them;
+        the same for every other model: made once.
+        """
+        if model.identity not in self._said:
+            layers = self.told.recipe.read_descriptions(self.store, model)
+            scores_T = self._labels.half_2T[1]
+            self._said[model.identity] = torch.cat(
+                [self._labels.says(each.fitted, scores_T) for each in layers], dim=1
+            )
+        return self._said[model.identity]
+
     def transfer(
         self, other: Model, path: str, wanted: tuple[tuple[Model, Tensor], ...]
     ) -> dict[str, Any]:
         """Store how far descriptions of others' neurons hold for a model's, on the half that scores
         them. `wanted`: as `partners` has it.
         """
-        recipe, labels = self.told.recipe, self._labels
-        scores_T = labels.half_2T[1]
+        recipe, scores_T = self.told.recipe, self._labels.half_2T[1]
         with self.computing():
             clock = Clock(self.told.device)
             self.keep((other.identity,))
             sums: dict[str, list[Transfer]] = {}
             for model, partner_N in wanted:
-                layers = recipe.read_descriptions(self.store, model)
-                said_TN = torch.cat([labels.says(each.fitted, scores_T) for each in layers], dim=1)
+                said_TN = self._said_of(model)
                 neurons = partner_N, other_neurons(recipe, model, other, partner_N)
                 sums[model.identity] = [Transfer(said_TN, each, other.width) for each in neurons]
             clock.lap("load")

@@ -32,7 +32,7 @@ from universal_ray.stages.profile.artifacts import Profile
 from universal_ray.stages.roles.named import Named, find_named
 from universal_ray.storage import finished
 
-SHARD_TOKENS = 4096
+SHARD_TOKENS = 2048
 """Of interventions: short, since each token is read out once for every intervention."""
 
 
