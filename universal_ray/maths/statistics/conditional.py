@@ -81,11 +81,13 @@ class GroupSums:
             shared_GC = (shared_TG[some] & kept_C[:, None]).T
             own = [(own_TOR[some] == which) & kept_C[:, None, None] for which in (WITHOUT, WITH)]
             token_SC = ((token_T[some][:, None] == pairs) & kept_C[:, None]).T
+            inside_GC, of_token_SC = shared_GC.double(), token_SC.double()
+            inside = [own_COR.double() for own_COR in own]
             for power, x_CR in enumerate(five):
-                self.shared_5GR[power].add_(shared_GC.double() @ x_CR)
-                self.token_5SR[power].add_(token_SC.double() @ x_CR)
-                for which, own_COR in enumerate(own):
-                    self.own_52OR[power, which].add_((own_COR * x_CR[:, None]).sum(0))
+                self.shared_5GR[power].add_(inside_GC @ x_CR)
+                self.token_5SR[power].add_(of_token_SC @ x_CR)
+                for which, inside_COR in enumerate(inside):
+                    self.own_52OR[power, which].add_((inside_COR * x_CR[:, None]).sum(0))
             bin_CR = bins_from_zero(five[1]).long() + ZERO_BIN
             for group, in_C in enumerate(shared_GC):
                 inside_CR = in_C[:, None].expand(bin_CR.shape)

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NONE = -1
+NEURONS_AT_ONCE = 128
+"""Whose tokens are put in order together: they stay in a CPU's cache."""
 
 
 def starts(focus_X: Int[Tensor, "*x"], window: int, context: int) -> Int[Tensor, "*x"]:
@@ -104,15 +106,18 @@ def at_quantiles(
     """Tokens at the quantiles (k + 1/2) / K of each neuron's positive activations, ascending; -1
     for all but the first of those that are one token, and where there is no positive activation.
     """
-    positive_DT = torch.where((x_TD > 0) & kept_T[:, None], x_TD, torch.inf).T.contiguous()
-    order_DT = torch.sort(positive_DT, dim=1, stable=True).indices
-    number_D = (positive_DT < torch.inf).sum(1)
     share_K = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    place_DK = (number_D[:, None] * share_K.to(number_D.device)).long()
-    again_DK = torch.zeros_like(place_DK, dtype=torch.bool)
-    again_DK[:, 1:] = place_DK[:, 1:] == place_DK[:, :-1]
-    token_DK = order_DT.gather(1, place_DK)
-    return token_DK.masked_fill(again_DK | (number_D == 0)[:, None], NONE)
+    found = []
+    for x_TR in x_TD.split(NEURONS_AT_ONCE, dim=1):
+        positive_RT = torch.where((x_TR > 0) & kept_T[:, None], x_TR, torch.inf).T.contiguous()
+        order_RT = torch.sort(positive_RT, dim=1, stable=True).indices
+        number_R = (positive_RT < torch.inf).sum(1)
+        place_RK = (number_R[:, None] * share_K.to(number_R.device)).long()
+        again_RK = torch.zeros_like(place_RK, dtype=torch.bool)
+        again_RK[:, 1:] = place_RK[:, 1:] == place_RK[:, :-1]
+        token_RK = order_RT.gather(1, place_RK)
+        found.append(token_RK.masked_fill(again_RK | (number_R == 0)[:, None], NONE))
+    return torch.cat(found)
 
 
 def drawn(
@@ -120,7 +125,11 @@ def drawn(
 ) -> Int[Tensor, "D K"]:
     """Random tokens of those that each neuron may have, with replacement; -1 where it has none."""
     share_DK = torch.rand(among_TD.shape[1], count, generator=generator, dtype=torch.float64)
-    number_DT = among_TD.T.to(torch.int32).cumsum(1, dtype=torch.int32)
-    nth_DK = (share_DK.to(number_DT.device) * number_DT[:, -1:]).to(torch.int32) + 1
-    token_DK = torch.searchsorted(number_DT, nth_DK)
-    return token_DK.masked_fill(number_DT[:, -1:] == 0, NONE)
+    found = []
+    parts = among_TD.split(NEURONS_AT_ONCE, dim=1), share_DK.split(NEURONS_AT_ONCE)
+    for among_TR, share_RK in zip(*parts, strict=True):
+        number_RT = among_TR.T.to(torch.int32).cumsum(1, dtype=torch.int32)
+        nth_RK = (share_RK.to(number_RT.device) * number_RT[:, -1:]).to(torch.int32) + 1
+        token_RK = torch.searchsorted(number_RT, nth_RK)
+        found.append(token_RK.masked_fill(number_RT[:, -1:] == 0, NONE))
+    return torch.cat(found)

@@ -1,6 +1,6 @@
 """From tables to files: every figure that they allow, as SVG and PDF with its numbers beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
@@ -36,8 +36,8 @@ def drawn(
 ) -> Iterator[Drawn]:
     """Every figure in its order, of every reference model where it is of one.
 
-    Files of the second reference model end in `-2`, and so on. By several processes where there
-    are: the bytes are the same.
+    Files of the second reference model end in `-2`, and so on. Several processes, which make the
+    same bytes, begin at once, before the first is asked for.
     """
     asked = [
         (figure, reference, figure.name if place == 0 else f"{figure.name}-{place + 1}")
@@ -46,13 +46,19 @@ def drawn(
     ]
     processes = min(processes, len(asked))
     if processes < 2:
-        yield from (_drawn(source, *each) for each in asked)
-        return
+        return (_drawn(source, *each) for each in asked)
     # Neighbours take about as long as each other: each process gets every so many-th.
-    shares = Parallel(processes)(
+    shares = Parallel(processes, return_as="generator")(
         delayed(_some)(source, asked[first::processes]) for first in range(processes)
     )
-    yield from (each for each in chain(*zip_longest(*shares)) if each is not None)
+    return _dealt(shares)
+
+
+def _dealt(shares: Iterable[list[Drawn]]) -> Iterator[Drawn]:
+    """One of each share in turn, when all are there."""
+    for each in chain(*zip_longest(*shares)):
+        if each is not None:
+            yield each
 
 
 def _some(source: Source, asked: Sequence[tuple[Figure, str, str]]) -> list[Drawn]:

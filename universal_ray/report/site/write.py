@@ -42,6 +42,8 @@ _ENTRY, _SPARE = 200, 16_384
 """Bytes of a file's line in the marker, and of what else is in it, at most; and of the page's first
 data, which know how many neurons are told.
 """
+_PICTURE = 400_000
+"""Bytes of a figure's files, more than is usual: they are drawn while pages of neurons are made."""
 _SCRIPTS = ("base", "data", "tokens", "charts", "front", "list", "neuron", "figures", "app")
 
 
@@ -64,7 +66,9 @@ def write(
         found = gather(run)
         source = Source(found.tables, found.summary, found.missing)
         pictures = drawn(figures, source, processes)
-        contents = _contents(found, pictures, int(megabytes * 10**6), everything)
+        reserved = _PICTURE * len(figures) * max(1, len(source.references))
+        budget = int(megabytes * 10**6)
+        contents = _contents(found, pictures, reserved, budget, everything)
         receipts = [store.put(f"{DRAFT}/{name}", content) for name, content in contents]
         checked.finish(store, f"{DRAFT}/done.json", receipts, made_of=made_of)
         _swap_in(store, receipts, made_of)
@@ -114,13 +118,13 @@ def new_order(receipts: list[Receipt]) -> list[str]:
 
 
 def _contents(
-    found: Gathered, drawings: Iterable[Drawn], budget: int, everything: bool
+    found: Gathered, drawings: Iterable[Drawn], reserved: int, budget: int, everything: bool
 ) -> Iterator[tuple[str, bytes]]:
-    """Names within the report and contents of all its files."""
+    """Names within the report and contents of all its files; `reserved`: bytes for the drawings."""
     listed = columns(found)
     words = search.tokens(found)
     pages = front(found, listed)
-    spent = _ENTRY * -(-found.neurons // details.PER_FILE)
+    spent = reserved + _ENTRY * -(-found.neurons // details.PER_FILE)
 
     def data(name: str, content: bytes) -> tuple[str, bytes]:
         return counted(f"data/{name}.js", content)
@@ -136,11 +140,7 @@ def _contents(
         listed += _shown(words)
     for name, content in _texts(found):
         yield data(name, content)
-    pictures = []
-    for each in drawings:
-        pictures.append(_told(each))
-        for kind, content in each.files.items():
-            yield counted(f"figures/{each.name}.{kind}", content)
+    pictures: list[dict[str, Any]] = []
     where = []
     for number, group in enumerate(_grouped(listed, found.neurons)):
         name = f"index-{number}"
@@ -168,6 +168,10 @@ def _contents(
         told, made = details.within(found, listed, room)
     for number, content in made:
         yield data(f"neurons-{number}", content)
+    for each in drawings:
+        pictures.append(_told(each))
+        for kind, content in each.files.items():
+            yield f"figures/{each.name}.{kind}", content
     yield data("levels", script("levels", {}, [told.values]))
     yield data("front", first(told))
     yield page

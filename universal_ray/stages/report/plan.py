@@ -164,7 +164,13 @@ def cost(plan: ReportPlan, found: Outline, memory: float, *, done: bool) -> Cost
         4 * each.model.neurons * windows * plan.window * (4 + len(each.others))
         for each in plan.described
     )
-    groups = {m: layer_groups(m, sample, memory=memory, footprint=footprint) for m in models}
+    workers = found.study.cluster.workers
+    groups = {
+        m: layer_groups(
+            m, sample, memory=memory, footprint=footprint, least=min(workers, m.layers)
+        )
+        for m in models
+    }  # fmt: skip
     held = max(
         beside_layers(m, footprint)
         + footprint.copies * layer_bytes(m, sample)

@@ -22,6 +22,8 @@ from universal_ray.planning.items import Model
 from universal_ray.stages.report.artifacts import LayerDescriptions, LayerSample, Report
 from universal_ray.storage.store import Store
 
+NEURONS_AT_ONCE = 128
+"""Described together: what is made of them stays in a CPU's cache."""
 DRAWS = 4
 """Candidates for each window at random: of those with the same tokens one stays."""
 
@@ -130,19 +132,23 @@ def describe_layer(
         nothing = Scores(pearson_D=nan_D, auprc_D=nan_D, f1_D=nan_D, inside_D=nan_D)
         none = descriptions.nothing(post_TD.shape[1])
         return LayerDescriptions(fitted=none, scores=nothing, shuffled=nothing)
-    fitted = descriptions.fit(
-        post_TD[fits_T], labels.label_TF[fits_T], labels.ids_T2[fits_T], labels.vocabulary
-    )
-    said_TD = labels.says(fitted, scores_T)
+    # The same tokens for all neurons of the layer, in another order.
     order_T = torch.randperm(
-        len(said_TD), generator=generator(recipe.options.seed, model.identity, layer, "shuffled")
-    )
-    x_TD = post_TD[scores_T]
-    return LayerDescriptions(
-        fitted=fitted,
-        scores=descriptions.score(x_TD, said_TD, fitted.threshold_D),
-        shuffled=descriptions.score(x_TD, said_TD[order_T], fitted.threshold_D),
-    )
+        int(scores_T.sum()), generator=generator(
+            recipe.options.seed, model.identity, layer, "shuffled"
+        )
+    )  # fmt: skip
+    label_TF, ids_T2 = labels.label_TF[fits_T], labels.ids_T2[fits_T]
+    parts = []
+    for some_TR in post_TD.split(NEURONS_AT_ONCE, dim=1):
+        fitted = descriptions.fit(some_TR[fits_T], label_TF, ids_T2, labels.vocabulary)
+        said_TR, x_TR = labels.says(fitted, scores_T), some_TR[scores_T]
+        scores, shuffled = (
+            descriptions.score(x_TR, each_TR, fitted.threshold_D)
+            for each_TR in (said_TR, said_TR[order_T])
+        )
+        parts.append(LayerDescriptions(fitted=fitted, scores=scores, shuffled=shuffled))
+    return joined(parts)
 
 
 def other_neurons(
@@ -172,12 +178,12 @@ class Transfer:
         mine_R = torch.nonzero(here_N).flatten()
         said_XR = self._said_TN[tokens][:, mine_R].double()
         x_XR = post_XD[:, self._neuron_N[mine_R] % self._width].double()
-        five = (torch.ones_like(x_XR), said_XR, x_XR, x_XR**2, said_XR * x_XR)
-        self.sums_5N[:, mine_R] += torch.stack([each.sum(0) for each in five])
+        of_both = [each.sum(0) for each in (said_XR, x_XR, x_XR**2, said_XR * x_XR)]
+        self.sums_5N[:, mine_R] += torch.stack([torch.full_like(of_both[0], len(x_XR)), *of_both])
 
 
 def joined(layers: list[LayerDescriptions]) -> LayerDescriptions:
-    """Of all layers, neurons numbered through."""
+    """Of neurons that follow one another, numbered through."""
 
     def whole(parts: list[Any]) -> Any:
         first = parts[0]

@@ -131,7 +131,8 @@ class ReportStage:
         tasks, done = [], 0
         for model in models:
             parts = layer_groups(
-                model, tokens, memory=bytes_each, footprint=self.inputs.footprint
+                model, tokens, memory=bytes_each, footprint=self.inputs.footprint,
+                least=min(len(memory), model.layers),
             )
             for layers in parts:
                 asked = frozenset(
