@@ -4,6 +4,7 @@ A task's result is durable before it is reported, and any worker may do any task
 bits; so a worker or a node that dies costs what it was doing, and one that joins is used.
 """
 
+import gc
 import logging
 import os
 import time
@@ -54,6 +55,8 @@ class Host:
     def become(self, kind: type, assignment: Any) -> tuple[str, tuple[str, float]]:
         """Start as a stage's worker; its node and memory."""
         self._worker: Any = None  # the one before gives up its memory first
+        gc.collect()
+        gc.freeze()  # what is imported is not looked through again whenever a model is let go
         self._worker = kind(assignment)
         return ray.get_runtime_context().get_node_id(), self._worker.memory()
 

@@ -23,7 +23,7 @@ from universal_ray.stages.report.artifacts import LayerDescriptions, LayerSample
 from universal_ray.storage.store import Store
 
 NEURONS_AT_ONCE = 128
-"""Described together: what is made of them stays in a CPU's cache."""
+"""Looked at together: what is made of them stays in a CPU's cache."""
 DRAWS = 4
 """Candidates for each window at random: of those with the same tokens one stays."""
 
@@ -175,11 +175,11 @@ class Transfer:
     def add(self, layer: int, post_XD: Float[Tensor, "X D"], tokens: slice) -> None:
         """Activations of a layer on some of the tokens."""
         here_N = (self._neuron_N != NONE) & (self._neuron_N // self._width == layer)
-        mine_R = torch.nonzero(here_N).flatten()
-        said_XR = self._said_TN[tokens][:, mine_R].double()
-        x_XR = post_XD[:, self._neuron_N[mine_R] % self._width].double()
-        of_both = [each.sum(0) for each in (said_XR, x_XR, x_XR**2, said_XR * x_XR)]
-        self.sums_5N[:, mine_R] += torch.stack([torch.full_like(of_both[0], len(x_XR)), *of_both])
+        for mine_R in torch.nonzero(here_N).flatten().split(NEURONS_AT_ONCE):
+            said_XR = self._said_TN[tokens][:, mine_R].double()
+            x_XR = post_XD[:, self._neuron_N[mine_R] % self._width].double()
+            five = (torch.ones_like(x_XR), said_XR, x_XR, x_XR**2, said_XR * x_XR)
+            self.sums_5N[:, mine_R] += torch.stack([each.sum(0) for each in five])
 
 
 def joined(layers: list[LayerDescriptions]) -> LayerDescriptions:
