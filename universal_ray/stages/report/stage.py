@@ -1,6 +1,7 @@
 """The stage of the report: windows of every neuron, its partners in them, tables."""
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from functools import cached_property
 from typing import Any
 
@@ -111,7 +112,7 @@ class ReportStage:
         rows = partner_rows(recipe, windows, orders)
         partners = {each.model.name: best_partners(store, each) for each in described}
         read = Read(rows, {}, partners, self._chosen, {})
-        yield self._partners_(read)
+        yield self._partners_(read, len(memory))
         told = (recipe, corpus, read, self.fingerprint)
         yield Batch("tables", [call(assemble, "tables-of-report", *told)])
 
@@ -164,13 +165,14 @@ class ReportStage:
                 tasks.append(Task(name, label, "survey", mine, tokens=length))
         return Batch("examples", tasks, done)
 
-    def _partners_(self, read: Read) -> Batch:
-        """In every other model, on its rows and on the sample; `read` takes note of where that
-        lies.
+    def _partners_(self, read: Read, workers: int) -> Batch:
+        """In every other model, on its rows and on the sample, so many models side by side that
+        each worker stays with one; `read` takes note of where that lies.
         """
         recipe, plan = self.recipe, self.recipe.plan
         stored = set(self.store.list(FOLDER))
-        tasks, done = [], 0
+        by_model: list[list[Task]] = []
+        done = 0
         sampled = float(len(plan.sample) * plan.context)
         for other in plan.partners:
             mine = {
@@ -184,6 +186,7 @@ class ReportStage:
             folder = self._kept.whole(recipe.partners_folder(other, read.rows, neurons))
             read.folders[other.identity] = folder
             path = self._kept.whole(recipe.transfer_file(other, neurons))
+            tasks: list[Task] = []
             read.transfer[other.identity] = path
             if checked.marker_of(path) in stored:
                 done += 1
@@ -199,7 +202,15 @@ class ReportStage:
                 length = float((shard.stop - shard.start) * plan.context)
                 label = f"partners in {other.name}, shard {shard.index}"
                 tasks.append(Task(name, label, "partners", told, tokens=length))
-        return Batch("partners", tasks, done)
+            by_model.append(tasks)
+        beside = [
+            task
+            for first in range(0, len(by_model), workers)
+            for some in zip_longest(*by_model[first : first + workers])
+            for task in some
+            if task is not None
+        ]
+        return Batch("partners", beside, done)
 
     def finished(self, task: Task, result: Any) -> Sequence[Task]:
         return ()
