@@ -1,8 +1,8 @@
 """The stage of the report: windows of every neuron, its partners in them, tables."""
 
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from universal_ray.models.site import Ask
