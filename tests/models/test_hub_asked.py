@@ -9,11 +9,17 @@ import pytest
 import torch
 from helpers_hub import Fault, lead, served, unwaited
 from helpers_models import make_gpt2
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from safetensors.torch import load_file
 
 from universal_ray.errors import HubError, MissingError, ModelError, StorageError
 from universal_ray.models.source import check_files, prefetch, resolve
 from universal_ray.models.tokenizer import tokenizer
+from universal_ray.storage.hub import MODEL, Repository, commit_of, opened
 from universal_ray.storage.hub_answers import PATIENCE, SHORT_PATIENCE, ask
 
 NAME = "me/model@step1"
@@ -79,10 +85,35 @@ def test_a_hub_that_gives_no_parts_gives_the_whole(hub, slept):
     everything()
 
 
+def test_a_part_that_does_not_come_whole_is_asked_for_again(hub, slept):
+    hub.faults = [Fault("/model.safetensors", "part", times=2, method="GET")]
+    everything()
+    assert len(slept) == 2
+
+
+def test_a_file_on_the_hub_is_read_to_its_end(hub, files):
+    with opened(Repository(MODEL, "me/model"), hub.commit(NAME), "config.json") as file:
+        assert file.read() == (files / "config.json").read_bytes()
+        assert file.read() == b""
+
+
+def test_bars_that_someone_has_turned_off_stay_off(hub):
+    place = Repository(MODEL, "me/model"), "step1"
+    disable_progress_bars()
+    try:
+        commit_of(*place)
+        assert are_progress_bars_disabled()
+    finally:
+        enable_progress_bars()
+    commit_of(*place)
+    assert not are_progress_bars_disabled()
+
+
 @pytest.mark.parametrize(
     ("headers", "wait"),
     [
         ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "soon"}, 1),  # which is no time: as long as without
         ({"Retry-After": formatdate(2_000_000_000, usegmt=True)}, None),
         ({"RateLimit": '"api";r=0;t=55', "RateLimit-Policy": '"fixed window";"api";q=9;w=300'}, 56),
     ],

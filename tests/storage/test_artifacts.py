@@ -152,6 +152,13 @@ def test_what_is_missing_without_a_reason_is_told_by_its_name(changes, name):
         artifacts.of(Explained, artifacts.tensors(explained(**changes)), "there")
 
 
+def test_what_is_missing_without_a_reason_is_never_stored(tmp_path):
+    store = Store(str(tmp_path))
+    with pytest.raises(KeyError, match=f"{PATH} would lack bias"):
+        artifacts.put(store, PATH, explained(not_measured={}))
+    assert store.list() == []
+
+
 def test_missing_reasons_are_missing_too():
     found = artifacts.tensors(explained())
     del found["not_measured"]

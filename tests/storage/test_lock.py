@@ -161,6 +161,22 @@ def test_an_heir_that_looked_too_early_backs_off(store, monkeypatch):
     assert read_lock(store)["owner"] == holder.owner
 
 
+def test_a_lock_that_goes_as_it_is_looked_at_was_overtaken(store, monkeypatch):
+    leave(store, number=1, released=True)
+    get = Store.get
+
+    def overtaking(self, path):
+        if path.endswith("000001.json") and self.exists(path):
+            leave(self, number=2)
+            self.delete(path)
+        return get(self, path)
+
+    monkeypatch.setattr(Store, "get", overtaking)
+    with pytest.raises(LockedError, match="in use"):
+        RunLock(store).__enter__()
+    assert store.list("lock") == ["lock/000002.json"]
+
+
 def test_the_heartbeat_goes_on(store):
     with RunLock(store, beat_every=0.05):
         first = read_lock(store)["heartbeat"]

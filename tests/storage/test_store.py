@@ -17,6 +17,7 @@ import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from helpers_tiers import tiers
+from safetensors import SafetensorError
 from store_contract import SharedStoreContract, StoreContract
 from store_processes import CONTEXT, OURS, write_for_ever
 
@@ -61,6 +62,27 @@ class TestObjectStore(StoreContract):
         monkeypatch.setattr(ObjectStore, "put_file", refuse)
         with pytest.raises(StorageError, match=r"x \(1 bytes\) could not be written.*AccessDenied"):
             store.put("x", b".")
+
+    def test_a_put_is_whole_or_not_there_so_that_nothing_is_swept(self, store):
+        store.put("x", b".")
+        assert store.sweep(older_than=0.0) == 0 and store.list() == ["x"]
+
+
+def test_a_file_that_went_at_once_was_not_created(store, monkeypatch):
+    """Another has deleted it between the put and the look at whose it is."""
+    get = Store.get
+    monkeypatch.setattr(Store, "get", lambda self, path: self.delete(path) or get(self, path))
+    assert not store.create(OURS, b"mine") and store.list() == []
+
+
+def test_what_is_wrong_with_tensors_and_not_with_the_disk_stays_what_it_is(store, monkeypatch):
+    def refuse(*args, **more):
+        raise SafetensorError("another dtype")
+
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    with pytest.raises(SafetensorError, match="another dtype"):
+        store.put_tensors("t", {"x": torch.ones(1)})
+    assert store.list() == [] and not leftovers(store)
 
 
 @pytest.fixture

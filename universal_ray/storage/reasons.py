@@ -5,28 +5,12 @@ in its metadata what it `needs`: where that is missing it is null throughout and
 why; nulls of other columns have their one reason in the metadata, under `null`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-import torch
 
 KEY = "not_measured"
 """Under which reasons are stored, and the column that tells them."""
-
-
-def with_reasons(
-    tensors: Mapping[str, torch.Tensor], missing: Mapping[str, str]
-) -> dict[str, torch.Tensor]:
-    """Tensors, and the reasons as the bytes of their JSON."""
-    text = bytearray(json.dumps(dict(missing)).encode())
-    return {**tensors, KEY: torch.frombuffer(text, dtype=torch.uint8).clone()}
-
-
-def not_measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Why something is missing, by what. Raises KeyError where nobody said."""
-    reasons: dict[str, str] = json.loads(bytes(tensors[KEY].tolist()))
-    return reasons
 
 
 def field(

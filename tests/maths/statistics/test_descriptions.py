@@ -14,6 +14,8 @@ from universal_ray.maths.statistics.descriptions import (
     OR,
     correlated,
     fit,
+    nothing,
+    own_sets,
     says,
     score,
 )
@@ -123,3 +125,15 @@ def test_what_does_not_vary_or_is_noise_has_no_description_that_holds():
     scores = score(x_TD[REST], said_TD, found.threshold_D)
     assert scores.pearson_D[0].isnan()
     assert float(found.correlation_D[1]) > 0.1 > float(scores.pearson_D[1])
+
+
+def test_of_ids_that_are_hardly_seen_there_is_no_set():
+    x_TD = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
+    found = own_sets(x_TD, torch.arange(40), 40, (x_TD**2).sum(0))
+    assert (found == NONE).all() and len(found) == 1
+
+
+def test_no_description_says_nothing():
+    found = nothing(2)
+    assert not says(found, LABELS, ID_PAIRS, IDS).any()
+    assert found.correlation_D.isnan().all() and found.threshold_D.isnan().all()

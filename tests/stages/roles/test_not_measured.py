@@ -25,14 +25,7 @@ from universal_ray.report.screen import console, show_results
 from universal_ray.report.tables import TABLES as STAGES
 from universal_ray.stages.profile.schemas import BY_SUBSET
 from universal_ray.stages.roles.schemas import AT_BOS, INTERVENED, ROLES
-from universal_ray.storage.reasons import (
-    absent,
-    assembled,
-    field,
-    needs,
-    not_measured,
-    with_reasons,
-)
+from universal_ray.storage.reasons import absent, assembled, field, needs
 from universal_ray.storage.store import Store
 
 pytestmark = pytest.mark.thorough
@@ -267,7 +260,3 @@ def test_a_column_that_nobody_made_is_an_error_and_no_null():
     assert assembled(schema, found, {"gate": "it has none"}, 1)["a"].null_count == 1
     (row,) = absent(schema, "m", "why").to_pylist()
     assert row == {"model": "m", "a": None, "null_reason": "why"}
-    stored = with_reasons({"x": torch.zeros(1)}, {"gate": "it has none"})
-    assert not_measured(stored) == {"gate": "it has none"}
-    with pytest.raises(KeyError):
-        not_measured({"x": torch.zeros(1)})

@@ -38,7 +38,8 @@ from universal_ray.models.decoder import load_decoder
 from universal_ray.models.source import resolve
 from universal_ray.models.weights import load_weights
 from universal_ray.report.tables import SUMMARY
-from universal_ray.stages.inputs import find_models, outline
+from universal_ray.stages.inputs import outline
+from universal_ray.stages.models import Models, find_models
 from universal_ray.stages.roles.schemas import ROLES
 from universal_ray.stages.roles.stage import RolesStage
 from universal_ray.stages.roles.summary import TABLE_PATHS
@@ -187,7 +188,7 @@ def test_compositions_over_layers_are_listed_from_either_end(run, inputs):
     assert weights.query_HCK is not None and weights.key_HCK is not None
     joined_HCC = (weights.query_HCK.double() @ weights.key_HCK.double().transpose(1, 2)).numpy()
     heads = len(joined_HCC) // weights.layers
-    for row in rows_of(store, "statistics", inputs[0][0])[::10]:
+    for row in rows_of(store, "statistics", inputs[0][0])[::30]:
         lists = "vocab_top", "in_embed_bottom", "token_max"
         assert [len(row[name]) for name in lists] == [LISTED] * len(lists)
         layer = row["layer"]
@@ -257,31 +258,40 @@ WRONG: dict[str, dict[Any, str]] = {
 }
 
 
-def described(study: Study) -> None:
+@pytest.fixture(scope="module")
+def models(inputs, tmp_path_factory) -> Models:
+    """Of every study here, found once."""
+    study = make_study(tmp_path_factory.mktemp("found") / "run", *inputs)
+    return find_models(study, Store(study.run.dir))
+
+
+def described(models: Models, study: Study) -> None:
     """The rows of its plan, before any work."""
     store = Store(study.run.dir)
-    found = outline(find_models(study, store), store)
+    found = outline(replace(models, study=study), store)
     assert found is not None
     RolesStage.describe(found, store)
 
 
-def test_a_corpus_of_one_row_is_refused_for_what_it_is(inputs, tmp_path):
-    models, _, words = inputs
+def test_a_corpus_of_one_row_is_refused_for_what_it_is(models, inputs, tmp_path):
+    paths, _, words = inputs
     row = [0, *range(1, CONTEXT)]
     datasets.Dataset.from_dict({"tokens": [row]}).save_to_disk(tmp_path / "tokens")
-    study = make_study(tmp_path / "run", models, str(tmp_path / "tokens"), words)
+    study = make_study(tmp_path / "run", paths, str(tmp_path / "tokens"), words)
     with pytest.raises(ConfigurationError, match=r"the corpus has one row .* leave the roles out"):
-        described(study)
+        described(models, study)
 
 
 @pytest.mark.parametrize(
     ("key", "name", "told"),
     [(key, name, told) for key, names in WRONG.items() for name, told in names.items()],
 )
-def test_a_wrong_name_is_refused_in_a_sentence_before_work(inputs, tmp_path, key, name, told):
+def test_a_wrong_name_is_refused_in_a_sentence_before_work(
+    models, inputs, tmp_path, key, name, told
+):
     study = changed(make_study(tmp_path / "run", *inputs), **{f"roles__{key}": [name]})
     with pytest.raises(ConfigurationError, match=told) as caught:
-        described(study)
+        described(models, study)
     assert str(name) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
