@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from universal_ray.errors import ConfigurationError
+from universal_ray.maths.roles import responses
 from universal_ray.maths.roles.detectors import (
     BOTH_ENDS,
     NONE,
@@ -51,6 +52,32 @@ def planted() -> torch.Tensor:
         ],
         dim=1,
     )  # fmt: skip
+
+
+def test_of_n_grams_that_detect_the_same_the_shortest_are_told():
+    """A neuron of the id 3, before which there is a 5 always, and one of the pair 5 2."""
+    token_BP = tokens()
+    token_BP[:, 1:][token_BP[:, :-1] == 5] = 2
+    token_BP[:, ::8], token_BP[:, 1::8] = 5, 3
+    token_BP[:, 2::8] = 0
+    token_BP[:, :-1][(token_BP[:, 1:] == 3) & (token_BP[:, :-1] != 5)] = 5
+    pair_BP = (token_BP == 2) & (token_BP.roll(1, 1) == 5)
+    pair_BP[:, 0] = False
+    active_TD = torch.stack([(token_BP == 3).flatten(), pair_BP.flatten()], dim=1)
+    both, rows, places = torch.arange(2), *token_BP.shape
+    layer = responses.LayerResponses(
+        context=places, width=2, candidates=dict.fromkeys(responses.LENGTHS, both),
+        role_R=torch.arange(0), member_VR=torch.zeros(VOCABULARY, 0, dtype=torch.bool),
+    )  # fmt: skip
+    x_TD = active_TD.double() - 0.5
+    layer.update_(x_TD, x_TD, responses.Where(
+        position_T=torch.arange(places).repeat(rows),
+        next_T=torch.full((rows * places,), responses.NO_NEXT),
+        grams={each: ngrams(token_BP, each, VOCABULARY) for each in responses.LENGTHS},
+    ))  # fmt: skip
+    found = layer.found()
+    assert found.detector_length_D.tolist() == [1, 2]
+    assert found.detector_ngram_DG[:, 0].tolist() == [3, 5 * VOCABULARY + 2]
 
 
 def test_token_detectors_are_found_and_the_rest_is_not():
