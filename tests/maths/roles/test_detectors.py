@@ -64,7 +64,8 @@ def test_of_n_grams_that_detect_the_same_the_shortest_are_told():
     pair_BP = (token_BP == 2) & (token_BP.roll(1, 1) == 5)
     pair_BP[:, 0] = False
     active_TD = torch.stack([(token_BP == 3).flatten(), pair_BP.flatten()], dim=1)
-    both, rows, places = torch.arange(2), *token_BP.shape
+    both = torch.arange(2)
+    rows, places = token_BP.shape
     layer = responses.LayerResponses(
         context=places, width=2, candidates=dict.fromkeys(responses.LENGTHS, both),
         role_R=torch.arange(0), member_VR=torch.zeros(VOCABULARY, 0, dtype=torch.bool),
