@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedIOBase, BytesIO
@@ -233,17 +234,26 @@ def _join(name: str, parts: Sequence[tuple[Path, State]]) -> State:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without the bars and reports of transformers: what they say is looked at here."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
     from transformers.utils import logging as messages
 
     bars, level = messages.is_progress_bar_enabled(), messages.get_verbosity()
+    of_hub = not are_progress_bars_disabled()
     messages.disable_progress_bar()
     messages.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
         messages.set_verbosity(level)
-        if bars:
-            messages.enable_progress_bar()
+        with warnings.catch_warnings():  # the environment may have the hub's off for good
+            warnings.simplefilter("ignore")
+            if bars:
+                messages.enable_progress_bar()  # and the hub's with them
+            (enable_progress_bars if of_hub else disable_progress_bars)()
 
 
 def build(
