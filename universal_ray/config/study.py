@@ -16,6 +16,7 @@ from universal_ray.config.numbers import check_finite, check_positive
 from universal_ray.config.report import ReportConfig, counts
 from universal_ray.config.roles import Bound as Bound
 from universal_ray.config.roles import RolesConfig as RolesConfig
+from universal_ray.config.similarity import SimilarityConfig
 from universal_ray.config.site import check_site
 from universal_ray.errors import ConfigurationError
 
@@ -250,6 +251,8 @@ class Study:
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
     """What a match without a privileged basis would give: best partners among rotated neurons."""
     universal: UniversalConfig = field(default_factory=UniversalConfig)
+    similarity: SimilarityConfig = field(default_factory=SimilarityConfig)
+    """How alike whole layers are, from the same sums."""
     taxonomy: TaxonomyConfig = field(default_factory=TaxonomyConfig)
     """Of the stage `profile`: statistics, features and families of neurons."""
     roles: RolesConfig = field(default_factory=RolesConfig)
@@ -289,7 +292,7 @@ def check(study: Study) -> None:
             raise ConfigurationError(f"{key} is {value}: give a number of at least 0")
     if not study.run.dir.strip():
         raise ConfigurationError("run.dir is empty: name a directory")
-    for key in ("roles.sweep", "roles.sweep_pre", "roles.bounds"):
+    for key in ("roles.sweep", "roles.sweep_pre", "roles.bounds", "similarity.measures"):
         given = value_of(study, key)
         if len(set(given)) < max(key == "roles.sweep", len(given)):
             raise ConfigurationError(f"{key} is {given}: give values, each once")

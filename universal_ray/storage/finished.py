@@ -23,6 +23,7 @@ CORRELATIONS, PROFILE, ROLES, REPORT = "correlations", "profile", "roles", "repo
 
 PAIRS_PATH = f"{FOLDER}/pairs.parquet"
 NEURONS_PATH = f"{FOLDER}/neurons.parquet"
+SIMILARITY_PATH = f"{FOLDER}/similarity.parquet"
 SUMMARY_PATH = f"{FOLDER}/summary.json"
 STATISTICS_PATH = f"{FOLDER}/statistics.parquet"
 FEATURES_PATH = f"{FOLDER}/features.parquet"
@@ -38,7 +39,7 @@ CONDITIONAL_PATH = f"{FOLDER}/conditional.parquet"
 DESCRIPTIONS_PATH = f"{FOLDER}/descriptions.parquet"
 
 TABLES = {
-    CORRELATIONS: (PAIRS_PATH, NEURONS_PATH, SUMMARY_PATH),
+    CORRELATIONS: (PAIRS_PATH, NEURONS_PATH, SIMILARITY_PATH, SUMMARY_PATH),
     PROFILE: (
         STATISTICS_PATH, FEATURES_PATH, TAXONOMY_PATH, BANK_PATH, NEURONS_PATH, SUMMARY_PATH,
     ),

@@ -23,6 +23,7 @@ _NAMES = (
     rf"calibration/{_ID}-{_ID}\.(safetensors|json)",
     rf"moments/{_ITEM}/(unit|block)-\d{{6,}}-{_KEY}/{_LAYER}",
     rf"reduce/{_ITEM}-{_KEY}/(model\.(safetensors|json)|{_LAYER})",
+    rf"similarity/pair-{_ID}-{_ID}-{_KEY}/({_LAYER}|matched\.(safetensors|json))",
     rf"profile/topics-{_ID}(\.json|/(done|topics)\.json|/topics\.safetensors)",
     rf"profile/bank-{_ID}/bank\.(safetensors|json)",
     rf"profile/labels-{_ID}/shard-\d{{2,}}\.(safetensors|json)",
@@ -42,7 +43,7 @@ _NAMES = (
     rf"examples/(windows|transfer)-{_ID}/{_ID}\.(safetensors|json)",
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(done|profile|roles|summary)\.json",
     r"tables/(unfinished/\w+-[0-9a-f]{12}/)?(pairs|neurons|statistics|features|taxonomy|bank|roles|interventions|attention|heads"
-    r"|vocabulary|examples|conditional|descriptions)\.parquet",
+    r"|vocabulary|examples|conditional|descriptions|similarity)\.parquet",
     rf"{REPORT}/(unfinished/)?(done\.json|index\.html|app\.js|style\.css)",
     rf"{REPORT}/(unfinished/)?figures/[a-z_]+(-\d+)?\.(svg|pdf|csv)",
     rf"{REPORT}/(unfinished/)?data/(front|levels|vocabulary|descriptions|tokens|(index|tokens|neurons)-\d+)\.js",

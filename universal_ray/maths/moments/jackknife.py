@@ -33,8 +33,7 @@ def jackknife_error(
     """
     used_G = n_G > 0
     n_G, cross_GR = n_G[used_G], cross_GR[used_G]
-    groups = n_G.numel()
-    if groups < 2:
+    if n_G.numel() < 2:
         return cross_GR.new_full(cross_GR.shape[1:], torch.nan)
     sums_GR = [side.sum_GR[used_G] for side in (left, right)]
     squares_GR = [side.squares_GR[used_G] for side in (left, right)]
@@ -46,9 +45,20 @@ def jackknife_error(
         [s.sum(0) - s for s in sums_GR],
         [q.sum(0) - q for q in squares_GR],
     )
+    return error_of(n_G, r_R, left_out_GR)
+
+
+def error_of(
+    n_G: Float[Tensor, "G"], value_R: Float[Tensor, "R"], left_out_GR: Float[Tensor, "G R"]
+) -> Float[Tensor, "R"]:
+    """Standard error of what all tokens give, from what they give without one group at a time.
+
+    Every group has tokens, and there are two at least.
+    """
+    groups, n = n_G.numel(), n_G.sum()
     weight_G1 = (n / n_G)[:, None]
-    pseudo_GR = weight_G1 * r_R - (weight_G1 - 1) * left_out_GR
-    estimate_R = groups * r_R - ((1 - 1 / weight_G1) * left_out_GR).sum(0)
+    pseudo_GR = weight_G1 * value_R - (weight_G1 - 1) * left_out_GR
+    estimate_R = groups * value_R - ((1 - 1 / weight_G1) * left_out_GR).sum(0)
     variance_R = ((pseudo_GR - estimate_R) ** 2 / (weight_G1 - 1)).sum(0) / groups
     return variance_R.sqrt()
 

@@ -76,3 +76,17 @@ def best_rotated(
     r_RD = covariance_RD / rotated_squares_D.clamp_min(0).sqrt()
     r_RD[:, ~alive_D] = -torch.inf
     return (r_RD.amax(1) / squares_R.clamp_min(0).sqrt()).clamp_max(1)
+
+
+def correlated_rotated(
+    centred_RD: Float[Tensor, "R D"],
+    weights_DD: Float[Tensor, "D D"],
+    *,
+    rotated_squares_D: Float[Tensor, "D"],
+    squares_R: Float[Tensor, "R"],
+) -> Float[Tensor, "R C"]:
+    """All of these correlations, with the rotated units that vary. Every row has to vary."""
+    alive_D = rotated_squares_D > 0
+    covariance_RC = centred_RD @ weights_DD[alive_D].T
+    r_RC = covariance_RC / rotated_squares_D[alive_D].sqrt() / squares_R[:, None].sqrt()
+    return r_RC.clamp_(-1, 1)

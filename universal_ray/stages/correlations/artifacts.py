@@ -1,9 +1,10 @@
 """What the correlations store, and where: sums, reduced models, reduced rows, tables.
 
 Shapes: N neurons of a model, G groups of tokens (blocks, then trailing units), K draws of the
-rotation, R rows (or columns) of a matrix of correlations.
+rotation, R rows (or columns) of a matrix of correlations, P pairs of neurons.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +30,16 @@ MOMENTS = Artifact(
     depends_on=(SUMS, "baseline.rotations", "baseline.kind", "baseline.seed"),
 )
 CORRELATED = Artifact(name="correlations", version=2, depends_on=(MOMENTS,))
+MATCHED = Artifact(name="one-to-one matchings", version=1, depends_on=(CORRELATED,))
+SIMILAR = Artifact(
+    name="similarities of layers", version=1, depends_on=(MOMENTS, "similarity.measures")
+)
 TABLES = Artifact(
     name="tables of the correlations",
-    version=3,
-    depends_on=(CORRELATED, "models.revisions", "universal.threshold"),
+    version=4,
+    depends_on=(CORRELATED, MATCHED, SIMILAR, "models.revisions", "universal.threshold"),
 )
-ARTIFACTS = (SUMS, MOMENTS, CORRELATED, TABLES)
+ARTIFACTS = (SUMS, MOMENTS, CORRELATED, MATCHED, SIMILAR, TABLES)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,27 @@ class ReducedRows:
     """with that of the one before, NaN for the first"""
 
 
+@dataclass(frozen=True)
+class Matched:
+    """A one-to-one matching of the neurons of a pair of models, by their flat indices."""
+
+    row_P: Tensor
+    column_P: Tensor
+    corr_P: Tensor
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """One layer of a pair's first model beside the L layers of its second, by X measures in the
+    order of the study, and back; NaN where there is none. Float64.
+    """
+
+    value_2XL: Tensor
+    error_2XL: Tensor
+    draws_2XLK: Tensor
+    """what chance gives"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """What correlations are made by, wherever their sums lie."""
@@ -106,16 +132,21 @@ class Reduction(Terms):
     """what its units are"""
     layout: Layout
     settled: dict[str, Any]
+    measures: tuple[str, ...]
+    """of layers"""
 
     def folder(self, item: Item) -> str:
         """Where the results of an item go: another folder when what they come from changes."""
+        artifact = MOMENTS if len(item.models) == 1 else CORRELATED
+        return f"reduce/{self._named(item, artifact)}"
+
+    def _named(self, item: Item, artifact: Artifact) -> str:
         members = [Item((model,)) for model in item.models]
         sources = sorted(
             folder for each in {item, *members} for folder, _ in self.layout.folders(each)
         )
-        artifact = MOMENTS if len(item.models) == 1 else CORRELATED
         key = artifact.fingerprint(self.settled, sources, rotation.STREAMS, TOP)
-        return f"reduce/{item.key}-{key[:8]}"
+        return f"{item.key}-{key[:8]}"
 
     def model_file(self, model: Model) -> str:
         """What is stored of a model."""
@@ -124,6 +155,24 @@ class Reduction(Terms):
     def rows_file(self, pair: Item, layer: int) -> str:
         """What is stored of one layer of a pair's first model."""
         return layer_file(self.folder(pair), layer)
+
+    def matched_file(self, pair: Item) -> str:
+        """The one-to-one matching of a pair."""
+        return f"similarity/{self._named(pair, MATCHED)}/matched.safetensors"
+
+    def similar_file(self, pair: Item, layer: int) -> str:
+        """Measures of one layer of a pair's first model."""
+        return layer_file(f"similarity/{self._named(pair, SIMILAR)}", layer)
+
+    def folders(self, items: Iterable[Item]) -> set[str]:
+        """All that hold results."""
+        found = set()
+        for item in items:
+            found.add(self.folder(item))
+            if len(item.models) == 2:
+                found.add(f"similarity/{self._named(item, MATCHED)}")
+                found.add(f"similarity/{self._named(item, SIMILAR)}")
+        return found
 
     def read_model(self, store: Store, model: Model) -> ReducedModel:
         return artifacts.get(store, self.model_file(model), ReducedModel)
@@ -138,6 +187,7 @@ def reduction(found: Outline, store: Store) -> Reduction:
         site=found.site,
         layout=found.layout,
         settled=found.settled,
+        measures=tuple(measure.value for measure in found.study.similarity.measures),
         policy=policy.value,
         device=found.study.cluster.device.value,
         rotations=found.study.baseline.rotations,

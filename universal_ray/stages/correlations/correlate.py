@@ -27,9 +27,10 @@ from universal_ray.planning.items import Model
 from universal_ray.runtime.measure import machine_bytes
 from universal_ray.stages.correlations.artifacts import Terms
 from universal_ray.stages.correlations.batches import Given
+from universal_ray.stages.correlations.partners import matched, partners
 from universal_ray.stages.correlations.reading import Reading, sums_of
 from universal_ray.stages.correlations.reduce import directions, reduced_model, reduced_rows
-from universal_ray.stages.correlations.tables import mutual_partners, neuron_table, pair_table
+from universal_ray.stages.correlations.tables import neuron_table, pair_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,8 +143,8 @@ def correlate(
     ]
     both = directions(terms, pair, left, right, parts)
     found = {
-        direction.model: pair_table(direction, flags, 0, None)
-        for direction, flags in zip(both, mutual_partners(*both), strict=True)
+        direction.model: pair_table(direction, own, 0, None)
+        for direction, own in zip(both, partners(*both, matched(*both)), strict=True)
     }
     tables = [found[model] for model in models]
     return Correlations(

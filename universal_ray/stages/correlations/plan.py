@@ -17,6 +17,11 @@ from universal_ray.planning.costs import (
     table_share,
 )
 from universal_ray.planning.items import Item, Layout, Model, Unit
+from universal_ray.planning.similarities import (
+    matching_bytes,
+    similarity_bytes,
+    similarity_work,
+)
 
 
 @dataclass(frozen=True)
@@ -157,23 +162,46 @@ RANDOM_SECONDS = 8e-9
 """Of one CPU thread for a random number of a rotation."""
 
 
-def cost(plan: Plan, *, rotations: int, reductions: Sequence[tuple[Item, int]]) -> Cost:
-    """What the correlations take; `reductions`: layers of pairs that are left to correlate."""
+def cost(
+    plan: Plan,
+    rotations: int,
+    measures: Sequence[str],
+    *,
+    reductions: Sequence[tuple[Item, int]],
+    matchings: Sequence[Item],
+    similarities: Sequence[tuple[Item, int]],
+) -> Cost:
+    """What the correlations take; of what is left to make, `reductions`: layers of pairs to
+    correlate, `matchings`: pairs to match, `similarities`: layers of pairs to measure.
+    """
     sums = [part for group in plan.groups for held in group for part in held]
     held = [sum(part.sums_bytes for part in held) for group in plan.groups for held in group]
     kept = plan.bytes_kept + sum(ROW_BYTES * _reduced_rows(pair) for pair in plan.pairs)
     layer = max(part.sums_bytes // (part.stop - part.start) for part in sums)
-    reducing = 8 * layer  # float64: a layer of a pair, centred, as correlations, turned round
+    memory = {
+        # float64: a layer of a pair, centred, as correlations, turned round
+        "reductions": 8 * layer,
+        "matchings": max(map(matching_bytes, plan.pairs)),
+    }
+    if measures:
+        memory["similarities"] = max(
+            similarity_bytes(pair, rotations, measures) for pair in plan.pairs
+        )
     device = {"sums": plan.worker_bytes}
     if plan.footprint.device is Device.cpu:
-        device["reductions"] = reducing
+        device |= memory
+    groups = len(plan.layout.blocks) + len(plan.layout.trailing)
     return Cost(
-        work=_work(plan, rotations, reductions),
+        work=[
+            *_work(plan, rotations, reductions),
+            *similarity_work(rotations, measures, groups, matchings, similarities),
+            *_tables(plan),
+        ],
         kept=kept,
         passing=plan.passing_bytes,
         device=device,
         # A pass is written, a block folded, and the next pass waits on the GPU.
-        host={"sums": max(held) + RING_BYTES + 5 * layer, "reductions": reducing},
+        host={"sums": max(held) + RING_BYTES + 5 * layer, **memory},
     )
 
 
@@ -183,7 +211,7 @@ def _reduced_rows(pair: Item) -> int:
 
 
 def _work(plan: Plan, rotations: int, reductions: Sequence[tuple[Item, int]]) -> list[Share]:
-    """None where all is there but the tables."""
+    """Of sums and correlations: none where all is there."""
     work, found = plan.work, []
     if work:
         steps = len(work)
@@ -210,8 +238,11 @@ def _work(plan: Plan, rotations: int, reductions: Sequence[tuple[Item, int]]) ->
             )
             for kind, amount in ((DOUBLE, rotated), (HOST, RANDOM_SECONDS * random))
         ]
-    rows = 2 * sum(model.neurons for pair in plan.pairs for model in pair.models)
-    return [*found, table_share(rows)]
+    return found
+
+
+def _tables(plan: Plan) -> list[Share]:
+    return [table_share(2 * sum(model.neurons for pair in plan.pairs for model in pair.models))]
 
 
 def describe(plan: Plan, unit: str) -> list[tuple[str, str]]:

@@ -86,7 +86,7 @@ def reduced_model(
             torch.stack(
                 [
                     rotation.rotated_squares(weights_DD, gram_DD)
-                    for weights_DD in _rotations(terms, model, layer, scale_N)
+                    for weights_DD in rotations(terms, model, layer, scale_N)
                 ]
             )
         )
@@ -100,7 +100,7 @@ def reduced_model(
     )
 
 
-def _rotations(
+def rotations(
     terms: Terms, model: Model, layer: int, scale_N: torch.Tensor
 ) -> Iterator[torch.Tensor]:
     """Every draw for one layer, as a map of the scaled sums."""
@@ -198,7 +198,7 @@ def _baseline(
                 rotated_squares_D=stored.rotated_KN[draw, span].to(terms.device),
                 squares_R=squares_R.to(terms.device),
             ).cpu()
-            for draw, weights_DD in enumerate(_rotations(terms, model, layer, stored.scale_N))
+            for draw, weights_DD in enumerate(rotations(terms, model, layer, stored.scale_N))
         ]
     )
 

@@ -1,10 +1,12 @@
-"""Schemas of `pairs.parquet` and `neurons.parquet`, every column with its meaning and unit."""
+"""Schemas of `pairs.parquet`, `neurons.parquet` and `similarity.parquet`, every column with its
+meaning and unit.
+"""
 
 import pyarrow as pa
 
 from universal_ray.stages.neurons import INDEX, SITE, WHO
 from universal_ray.storage.columns import Table, list_of, under
-from universal_ray.storage.finished import NEURONS_PATH, PAIRS_PATH
+from universal_ray.storage.finished import NEURONS_PATH, PAIRS_PATH, SIMILARITY_PATH
 from universal_ray.storage.reasons import field
 
 NO_PARTNER = "no neuron of the other model varies enough over the kept tokens"
@@ -15,6 +17,7 @@ R = "correlation"
 NULL_REASON = field("null_reason", pa.string(), "text", "why a row has no correlation",
                     null="it has one")  # fmt: skip
 
+ALONE = "it has a better sum without it, or without any correlation"
 PAIRS = pa.schema(
     [
         *WHO[:2],
@@ -54,6 +57,14 @@ PAIRS = pa.schema(
               null="there is one draw"),
         field("baseline_draws", list_of(pa.float64()), R, "largest with any rotated unit, by draw"),
         field("mutual", pa.bool_(), "yes/no", "its best partner's best partner is this neuron"),
+        field("assigned_layer", pa.int16(), INDEX, "layer of its partner in the one-to-one "
+              "matching of both models with the largest sum of correlations, of pairs in the list "
+              "of the best of either", null=ALONE),
+        field("assigned_neuron", pa.int32(), INDEX, "that neuron within its layer", null=ALONE),
+        field("assigned_corr", pa.float64(), R, "with it", null=ALONE),
+        field("anchors", pa.int32(), "models", "further models with a neuron that is the mutual "
+              "best partner both of this neuron and of its own mutual best partner in `other`",
+              null="no further model is compared with both"),
         field("n", pa.int64(), "tokens", "tokens that count"),
         field("n_excluded", pa.int64(), "tokens", "tokens left out by corpus.exclude"),
         NULL_REASON,
@@ -80,6 +91,34 @@ NEURONS = pa.schema(
     ]
 )
 
+NO_MEASURE = (
+    "a layer has no neuron with a correlation, or (svcca, pwcca, regression) tokens are fewer than "
+    "components"
+)
+SIMILARITY = pa.schema(
+    [
+        field("model", pa.string(), "name", "model whose layer is asked about"),
+        field("other", pa.string(), "name", "model that it is compared with"),
+        field("measure", pa.string(), "name", "of similarity.measures, see docs/similarity.md"),
+        field("layer", pa.int16(), INDEX, "layer of `model`"),
+        field("other_layer", pa.int16(), INDEX, "layer of `other`",
+              null="the row is of the best layer: `value` is the largest over them, and so is each "
+              "of `null_draws`, which search as much"),
+        field("value", pa.float64(), "1", "how alike they are, 1 at most", null=NO_MEASURE),
+        field("se", pa.float64(), "1", "jackknife standard error of the value",
+              null="there are too few blocks of tokens, or there is no value"),
+        field("null", pa.float64(), "1", "what chance gives, mean over draws", null=NO_MEASURE),
+        field("null_se", pa.float64(), "1", "standard error of that mean",
+              null="there is one draw, or no value"),
+        field("null_draws", list_of(pa.float64()), "1", "what chance gives, by draw",
+              null=NO_MEASURE),
+        field("null_kind", pa.string(), "name", "what chance is: `rotation` (the layer of `other` "
+              "rotated) or `tokens` (its tokens in a random order)"),
+        field("n", pa.int64(), "tokens", "tokens that count"),
+        *SITE,
+    ]
+)
+
 TABLES = (
     Table(
         path=NEURONS_PATH,
@@ -92,6 +131,12 @@ TABLES = (
         row="a neuron and another model, in whose neurons it looks for partners",
         sorted_by=("model", "other", "layer", "neuron"),
         schema=PAIRS,
+    ),
+    Table(
+        path=SIMILARITY_PATH,
+        row="a layer, a layer of another model or the best of them, and a measure",
+        sorted_by=("model", "other", "measure", "layer", "other_layer"),
+        schema=SIMILARITY,
     ),
 )
 

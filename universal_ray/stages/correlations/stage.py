@@ -14,7 +14,7 @@ from universal_ray.runtime.measure import forecast
 from universal_ray.runtime.progress import Forecast
 from universal_ray.runtime.task import Batch, Task, call
 from universal_ray.stages.assignment import assign
-from universal_ray.stages.correlations import folding, reduce
+from universal_ray.stages.correlations import folding, reduce, similarity
 from universal_ray.stages.correlations.artifacts import (
     Reduction,
     reduction,
@@ -47,6 +47,25 @@ def left_to_reduce(
     ]
 
 
+def left_to_match(
+    recipe: Reduction, plan: Plan, made: Iterable[str]
+) -> tuple[list[Item], list[tuple[Item, int]]]:
+    """Pairs that are not matched, and layers of pairs that no measure is of, among the paths of
+    what is `made`.
+    """
+    there = set(made)
+    return (
+        [p for p in plan.pairs if checked.marker_of(recipe.matched_file(p)) not in there],
+        [
+            (pair, layer)
+            for pair in plan.pairs
+            for layer in range(pair.layers)
+            if recipe.measures
+            and checked.marker_of(recipe.similar_file(pair, layer)) not in there
+        ],
+    )
+
+
 class CorrelationsStage:
     """Calibrations first, then units; each block folds when the last of its units is there."""
 
@@ -74,7 +93,11 @@ class CorrelationsStage:
         """What it takes, of what is left of it."""
         plan, recipe = make_plan(found, claimed(found, store)), reduction(found, store)
         reductions = left_to_reduce(recipe, plan, store.list("reduce"))
-        taken = cost(plan, rotations=recipe.rotations, reductions=reductions)
+        matchings, layers = left_to_match(recipe, plan, store.list("similarity"))
+        taken = cost(
+            plan, recipe.rotations, recipe.measures,
+            reductions=reductions, matchings=matchings, similarities=layers,
+        )  # fmt: skip
         return replace(taken, work=()) if not plan.work and stand(found, store) else taken
 
     def forecast(self) -> Forecast:
@@ -106,8 +129,12 @@ class CorrelationsStage:
             )
         folding.drop(self.store, list(damaged))
         if damaged:
-            for path in self.store.list("reduce"):
+            for path in self._made():
                 self.store.delete(path)
+
+    def _made(self) -> list[str]:
+        """All that was made of sums."""
+        return [*self.store.list("reduce"), *self.store.list("similarity")]
 
     def batches(self, memory: list[tuple[str, float]]) -> Iterator[Batch]:
         study = self.inputs.study
@@ -139,6 +166,16 @@ class CorrelationsStage:
         ]
         every = sum(pair.layers for pair in plan.pairs)
         yield Batch("correlations", rows, every - len(rows))
+        matchings, similarities = left_to_match(recipe, plan, self.store.list("similarity"))
+        match = [
+            call(similarity.match, f"match-{pair.key}", recipe, pair) for pair in matchings
+        ]
+        yield Batch("matchings", match, len(plan.pairs) - len(match))
+        layers = [
+            call(similarity.similar_rows, f"similar-{pair.key}-{layer}", recipe, pair, layer)
+            for pair, layer in similarities
+        ]
+        yield Batch("similarities", layers, (every if recipe.measures else 0) - len(layers))
         told = (recipe, plan, study.models, study.universal.threshold, self.fingerprint)
         yield Batch("tables", [call(assemble, "tables-of-correlations", *told)])
 
@@ -151,9 +188,9 @@ class CorrelationsStage:
 
     def end(self) -> None:
         finished.Draft(self.store, self.name, self.fingerprint).swap_in()
-        fresh = {self.recipe.folder(item).split("/")[1] for item in self.plan.items}
-        for path in self.store.list("reduce"):
-            if path.split("/")[1] not in fresh:
+        fresh = self.recipe.folders(self.plan.items)
+        for path in self._made():
+            if "/".join(path.split("/")[:2]) not in fresh:
                 self.store.delete(path)
 
     def _calibrations(self) -> list[Task]:

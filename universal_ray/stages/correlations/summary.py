@@ -12,16 +12,20 @@ import torch
 from universal_ray.config.study import ModelsConfig
 from universal_ray.planning.items import Model
 from universal_ray.planning.names import short_names
-from universal_ray.stages.correlations.artifacts import Reduction
+from universal_ray.stages.correlations.artifacts import Matched, Reduction
+from universal_ray.stages.correlations.partners import anchors, mutual_best, partners
 from universal_ray.stages.correlations.persistence import persistence
 from universal_ray.stages.correlations.plan import Plan
 from universal_ray.stages.correlations.published import published
 from universal_ray.stages.correlations.reduce import read_pair
-from universal_ray.stages.correlations.tables import mutual_partners, neuron_table, pair_table
+from universal_ray.stages.correlations.similarity_table import both_ways, similarity_table
+from universal_ray.stages.correlations.tables import neuron_table, pair_table, with_anchors
+from universal_ray.storage import artifacts
 from universal_ray.storage.finished import (
     CORRELATIONS,
     NEURONS_PATH,
     PAIRS_PATH,
+    SIMILARITY_PATH,
     SUMMARY_PATH,
     Draft,
 )
@@ -31,36 +35,48 @@ from universal_ray.storage.store import Store
 def assemble(
     recipe: Reduction, plan: Plan, models: ModelsConfig, threshold: float, fingerprint: str
 ) -> None:
-    """Write the draft of `pairs.parquet`, `neurons.parquet` and `summary.json`.
+    """Write the draft of the tables and of `summary.json`.
 
     `fingerprint`: of what they are made from.
     """
     store = Store(recipe.store_url)
     draft = Draft(store, CORRELATIONS, fingerprint)
     by_model: dict[str, list[pa.Table]] = defaultdict(list)
+    best: dict[tuple[str, str], torch.Tensor] = {}
+    similar: dict[tuple[str, str], pa.Table] = {}
     length = len(plan.models) // (len(models.revisions) or 1)
     groups = [plan.models[start : start + length] for start in range(0, len(plan.models), length)]
     for pair in plan.pairs:
         rows, columns = read_pair(store, recipe, pair)
         excluded = plan.total_tokens - int(rows.n)
-        mutual = mutual_partners(rows, columns)
+        found = partners(rows, columns, artifacts.get(store, recipe.matched_file(pair), Matched))
+        alike = both_ways(store, recipe, pair)
         # The same two models may meet at two revisions, under two names each.
         for named in ({model: model for model in group} for group in groups):
             if not all(model in named for model in pair.models):
                 continue
-            for direction, flags in zip((rows, columns), mutual, strict=True):
+            for direction, own, layers in zip((rows, columns), found, alike, strict=True):
                 shown = replace(
                     direction, model=named[direction.model], other=named[direction.other]
                 )
-                by_model[shown.model.name].append(pair_table(shown, flags, excluded, recipe.site))
+                who = shown.model.name, shown.other.name
+                best[who] = mutual_best(shown, own.mutual_N)
+                by_model[who[0]].append(pair_table(shown, own, excluded, recipe.site))
+                similar[who] = similarity_table(*who, layers, int(rows.n), recipe.site)
     names = [model.name for model in plan.models]
-    for tables in by_model.values():
+    order = sorted(best, key=lambda who: tuple(map(names.index, who)))
+    for model, tables in by_model.items():
         tables.sort(key=lambda table: names.index(table["other"][0].as_py()))
+        by_model[model] = [
+            with_anchors(table, anchors(best, model, table["other"][0].as_py(), names))
+            for table in tables
+        ]
     neurons = [neuron_table(by_model[model.name], threshold) for model in plan.references]
     width = max(model.width for model in plan.models)
     every = [table for name in names for table in by_model[name]]
     draft.put_table(PAIRS_PATH, pa.concat_tables(every), width)
     draft.put_table(NEURONS_PATH, pa.concat_tables(neurons), width)
+    draft.put_table(SIMILARITY_PATH, pa.concat_tables([similar[who] for who in order]), width)
     content: dict[str, Any] = {
         "models": [
             {

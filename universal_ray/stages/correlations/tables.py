@@ -8,6 +8,7 @@ import torch
 from universal_ray.maths.moments.correlation import NULL_REASONS, split_index
 from universal_ray.maths.moments.row_summary import distribution_moments
 from universal_ray.models.site import Site
+from universal_ray.stages.correlations.partners import NOBODY, Partners
 from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NEURONS, NO_PARTNER, PAIRS
 from universal_ray.stages.neurons import SITE, WHO, who
@@ -15,10 +16,10 @@ from universal_ray.storage.columns import lists, numbers
 
 
 def pair_table(
-    direction: Direction, mutual: torch.Tensor, n_excluded: int, site: Site | None
+    direction: Direction, partners: Partners, n_excluded: int, site: Site | None
 ) -> pa.Table:
-    """The rows of `pairs.parquet` for one direction of one pair; `site`: of its units, None where
-    they are of no model.
+    """The rows of `pairs.parquet` for one direction of one pair, without its anchors; `site`: of
+    its units, None where they are of no model.
     """
     model, other, summary = direction.model, direction.other, direction.summary
     neurons = model.neurons
@@ -43,7 +44,9 @@ def pair_table(
         "hist": lists(
             summary.histogram_RB, live.expand_as(summary.histogram_RB), pa.int32()
         ),
-        "mutual": numbers(mutual, null, pa.bool_()),
+        "mutual": numbers(partners.mutual_N, null, pa.bool_()),
+        **_assigned(partners, other.width),
+        "anchors": pa.nulls(neurons, pa.int32()),
         "n": pa.array([int(direction.n)] * neurons, pa.int64()),
         "n_excluded": pa.array([n_excluded] * neurons, pa.int64()),
         "site": pa.array([site and site.name] * neurons, pa.string()),
@@ -73,13 +76,27 @@ def pair_table(
     return pa.table([columns[name] for name in PAIRS.names], schema=PAIRS)
 
 
-def mutual_partners(rows: Direction, columns: Direction) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether each neuron is the best partner of its best partner, in both directions."""
-    forth, back = rows.summary.top_index_RK[:, 0], columns.summary.top_index_RK[:, 0]
-    return (
-        back[forth] == torch.arange(forth.numel()),
-        forth[back] == torch.arange(back.numel()),
-    )
+def _assigned(partners: Partners, width: int) -> dict[str, pa.Array]:
+    """Each neuron's partner in the one-to-one matching."""
+    nobody_N = partners.assigned_N == NOBODY
+    layer_N, neuron_N = split_index(partners.assigned_N, width)
+    return {
+        "assigned_layer": numbers(layer_N.to(torch.int16), nobody_N, pa.int16()),
+        "assigned_neuron": numbers(neuron_N.to(torch.int32), nobody_N, pa.int32()),
+        "assigned_corr": numbers(partners.assigned_corr_N, nobody_N, pa.float64()),
+    }
+
+
+def with_anchors(table: pa.Table, count_N: torch.Tensor | None) -> pa.Table:
+    """Rows of `pairs.parquet` with what is known once all pairs are: further models that agree;
+    None where there are none.
+    """
+    if count_N is None:
+        return table
+    null = torch.from_numpy(table["max_corr"].is_null().to_numpy())
+    place = table.column_names.index("anchors")
+    counts = numbers(count_N.to(torch.int32), null, pa.int32())
+    return table.set_column(place, PAIRS.field("anchors"), counts)
 
 
 def neuron_table(pairs: list[pa.Table], threshold: float) -> pa.Table:
