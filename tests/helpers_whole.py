@@ -12,6 +12,7 @@ from helpers_stages import Sending, Wrapped
 from helpers_study import ALL, CONTEXT, VOCABULARY, make, make_tokens
 
 from universal_ray.config.report import ReportConfig
+from universal_ray.config.similarity import Measure, SimilarityConfig
 from universal_ray.config.study import (
     BaselineConfig,
     ClusterConfig,
@@ -52,6 +53,7 @@ def whole_study(folder: Path, models: list[str], tokens: str, **changes: Any) ->
         cluster=ClusterConfig(workers=1),
         baseline=BaselineConfig(rotations=2),
         universal=UniversalConfig(threshold=0.02),
+        similarity=SimilarityConfig(measures=list(Measure)),
         taxonomy=TaxonomyConfig(
             topics=2, unigram_ids=0, unigram_occurrences=1, minimum_support=5, syntax=None
         ),

@@ -44,7 +44,8 @@ def source() -> Source:
     rng = np.random.default_rng(0)
     return Source(
         {
-            "neurons": _neurons(rng), "pairs": _pairs(rng), "statistics": _statistics(rng),
+            "neurons": _neurons(rng), "pairs": _pairs(rng), "similarity": _similarity(rng),
+            "statistics": _statistics(rng),
             "taxonomy": _taxonomy(rng), "conditional": _conditional(rng), "roles": _roles(rng),
             "vocabulary": table("vocabulary", {"token_id": range(len(TEXTS)), "text": TEXTS}),
             "interventions": _interventions(rng), "heads": _heads(rng),
@@ -70,6 +71,19 @@ def _pairs(rng: np.random.Generator) -> pa.Table:
         **keys, "other": ["b"] * NEURONS + ["c"] * NEURONS, "max_corr": rng.uniform(0.5, 1, rows),
         "max_layer": rng.integers(0, LAYERS, rows),
         "baseline_draws": rng.uniform(0, 0.3, (rows, DRAWS)),
+    })  # fmt: skip
+
+
+def _similarity(rng: np.random.Generator) -> pa.Table:
+    rows = [(other, measure, layer, other_layer) for other in ("b", "c")
+            for measure in ("cka", "best") for layer in range(LAYERS)
+            for other_layer in (*range(LAYERS), None)]  # fmt: skip
+    other, measure, layer, other_layer = zip(*rows, strict=True)
+    values = rng.uniform(0.5, 1, len(rows))
+    return table("similarity", {
+        "model": ["a"] * len(rows), "other": other, "measure": measure, "layer": layer,
+        "other_layer": other_layer, "value": values, "se": [0.01] * len(rows),
+        "null": values / 2, "n": [500] * len(rows),
     })  # fmt: skip
 
 

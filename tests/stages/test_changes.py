@@ -12,6 +12,7 @@ from helpers_study import CONTEXT, make
 from helpers_tiers import tiers
 from helpers_whole import copied, whole_run
 
+from universal_ray.config.similarity import Measure
 from universal_ray.config.study import (
     Bound,
     Convention,
@@ -46,6 +47,8 @@ FILES = {
     "sums over tokens": "calibration/|moments/",
     "moments of neurons": "reduce/model-",
     "correlations": "reduce/pair-",
+    "one-to-one matchings": "similarity/pair-[^/]*/matched",
+    "similarities of layers": "similarity/pair-[^/]*/(layer|done)",
     "topics": "profile/topics-",
     "feature bank": "profile/bank-",
     "labels of tokens": "profile/labels-",
@@ -71,6 +74,7 @@ OTHERWISE: dict[str, Any] = {
     "baseline.kind": Rotation.orthogonal,
     "baseline.seed": 1,
     "universal.threshold": 0.01,
+    "similarity.measures": [Measure.cka],
     "taxonomy.tokens": 6 * CONTEXT,
     "taxonomy.exclude": Exclusion.special,
     "taxonomy.convention": Convention.raw,

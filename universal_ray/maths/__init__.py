@@ -1,1 +1,1 @@
-"""The mathematics: pure functions of tensors, torch and numpy alone."""
+"""The mathematics: pure functions of tensors, torch, numpy and scipy alone."""

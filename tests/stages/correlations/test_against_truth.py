@@ -1,5 +1,6 @@
 """A whole study against float64 computations on the raw activations."""
 
+from itertools import combinations
 from pathlib import Path
 
 import datasets
@@ -20,6 +21,7 @@ from helpers_study import (
 )
 from helpers_study import true_activations as activations
 from scipy import stats
+from scipy.optimize import linear_sum_assignment
 
 from universal_ray.config.study import Pairs
 from universal_ray.maths.moments.accumulate import merge
@@ -147,6 +149,76 @@ def test_mutual_partners(study):
         for index, row in enumerate(rows_of(store, model, other)):
             if row["null_reason"] is None:
                 assert row["mutual"] == (back[forth[index]] == index)
+
+
+def test_the_matching_has_the_largest_sum_over_the_best_of_either_side(study):
+    config, store, truth = study
+    names = names_of(config)
+    for model, other in combinations(names, 2):
+        r = np.nan_to_num(truth.r(model, other), nan=-9)
+        listed = np.zeros_like(r)  # a pair of nobody is worth nothing
+        for axis in (0, 1):
+            best = np.argsort(-r, axis=axis, kind="stable").take(range(50), axis)
+            np.put_along_axis(listed, best, np.take_along_axis(r, best, axis).clip(0), axis)
+        largest = listed[linear_sum_assignment(listed, maximize=True)].sum()
+        forth, back = rows_of(store, model, other), rows_of(store, other, model)
+        pairs = [
+            (place, row["assigned_layer"] * DENSE + row["assigned_neuron"])
+            for place, row in enumerate(forth) if row["assigned_corr"] is not None
+        ]  # fmt: skip
+        assert sum(r[pair] for pair in pairs) == pytest.approx(largest, abs=1e-4)
+        assert {(b, a) for a, b in pairs} == {
+            (place, row["assigned_layer"] * DENSE + row["assigned_neuron"])
+            for place, row in enumerate(back) if row["assigned_corr"] is not None
+        }  # fmt: skip
+        assert len(dict(pairs)) == len({b for _, b in pairs}) == len(pairs) > NEURONS / 2
+        for a, b in pairs:
+            assert forth[a]["assigned_corr"] == pytest.approx(r[a, b], abs=1e-6)
+    assert rows_of(store, names[0], names[1])[DEAD]["assigned_neuron"] is None
+
+
+def test_anchors_are_further_models_whose_partners_agree(study):
+    config, store, truth = study
+    names = names_of(config)
+    best = {(a, b): np.nan_to_num(truth.r(a, b), nan=-9).argmax(1) for a, b in directions(config)}
+    counts = []
+    for model, other in directions(config):
+        (third,) = set(names) - {model, other}
+        for place, row in enumerate(rows_of(store, model, other)):
+            if row["null_reason"]:
+                assert row["anchors"] is None
+                continue
+            ring = [place]
+            for a, b in ((model, other), (other, third), (third, model)):
+                ring.append(best[a, b][ring[-1]])
+            _, partner, further, _ = ring
+            mutual = (
+                ring[3] == place and best[other, model][partner] == place
+                and best[third, other][further] == partner and best[model, third][place] == further
+            )  # fmt: skip
+            assert row["anchors"] == mutual, (model, other, place)
+            counts.append(mutual)
+    assert 0 < sum(counts) < len(counts)
+
+
+def test_alignment_of_layers_is_that_of_kernels_of_tokens(study):
+    config, store, truth = study
+    table = store.get_table("tables/similarity.parquet").to_pylist()
+    kernels = {}
+    for model in names_of(config):
+        for layer in range(LAYERS):
+            x = truth.x[model][:, layer * DENSE : (layer + 1) * DENSE]
+            x = x - x.mean(0)
+            kernels[model, layer] = x @ x.T
+    layers = [row for row in table if row["other_layer"] is not None]
+    assert len(layers) == 6 * LAYERS**2 and {row["measure"] for row in table} == {"cka"}
+    for row in layers:
+        mine = kernels[row["model"], row["layer"]]
+        theirs = kernels[row["other"], row["other_layer"]]
+        cka = (mine * theirs).sum() / np.linalg.norm(mine) / np.linalg.norm(theirs)
+        assert row["value"] == pytest.approx(cka, rel=1e-5)
+        chance = mine.trace() * theirs.trace() / np.linalg.norm(mine) / np.linalg.norm(theirs)
+        assert row["null"] == pytest.approx(chance / (len(mine) - 1), abs=5 * row["null_se"])
 
 
 def test_baseline_equals_rotating_the_raw_activations(study):

@@ -11,6 +11,7 @@ from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.correlation import CONSTANT, FAINT, MOVED
 from universal_ray.maths.moments.row_summary import summarise
 from universal_ray.models.site import MLP_POST
+from universal_ray.stages.correlations.partners import NOBODY, Partners
 from universal_ray.stages.correlations.reduce import Direction
 from universal_ray.stages.correlations.schemas import NO_PARTNER, SUMMARY
 from universal_ray.stages.correlations.summary import partner_layers, summary
@@ -40,7 +41,12 @@ def pairs(
             n=9.0,
             policy=policy,
         )
-        found.append(pair_table(direction, torch.zeros(6, dtype=torch.bool), 0, MLP_POST))
+        nobody_N = torch.full((6,), NOBODY)
+        alone = Partners(
+            mutual_N=torch.zeros(6, dtype=torch.bool), assigned_N=nobody_N,
+            assigned_corr_N=torch.full((6,), torch.nan).double(),
+        )  # fmt: skip
+        found.append(pair_table(direction, alone, 0, MLP_POST))
     return found
 
 

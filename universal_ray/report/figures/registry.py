@@ -4,11 +4,18 @@ the tests follow these lists.
 
 from dataclasses import dataclass
 
-from universal_ray.report.figures import correlations, effects, logits, responses, statistics
+from universal_ray.report.figures import (
+    correlations,
+    effects,
+    logits,
+    responses,
+    similarity,
+    statistics,
+)
 from universal_ray.report.figures.figure import Figure
 
 FIGURES: tuple[Figure, ...] = (
-    *correlations.FIGURES, *statistics.FIGURES, *responses.FIGURES,
+    *correlations.FIGURES, *similarity.FIGURES, *statistics.FIGURES, *responses.FIGURES,
     *logits.FIGURES, *effects.FIGURES,
 )  # fmt: skip
 

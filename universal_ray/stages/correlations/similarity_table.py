@@ -31,7 +31,7 @@ def both_ways(store: Store, recipe: Reduction, pair: Item) -> tuple[OneWay, OneW
     """Both directions of a pair; of no measure where the study asks for none."""
     names = recipe.measures
     if not names:
-        none = torch.zeros(0, 0, 0, 0, dtype=torch.float64)
+        none = torch.zeros(0, 0, 0, 1, dtype=torch.float64)
         nothing = OneWay(
             measures=(), value_XHL=none[..., 0], error_XHL=none[..., 0], draws_XHLK=none
         )
