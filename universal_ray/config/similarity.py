@@ -29,7 +29,7 @@ class Measure(Enum):
 
 @dataclass(kw_only=True)
 class SimilarityConfig:
-    measures: list[Measure] = field(default_factory=lambda: [Measure.cka])
-    """Of every layer beside every layer of another model: `cka`, `svcca`, `pwcca`, `procrustes`,
-    `regression` (whatever the basis), `best`, `mutual`, `matching`, `partial` (neuron by neuron);
-    all but `cka` take long in wide layers, as the plan says."""
+    measures: list[Measure] = field(default_factory=list)
+    """Of every layer beside every layer of another model, none unless asked for: `cka`, `svcca`,
+    `pwcca`, `procrustes`, `regression` (whatever the basis), `best`, `mutual`, `matching`,
+    `partial` (neuron by neuron); all but `cka` take long in wide layers, as the plan says."""

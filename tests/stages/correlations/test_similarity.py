@@ -3,13 +3,15 @@
 Shapes: T tokens, D neurons of a layer.
 """
 
-from itertools import pairwise, product
+from collections import defaultdict
+from itertools import pairwise, permutations, product
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers_study import CONTEXT, inputs_of, make, true_activations
 from helpers_whole import copied, whole_run
 from scipy.optimize import linear_sum_assignment
@@ -19,6 +21,7 @@ from universal_ray.config.similarity import Measure
 from universal_ray.maths.moments.rotation import rotation
 from universal_ray.maths.similarity.measures import MEASURES
 from universal_ray.maths.similarity.subspaces import LEADING, RESOLVED
+from universal_ray.stages.correlations.partners import NOBODY, anchors
 from universal_ray.storage.finished import PAIRS_PATH, SIMILARITY_PATH
 from universal_ray.storage.store import Store
 
@@ -115,17 +118,26 @@ def worth_of(x, identity, mine, other):
     return np.mean([r.max(1).mean() for r in ways])
 
 
+def by_layers(table, *measures):
+    """Rows of two layers, by both."""
+    found = defaultdict(list)
+    for mine, other, row in of_layers(table, *measures):
+        found[mine, other].append(row)
+    return found.items()
+
+
 def test_every_measure_is_that_of_the_activations(run):
     table, x, _, identity = run
     seen = set()
-    for mine, other, row in of_layers(table, *MEASURES):
+    for (mine, other), rows in by_layers(table, *MEASURES):
         worth = worth_of(x, identity, mine, other)
         true = of_subspaces(x[mine], x[other]) | of_neurons(correlated(x[mine], x[other]), worth)
-        near = 1e-5 if row["measure"] in EXACT else 2e-3
-        if row["measure"] in ("mutual", "partial"):
-            near = 1.01 / WIDTH  # one that is as good as another
-        assert row["value"] == pytest.approx(true[row["measure"]], abs=near), row
-        seen.add((mine, other, row["measure"]))
+        for row in rows:
+            near = 1e-5 if row["measure"] in EXACT else 2e-3
+            if row["measure"] in ("mutual", "partial"):
+                near = 1.01 / WIDTH  # one that is as good as another
+            assert row["value"] == pytest.approx(true[row["measure"]], abs=near), row
+            seen.add((mine, other, row["measure"]))
     places = list(product("ab", range(LAYERS)))
     assert seen == {(a, b, name) for a in places for b in places if a[0] != b[0]
                     for name in MEASURES}  # fmt: skip
@@ -133,14 +145,16 @@ def test_every_measure_is_that_of_the_activations(run):
 
 def test_what_chance_gives_of_neurons_is_that_of_rotated_activations(run):
     table, x, _, identity = run
-    for mine, other, row in of_layers(table, "best", "mutual", "matching", "partial"):
+    for (mine, other), rows in by_layers(table, "best", "mutual", "matching", "partial"):
         worth = worth_of(x, identity, mine, other)
-        true = [of_neurons(r, worth)[row["measure"]] for r in rotated(x, identity, mine, other)]
-        near = 1e-5 if row["measure"] in EXACT else 1.01 / WIDTH
-        np.testing.assert_allclose(row["null_draws"], true, atol=near)
-        assert row["null"] == pytest.approx(np.mean(row["null_draws"]))
-        spread = np.std(row["null_draws"], ddof=1) / DRAWS**0.5
-        assert row["null_se"] == pytest.approx(spread) and row["null_kind"] == "rotation"
+        drawn = [of_neurons(r, worth) for r in rotated(x, identity, mine, other)]
+        for row in rows:
+            true = [each[row["measure"]] for each in drawn]
+            near = 1e-5 if row["measure"] in EXACT else 1.01 / WIDTH
+            np.testing.assert_allclose(row["null_draws"], true, atol=near)
+            assert row["null"] == pytest.approx(np.mean(row["null_draws"]))
+            spread = np.std(row["null_draws"], ddof=1) / DRAWS**0.5
+            assert row["null_se"] == pytest.approx(spread) and row["null_kind"] == "rotation"
     tokens = table[~table["measure"].isin(["best", "mutual", "matching", "partial"])]
     assert set(tokens["null_kind"]) == {"tokens"} and (tokens["value"] > tokens["null"]).all()
 
@@ -192,6 +206,30 @@ def test_a_study_that_asks_for_no_measure_has_none_and_the_rest_as_it_was(once, 
     assert store.get(PAIRS_PATH) == before.get(PAIRS_PATH)
     kept = {path.split("/")[2] for path in store.list("similarity")}
     assert kept == {"matched.safetensors", "matched.json"}
+
+
+def test_a_neuron_has_an_anchor_in_each_further_model_whose_mutual_partners_agree():
+    """Four models of six neurons, of causes that they share: neuron 5 of each is of none."""
+    rng = np.random.default_rng(0)
+    causes = rng.standard_normal((200, 5))
+    x = {name: np.hstack([causes[:, rng.permutation(5)], rng.standard_normal((200, 1))])
+         + rng.normal(0, 0.9, (200, 6)) for name in "abcd"}  # fmt: skip
+    best = {}
+    for a, b in permutations("abcd", 2):
+        forth, back = (r.argmax(1) for r in (correlated(x[a], x[b]), correlated(x[b], x[a])))
+        best[a, b] = torch.tensor([p if back[p] == i else NOBODY for i, p in enumerate(forth)])
+    counts = set()
+    for a, b in permutations("abcd", 2):
+        found = anchors(best, a, b, "abcd").tolist()
+        for neuron, count in enumerate(found):
+            partner = int(best[a, b][neuron])
+            rings = [
+                (int(best[a, c][neuron]), int(best[b, c][partner])) for c in {*"abcd"} - {a, b}
+            ] if partner != NOBODY else []  # fmt: skip
+            assert count == sum(one == other != NOBODY for one, other in rings)
+            counts.add(count)
+    assert counts == {0, 1, 2}
+    assert anchors(best, "a", "b", "ab") is None
 
 
 def test_measures_are_named_alike_everywhere():

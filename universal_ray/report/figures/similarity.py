@@ -30,6 +30,8 @@ def _rows(source: Source) -> pd.DataFrame:
 def matrices(source: Source) -> Made:
     rows = _rows(source)
     cells = rows[rows["other_layer"] >= 0]
+    if not len(cells):
+        raise NotDrawn("similarity.parquet has rows of the most similar layers alone")
     keys = ["measure", "layer", "other_layer"]
     data = cells.groupby(keys, sort=False).agg(
         value=("value", "mean"), null=("null", "mean"), others=("other", "size")
@@ -47,11 +49,13 @@ def matrices(source: Source) -> Made:
 def draw_matrices(data: pd.DataFrame, page: Page) -> None:
     measures = list(data["measure"].unique())
     made = paint.panels(page, len(measures), columns=3, height=2.0, right=0.7, apart=(0.45, 0.65))
-    mesh = None
+    meshes = []
     for panel, (name, own) in zip(made, data.groupby("measure", sort=False), strict=True):
         values = own.pivot(index="layer", columns="other_layer", values="value")
-        mesh = panel.pcolormesh(values.to_numpy(), cmap="Blues", vmin=0, vmax=1,
-                                rasterized=values.size > 400)  # fmt: skip
+        meshes.append(
+            panel.pcolormesh(values.to_numpy(), cmap="Blues", vmin=0, vmax=1,
+                             rasterized=values.size > 400)
+        )  # fmt: skip
         _name_layers(panel, *values.shape)
         if max(values.shape) <= FEW_LAYERS:
             for (row, column), value in np.ndenumerate(values.to_numpy()):
@@ -65,7 +69,7 @@ def draw_matrices(data: pd.DataFrame, page: Page) -> None:
     made[0].set_ylabel("layer")
     beside = made[0].get_position()
     scale = page.add_axes((1 - 0.55 / paint.INCHES, beside.y0, 0.012, beside.height))
-    page.colorbar(mesh, cax=scale)
+    page.colorbar(meshes[0], cax=scale)
 
 
 def _name_layers(panel: Axes, rows: int, columns: int) -> None:
@@ -80,6 +84,8 @@ def _name_layers(panel: Axes, rows: int, columns: int) -> None:
 def best_layers(source: Source) -> Made:
     rows = _rows(source)
     best = rows[rows["other_layer"] < 0]
+    if not len(best):
+        raise NotDrawn("similarity.parquet has no rows of the most similar layers")
     data = best[["measure", "other", "layer", "value", "se", "null"]].reset_index(drop=True)
     above = (data["value"] > data["null"]).groupby(data["measure"], sort=False).mean()
     told = ", ".join(f"{name} {share:.0%}" for name, share in above.items())
