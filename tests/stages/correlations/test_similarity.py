@@ -213,7 +213,7 @@ def test_a_neuron_has_an_anchor_in_each_further_model_whose_mutual_partners_agre
     rng = np.random.default_rng(0)
     causes = rng.standard_normal((200, 5))
     x = {name: np.hstack([causes[:, rng.permutation(5)], rng.standard_normal((200, 1))])
-         + rng.normal(0, 0.9, (200, 6)) for name in "abcd"}  # fmt: skip
+         + rng.normal(0, 1.8, (200, 6)) for name in "abcd"}  # fmt: skip
     best = {}
     for a, b in permutations("abcd", 2):
         forth, back = (r.argmax(1) for r in (correlated(x[a], x[b]), correlated(x[b], x[a])))
