@@ -13,6 +13,9 @@ MATCH_SECONDS = 7e-8
 neurons each."""
 ASSIGN_SECONDS = 3e-7
 """The same of two layers, where every neuron may go with every other: 2.8 s of 3072 each."""
+PASSES = 44
+"""Times that each number of a sum goes through memory in one reading: made float64, added, centred,
+picked and scaled: by 0.77 s of one CPU thread for 6 groups of layers of 1,024 neurons."""
 EIGEN = 12
 """FLOP of a decomposition into components, for n³,"""
 SINGULAR = {"svcca": 4, "pwcca": 22, "procrustes": 4, "regression": 0}
@@ -46,8 +49,7 @@ def similarity_work(
         left, right, layers = first.width, second.width, second.layers
         product = left * right * (left + right) * layers
         squares = left**2 + layers * right**2
-        # Every sum of a group twice: read, made float64, added.
-        traffic += 3 * 8 * 2 * groups * (left * second.neurons + squares)
+        traffic += PASSES * 8 * 2 * groups * (left * second.neurons + squares)
         if OF_NEURONS & {*measures}:
             double += 2 * rotations * product
         draws = 1 + 2 * rotations
