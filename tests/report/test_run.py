@@ -36,7 +36,7 @@ def test_a_run_tells_what_it_is_of_and_what_is_there(directory):
     run = universal_ray.open(directory)
     assert run.url == str(directory)
     assert run.stages == ("correlations",)
-    assert run.tables == ("pairs", "neurons")
+    assert run.tables == ("pairs", "neurons", "similarity")
     assert repr(run) == f"<run in {directory}, finished: correlations>"
     assert run.record["configuration"]["baseline"]["rotations"] == 3
     assert run.summary["references"][0]["neurons"] == run.table("neurons").num_rows

@@ -41,7 +41,7 @@ class Run:
     >>> run.stages
     ('correlations',)
     >>> run.tables
-    ('pairs', 'neurons')
+    ('pairs', 'neurons', 'similarity')
     >>> neurons = run.table("neurons", ["layer", "neuron", "excess_corr"]).to_pandas()
     >>> len(neurons)
     2048
