@@ -13,7 +13,7 @@ from universal_ray.storage.store import Store
 
 LEFT_ALONE = "lock/", ".nonce/", "study.yaml", "hardware.json"
 """Signs of drivers; and what says of which study a run directory is, and made on what."""
-BATCHES = 18
+BATCHES = 20
 """Of all stages, with work in them."""
 
 
@@ -61,7 +61,7 @@ def after_damage(whole, moment: Path, folder: Path, paths: list[str], kind: str)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("place", "kind"), [(9, "half"), (16, "half"), (-1, "bit")])
+@pytest.mark.parametrize(("place", "kind"), [(11, "half"), (18, "half"), (-1, "bit")])
 def test_with_a_file_of_every_kind_damaged_the_same_command_gives_the_same_tables(
     whole, tmp_path, place, kind
 ):

@@ -3,6 +3,7 @@
 One study of three architectures, of which interventions know one.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def test_tables_have_the_columns_and_the_order_that_docs_tables_says(run, table)
         if pa.types.is_string(found[name].type):
             listed = [*(Path(model).name for model in models), *KINDS, *dict.fromkeys(values)]
             values = [listed.index(value) for value in values]
-        keys.append(values)
+        keys.append([math.inf if value is None else value for value in values])
     rows = list(zip(*keys, strict=True))
     assert rows == sorted(rows)
 
