@@ -54,6 +54,18 @@ QUICK = {"roles.paths", "scores", "declared"}
 """Keys and artifacts that stand for the others."""
 
 
+def assert_as_from_nothing(study, kind: str) -> None:
+    """The tables are those that are made where none of a kind of sums was there before."""
+    store = Store(study.run.dir)
+    tables = table_bytes(store)
+    for path in store.list("roles"):
+        if path.startswith(f"roles/{kind}-"):
+            store.delete(path)
+    store.delete(finished.MARKER)
+    make(study, CORRELATIONS, PROFILE, ROLES_STAGE)
+    assert table_bytes(store) == tables
+
+
 @pytest.fixture
 def copy(run, tmp_path) -> Study:
     """The finished study in a directory of its own."""
@@ -108,13 +120,7 @@ def test_another_threshold_runs_only_interventions_that_are_new(run, copy):
     after = groups_done(copy)
     assert set(Counter(after).values()) == {shards}  # none twice
     assert len(set(after) & set(before)) >= 1 + 3  # the untouched model and every neuron swept
-    tables = table_bytes(store)
-    for path in store.list("roles"):  # as if nothing had been there before
-        if path.startswith("roles/effects-"):
-            store.delete(path)
-    store.delete(finished.MARKER)
-    make(copy, CORRELATIONS, PROFILE, ROLES_STAGE)
-    assert table_bytes(store) == tables
+    assert_as_from_nothing(copy, "effects")
 
 
 @pytest.mark.thorough
@@ -124,17 +130,10 @@ def test_one_more_path_is_ablated_alone_and_told_among_the_others(run, copy):
     assert set(Counter(before).values()) == {shards}
     copy.roles.paths = ["2", "0.4>1.0", ">2.1"]  # one is new, one is named no more
     assert run_roles(copy) == {"scores", "paths"}
-    store = Store(copy.run.dir)
     after = groups_done(copy, "paths")
     assert set(Counter(after).values()) == {shards}  # none twice
     assert len(set(after) - set(before)) == 1
-    tables = table_bytes(store)
-    for path in store.list("roles"):  # as if nothing had been there before
-        if path.startswith("roles/paths-"):
-            store.delete(path)
-    store.delete(finished.MARKER)
-    make(copy, CORRELATIONS, PROFILE, ROLES_STAGE)
-    assert table_bytes(store) == tables
+    assert_as_from_nothing(copy, "paths")
 
 
 def test_every_key_of_the_roles_is_changed():
