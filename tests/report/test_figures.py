@@ -104,6 +104,16 @@ def test_the_same_tables_make_the_same_bytes_in_another_process(tmp_path):
     assert found == checksums(*FEW) and len(found) == 3 * len(FEW)
 
 
+@pytest.mark.thorough
+def test_several_processes_draw_the_same_figures_in_their_order():
+    """One is of no model, and one is not drawn: its reason comes in its place."""
+    chosen = [BY_NAME[name] for name in ("densities", "layers", "persistence", "subset_tokens")]
+    both = [list(drawn(chosen, source(), processes)) for processes in (1, 3)]
+    assert [each.name for each in both[1]] == [each.name for each in both[0]]
+    assert [each.files for each in both[1]] == [each.files for each in both[0]]
+    assert [each.reason for each in both[1]] == [each.reason for each in both[0]]
+
+
 @pytest.mark.parametrize(
     "name",
     tiers(["densities", "depth", "alphabet", "sweeps", "subset_tokens"],

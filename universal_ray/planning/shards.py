@@ -58,10 +58,10 @@ def beside_layers(model: Model, footprint: Footprint) -> int:
 
 def layer_groups(
     model: Model, vocabulary: int, *, memory: float, footprint: Footprint, more: int = 0,
-    least: int = 1,
+    workers: int = 1,
 ) -> tuple[Layers, ...]:  # fmt: skip
-    """Layers in groups whose sums fit `memory` bytes beside the model and a batch, in `least`
-    groups or more for as many workers to share; each group is one more reading of the tokens.
+    """Layers in groups whose sums fit `memory` bytes beside the model and a batch, none longer than
+    an equal share of so many `workers`; each group is one more reading of the tokens.
 
     Raises ConfigurationError where not even one layer fits.
     """
@@ -74,7 +74,7 @@ def layer_groups(
             f"the statistics of one layer of {model.name} take {need / GIB:.1f} GiB and a worker "
             f"has {memory / GIB:.1f} GiB: use workers with more memory (cluster.memory)"
         )
-    count = -(-model.layers // max(least, -(-model.layers // count)))
+    count = -(-model.layers // max(workers, -(-model.layers // count)))
     return tuple(
         Layers(start, min(start + count, model.layers))
         for start in range(0, model.layers, count)

@@ -54,6 +54,16 @@ def test_gpt2_small_is_read_once_on_80_gb_and_medium_twice():
     )
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5, 12])
+def test_no_group_of_layers_is_longer_than_a_workers_share(workers):
+    groups = layer_groups(SMALL, 50257, memory=80.0 * GIB, footprint=GPU, workers=workers)
+    assert [group.start for group in groups[1:]] == [group.stop for group in groups[:-1]]
+    assert (groups[0].start, groups[-1].stop) == (0, SMALL.layers)
+    lengths = [group.stop - group.start for group in groups]
+    assert max(lengths) == -(-SMALL.layers // workers)
+
+
+
 def test_a_layer_that_does_not_fit_is_refused():
     with pytest.raises(ConfigurationError, match=r"one layer of small take \d\.\d GiB .* 2\.0 GiB"):
         layer_groups(SMALL, 50257, memory=2.0 * GIB, footprint=GPU)

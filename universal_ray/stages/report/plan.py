@@ -167,7 +167,7 @@ def cost(plan: ReportPlan, found: Outline, memory: float, *, done: bool) -> Cost
     workers = found.study.cluster.workers
     groups = {
         m: layer_groups(
-            m, sample, memory=memory, footprint=footprint, least=min(workers, m.layers)
+            m, sample, memory=memory, footprint=footprint, workers=min(workers, m.layers)
         )
         for m in models
     }  # fmt: skip

@@ -133,7 +133,7 @@ class ReportStage:
         for model in models:
             parts = layer_groups(
                 model, tokens, memory=bytes_each, footprint=self.inputs.footprint,
-                least=min(len(memory), model.layers),
+                workers=min(len(memory), model.layers),
             )
             for layers in parts:
                 asked = frozenset(
