@@ -15,18 +15,18 @@ CHINESE = "神经元 数据 模型 — 🙂 vectors \n\n and heads, 神经 数�
 
 def make_other(
     folder: Path, text: str, vocabulary: int = 290, *, special: str | None = END,
-    lower: bool = False,
+    normalizer: normalizers.Normalizer | None = None,
 ) -> Any:  # fmt: skip
     """A byte-level BPE tokenizer trained on `text`, saved in `folder`; one without special tokens
-    where `special` is None, one that cannot tell cases apart where `lower`.
+    where `special` is None, one that changes what it reads where it has a `normalizer`.
     """
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    if lower:
-        made.normalizer = normalizers.Lowercase()
+    if normalizer is not None:
+        made.normalizer = normalizer
     made.train_from_iterator(
         [text],
         trainers.BpeTrainer(

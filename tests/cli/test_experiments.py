@@ -6,6 +6,7 @@ import json
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -13,24 +14,32 @@ import torch
 from helpers_hub import Fault, Hub, lead, offline, served, unwaited
 from helpers_jobs import enter
 from helpers_models import TEXT, make_tokenizer
+from helpers_segments import make_other
 from helpers_study import make
 from helpers_tiers import tiers
+from tokenizers import normalizers
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from universal_ray.cli.study import compose
 from universal_ray.cli.study import make as plan
-from universal_ray.config.study import model_groups
+from universal_ray.config.study import Study, model_groups
+from universal_ray.planning.capacity import size
 from universal_ray.report.screen import console
 from universal_ray.storage import finished
-from universal_ray.storage.finished import CORRELATIONS, PROFILE, ROLES
+from universal_ray.storage.finished import CORRELATIONS, PROFILE, REPORT, ROLES
+from universal_ray.storage.record import read_record
 
 ROOT = Path(__file__).parents[2]
 CONTEXT, LAYERS, WIDTH, VOCABULARY = 32, 2, 8, 304
 PILE, COMMIT = "datasets/EleutherAI/pile_val_test@main", "3c74ceb" + "0" * 33
 PAIRS = {"gpt2_small": 4, "gpt2_medium": 4, "gpt2_medium_all": 10, "pythia_160m": 3,
-         "pythia_410m": 8}  # fmt: skip
+         "pythia_410m": 8, "cross_tokenizer": 4}  # fmt: skip
 """Pairs of models of each that asks the hub; `persistence` is run in test_revisions.py,
 `tokenizers` in test_tokenizers_apart.py."""
+FIRST, LAST = "0", "143000"
+FOLLOWED = {"polypythias_14m": None, "polypythias_31m": [FIRST, LAST],
+            "polypythias_70m": [FIRST, LAST], "polypythias_160m": [FIRST, LAST]}  # fmt: skip
+"""Experiments of models that are followed, and the steps that are tried: by default their own."""
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -69,15 +78,20 @@ def stanford(folder: Path, seed: int) -> Path:
     return folder
 
 
-def pythia(folder: Path, seed: int) -> Path:
-    """A padded vocabulary; seeds in parts, as .bin or as safetensors, and without a tokenizer."""
+def pythia(folder: Path, seed: int, step: str = LAST) -> Path:
+    """A padded vocabulary; seeds in parts, as .bin or as safetensors, most without a tokenizer.
+    Those that are not trained have no biases.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(100 + seed)
+        torch.manual_seed(100 + seed + int(step))
         model = GPTNeoXForCausalLM(GPTNeoXConfig(
             vocab_size=VOCABULARY, max_position_embeddings=2 * CONTEXT, hidden_size=WIDTH,
             num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=4 * WIDTH,
             initializer_range=0.2, bos_token_id=0, eos_token_id=0,
         ))  # fmt: skip
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.0 if step == FIRST else 0.2)
     state = {key: value.half() for key, value in model.state_dict().items()}
     for layer in range(LAYERS):
         attention = f"gpt_neox.layers.{layer}.attention"
@@ -88,7 +102,6 @@ def pythia(folder: Path, seed: int) -> Path:
     whole, suffix = [("model", "safetensors"), ("pytorch_model", "bin")][seed % 2]
     if seed == 0:
         save(folder, model, {"model.safetensors": state, "pytorch_model.bin": state})
-        make_tokenizer(folder)
         (folder / "onnx").mkdir()
         (folder / "onnx" / "model.safetensors").write_bytes(b"of another program" * 5000)
     else:
@@ -98,6 +111,11 @@ def pythia(folder: Path, seed: int) -> Path:
         index = json.dumps({"metadata": {}, "weight_map": places})
         (folder / f"{whole}.{suffix}.index.json").write_text(index)
         (folder / "adapter_model.safetensors").write_bytes(b"an adapter's" * 9000)
+    if seed < 3:
+        spaced = make_other(folder, TEXT, normalizer=normalizers.NFC())
+        spaced.add_special_tokens({"additional_special_tokens": ["<|padding|>"]})
+        spaced.add_tokens([" " * count for count in range(10, 1, -1)])
+        spaced.save_pretrained(str(folder))
     return folder
 
 
@@ -115,6 +133,15 @@ def save(folder: Path, model: Any, files: dict[str, dict[str, torch.Tensor]]) ->
                       folder / name)  # fmt: skip
 
 
+def trained(study: Study, folder: Path) -> dict[str, Path]:
+    """The models of a study at every step, by name."""
+    return {
+        name: pythia(folder / f"{seed}-{step}", seed, step)
+        for step, names in zip(study.models.revisions, model_groups(study.models), strict=True)
+        for seed, name in enumerate(names, 1)
+    }
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
     """By name and revision; the families share their seeds."""
@@ -126,11 +153,14 @@ def files(tmp_path_factory) -> dict[str, Path]:
         found |= dict(zip(names_of(experiment), gpt2, strict=True))
     found |= dict(zip(names_of("pythia_160m"), neox[:4], strict=False))
     found |= dict(zip(names_of("pythia_410m"), [*neox[1:], neox[0]], strict=True))
+    for experiment in FOLLOWED:
+        found[names_of(experiment)[-1]] = neox[0]  # for its tokenizer
+    found |= dict(zip(names_of("cross_tokenizer"), [*gpt2[:2], *neox[:3]], strict=True))
     text = root / "text"
     text.mkdir()
     (text / ".gitattributes").write_text("*.jsonl filter=lfs\n")
     generator = np.random.default_rng(0)
-    words = TEXT.split()
+    words = [*TEXT.split(), *normalize("NFD", "naïve café").split(), "\n    "]
     with (text / "test.jsonl").open("w") as file:
         for number in range(300):
             meta = {"pile_set_name": ["Pile-CC", "ArXiv", "Github"][number % 3]}
@@ -160,6 +190,21 @@ def shrunk(experiment: str, files: dict[str, Path]) -> list[str]:
     ]  # fmt: skip
 
 
+def planned(study: Study, monkeypatch, capsys) -> str:
+    """What the plan of its correlations says."""
+    monkeypatch.setenv("COLUMNS", "9999")
+    plan(study, CORRELATIONS, console(), dry=True)
+    return capsys.readouterr().out
+
+
+def loaded(*folders: Path) -> str:
+    """How much the configurations and weights of models are."""
+    kinds = ("config.json", "model*.safetensors", "pytorch_model*.bin")
+    whole = "pytorch_model.bin" if (folders[0] / "onnx").exists() else ""  # twice there, read once
+    return size(sum(path.stat().st_size for folder in folders for kind in kinds
+                    for path in folder.glob(kind) if path.name != whole))  # fmt: skip
+
+
 def cached(folder: Path, *patterns: str) -> set[str]:
     places = [each for pattern in patterns for each in (folder / "cache").rglob(pattern)]
     return {each.name for each in places if "snapshots" in each.parts and each.is_file()}
@@ -167,14 +212,20 @@ def cached(folder: Path, *patterns: str) -> set[str]:
 
 @pytest.mark.parametrize("experiment", tiers(PAIRS, ["gpt2_small"]))
 def test_an_experiment_is_planned_fetched_and_run_offline(
-    hub: Hub, files, tmp_path, monkeypatch, experiment
+    hub: Hub, files, tmp_path, monkeypatch, capsys, experiment
 ):
     options = shrunk(experiment, files)
     monkeypatch.chdir(tmp_path)
     study = compose(*options)
     if experiment in ("gpt2_small", "pythia_160m"):  # the forms of weights are those of all
-        plan(study, CORRELATIONS, console(stderr=True), dry=True)
+        told = planned(study, monkeypatch, capsys)
         assert cached(tmp_path, *WEIGHTS, "test.jsonl") == set()
+        (group,), text = model_groups(study.models), files[PILE] / "test.jsonl"
+        assert (
+            f"{loaded(*(files[name] for name in group))} of {len(group)} models, into the hub's "
+            f"cache of every machine that computes; this one has 0 B of it; "
+            f"{size(text.stat().st_size)} of text, into that of this machine"
+        ) in told
     fetched = enter("deploy/prefetch.py", *options, folder=tmp_path)
     assert fetched.returncode == 0, fetched.stderr
     assert fetched.stdout.endswith("pile_val_test@3c74ceb/test.jsonl: 300 documents\n")
@@ -185,24 +236,69 @@ def test_an_experiment_is_planned_fetched_and_run_offline(
     store = make(study, CORRELATIONS)
     pairs = store.get_table("tables/pairs.parquet").select(["model", "other"]).to_pylist()
     assert len({frozenset(each.values()) for each in pairs}) == PAIRS[experiment]
+    made_with = read_record(store)
+    assert made_with is not None
+    assert ("segments" in made_with["corpus"]) == (experiment == "cross_tokenizer")
     record = json.loads(store.get("corpus-256/manifest.json"))
     assert (record["source"]["commit"], record["documents"]) == (COMMIT, 300)
     assert set(record["subset_rows"]) == {"Pile-CC", "ArXiv", "Github"}
 
 
+@pytest.mark.parametrize("experiment", tiers(FOLLOWED, []))
+def test_seeds_are_followed_through_their_training(
+    hub: Hub, files, tmp_path, monkeypatch, capsys, experiment
+):
+    options = shrunk(experiment, files)
+    if (some := FOLLOWED[experiment]) is not None:
+        options.append(f"models.revisions=[{','.join(some)}]")
+    monkeypatch.chdir(tmp_path)
+    study = compose(*options)
+    steps, followed = study.models.revisions, trained(study, tmp_path)
+    assert (steps[0], steps[-1]) == (FIRST, LAST) and len(followed) == 9 * len(steps)
+    hub.repositories = {**files, **followed}
+    told = planned(study, monkeypatch, capsys)
+    assert f"{len(steps)} of each of these 9 models: {', '.join(steps)}" in told
+    assert f"{8 * len(steps)}, both directions of each" in told
+    assert f"{loaded(*followed.values())} of {len(followed)} models, into the hub's cache" in told
+    fetched = enter("deploy/prefetch.py", *options, folder=tmp_path)
+    assert fetched.returncode == 0, fetched.stderr
+    assert [line.split(": ")[0] for line in fetched.stdout.splitlines()[:-1]] == [*followed]
+    offline(monkeypatch)
+    hub.faults = [Fault("", "dropped")]
+    store = make(study, CORRELATIONS)
+    pairs = store.get_table("tables/pairs.parquet").select(["model", "other"]).to_pylist()
+    met = {frozenset(each.values()) for each in pairs}
+    size_of = experiment.removeprefix("polypythias_")
+    assert met == {
+        frozenset((f"pythia-{size_of}-seed1@step{step}", f"pythia-{size_of}-seed{seed}@step{step}"))
+        for step in steps for seed in range(2, 10)
+    }
+    (told_of,) = store.get_json("tables/summary.json")["followed"]
+    assert told_of["model"] == f"pythia-{size_of}-seed1@step{{revision}}"
+    assert told_of["revisions"] == steps and len(told_of["universal"]) == len(steps)
+    assert None not in told_of["universal"]
+
+
 @pytest.mark.thorough
 def test_all_stages_of_an_experiment_run(hub, files, tmp_path, monkeypatch):
-    """Two of its models; a tokenizer by name, a vocabulary that is padded, weights in parts."""
+    """Two of its models, before and after training; a tokenizer by name, a vocabulary that is
+    padded, weights in parts.
+    """
     monkeypatch.chdir(tmp_path)
-    study = compose(*shrunk("pythia_160m", files))
+    study = compose(*shrunk("polypythias_14m", files), f"models.revisions=[{FIRST},{LAST}]")
     del study.models.compared[1:]
-    store = make(study, CORRELATIONS, PROFILE, ROLES)
-    assert set(finished.stages(store)) == {CORRELATIONS, PROFILE, ROLES}
+    hub.repositories = {**files, **trained(study, tmp_path)}
+    store = make(study, CORRELATIONS, PROFILE, ROLES, REPORT)
+    assert set(finished.stages(store)) == {CORRELATIONS, PROFILE, ROLES, REPORT}
+    biases = {FIRST: set(), LAST: set()}
+    for row in store.get_table("tables/neurons.parquet").to_pylist():
+        biases[row["model"].removeprefix("pythia-14m-seed1@step")].add(row["input_bias"])
+    assert biases[FIRST] == {0.0} and len(biases[LAST]) == LAYERS * 4 * WIDTH
 
 
 def test_every_experiment_is_run_somewhere():
     every = {each.stem for each in (ROOT / "conf" / "experiment").glob("*.yaml")}
-    assert every == {*PAIRS, "persistence", "tokenizers"}
+    assert every == {*PAIRS, *FOLLOWED, "persistence", "tokenizers"}
 
 
 @pytest.mark.parametrize(

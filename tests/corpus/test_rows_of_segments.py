@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers_segments import CHINESE, LATIN, byte_ends, make_other, text_of
+from tokenizers import normalizers
 
 from universal_ray.corpus.aligned import align
 from universal_ray.corpus.rows import open_corpus
@@ -126,7 +127,7 @@ def test_a_space_that_is_put_before_all_text_moves_no_end(both, tmp_path):
 
 def test_text_that_a_tokenizer_does_not_give_back_is_refused(both, tmp_path):
     first, _ = both
-    lower = make_other(tmp_path / "none", LATIN, lower=True)
+    lower = make_other(tmp_path / "none", LATIN, normalizer=normalizers.Lowercase())
     row = [[0, *encoded(first, "one Two")]]
     with pytest.raises(CorpusError, match=r"row 0 of c .*'one Two'.* of other .*byte by byte"):
         aligned(first, lower, row)

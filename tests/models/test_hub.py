@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from universal_ray.errors import MissingError, ModelError
 from universal_ray.models.capture import Capture
-from universal_ray.models.source import check_files, prefetch, resolve
+from universal_ray.models.source import check_files, is_here, prefetch, resolve
 
 TOKENS_BP = torch.arange(20).reshape(2, 10)
 
@@ -49,9 +49,13 @@ def test_a_hub_model_is_known_by_its_content_without_a_download(hub, gpt2, monke
     sources = [resolve(name) for name in names]
     assert len({source.identity for source in sources}) == 1
     assert len({source.files for source in sources}) == 1
+    held = (gpt2 / name for name in ("config.json", "model.safetensors"))
+    assert {source.size for source in sources} == {sum(path.stat().st_size for path in held)}
+    assert [is_here(source) for source in sources] == [False, False, False, True]
     fetched = [path for path in hub.asked if path.startswith("GET") and "/resolve/" in path]
     assert not any("optimizer" in path or "README" in path for path in fetched)
     snapshot = Path(prefetch(sources[0]))
+    assert [is_here(source) for source in sources] == [True, False, False, True]
     assert sorted(path.name for path in snapshot.iterdir()) == ["config.json", "model.safetensors"]
     assert torch.equal(*(values(Capture(each), TOKENS_BP) for each in (sources[0], sources[3])))
     offline(monkeypatch)

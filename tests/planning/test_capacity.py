@@ -1,7 +1,7 @@
 """What fits in memory together, how long units and batches are, and that every experiment fits."""
 
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +11,7 @@ import torch
 import yaml
 from helpers_experiments import SHAPES, outlined
 from helpers_models import gpt2_shape
+from helpers_tiers import tiers
 
 from universal_ray.config.study import Device, Pairs, Policy, UnitsConfig
 from universal_ray.errors import ConfigurationError
@@ -34,6 +35,7 @@ from universal_ray.stages.correlations.sums import Sums
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = [gpt2_shape(name, name * 12, 3, 8) for name in "abcd"]
+PAPERS = list(product(["gpt2_small", "gpt2_medium", "pythia_160m"], ["split", "fp32"]))
 quickly = hypothesis.settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
 
@@ -54,14 +56,17 @@ def experiments() -> list[str]:
 
 
 def test_every_experiment_is_planned_here():
-    cuda = [name for name in experiments()
-            if yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
-            .get("cluster", {}).get("device") == "cuda"]
-    assert cuda == sorted(SHAPES)
+    files = {name: CONF / "experiment" / f"{name}.yaml" for name in experiments()}
+    keys = {name: yaml.safe_load(path.read_text()) for name, path in files.items()}
+    cuda = {name for name, own in keys.items() if own.get("cluster", {}).get("device") == "cuda"}
+    as_these = {name for name, own in keys.items() if cuda & {*map(str, own.get("defaults", ()))}}
+    assert cuda | as_these == set(SHAPES)
 
 
-@pytest.mark.parametrize("policy", [None, "split", "fp32"])
-@pytest.mark.parametrize("name", sorted(SHAPES))
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    tiers(product(sorted(SHAPES), [None, "split", "fp32"]), [*product(SHAPES, [None]), *PAPERS]),
+)
 def test_every_experiment_fits_a_gpu_of_80_gb(planned, name, policy):
     plan = planned(name, *([f"precision.moments={policy}"] if policy else []))
     eighty = 80e9

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from helpers_experiments import costs
+from helpers_experiments import SHAPES, costs
+from helpers_tiers import tiers
 
 from universal_ray.config.study import Device, ForwardType, Policy
 from universal_ray.planning.capacity import GIB, duration, size
@@ -26,6 +27,9 @@ from universal_ray.planning.costs import (
 )
 from universal_ray.stages import registry
 from universal_ray.stages.correlations.prepare import make_plan
+from universal_ray.stages.total import downloads
+from universal_ray.storage.finished import CORRELATIONS
+from universal_ray.storage.store import Store
 
 ROOT = Path(__file__).parents[2]
 TFLOPS = 300
@@ -60,6 +64,54 @@ def test_sizes_of_the_experiments_are_those_of_their_plans(tmp_path):
     rows = [sizes_row(*each, tmp_path / str(place)) for place, each in enumerate(SIZES)]
     assert [row for row in rows if row not in text] == []
     assert f"{TFLOPS} TFLOP/s" in text
+
+
+def study_row(name: str, folder: Path) -> str:
+    """Of the other table there: on one GPU of 80 GB, correlations alone and all stages."""
+    memory = f"cluster.memory={80e9 / GIB}"
+    found, alone = costs(name, folder, memory, "cluster.workers=1", stages=[CORRELATIONS])
+    store = Store(str(folder / "run"))
+    taken = [alone]
+    if not found.apart:
+        taken.append({each: registry.stage(each).cost(found, store) for each in registry.STAGES})
+    policy, dtype = found.footprint.policy, found.study.models.dtype
+    speed = Speed(gpu_rates(TFLOPS * 1e12, policy, dtype, found.study.cluster.threads), "")
+    ends = [
+        f"{size(disk_at_once(each))}, {duration(sum(seconds_of(each, 1, speed).values()))}"
+        for each in taken
+    ]
+    (_, told), *_ = downloads(found, store)
+    pairs = sum(len(item.models) == 2 for item in found.items)
+    models, revisions = len(found.everyone), len(found.study.models.revisions)
+    each = f"{models // revisions} at {revisions} steps" if revisions else f"{models}"
+    ends += ["not defined"] * bool(found.apart)
+    return f"| `{name}` | {each} | {pairs} | {told.split(' of ')[0]} | {' | '.join(ends)} |"
+
+
+@pytest.mark.parametrize("name", tiers(SHAPES, ["polypythias_14m"]))
+def test_what_a_study_takes_is_what_its_plan_says(name, tmp_path):
+    """To write them anew: take the rows that this finds missing."""
+    row = study_row(name, tmp_path)
+    assert row in (ROOT / "deploy" / "README.md").read_text(encoding="utf-8"), row
+
+
+def test_the_plan_is_of_all_revisions(tmp_path):
+    found, whole = costs("polypythias_14m", tmp_path / "all")
+    steps = found.study.models.revisions
+    one, alone = costs("polypythias_14m", tmp_path / "one", f"models.revisions=[{steps[-1]}]")
+    assert len(found.everyone) == len(steps) * len(one.everyone) == 9 * len(steps)
+    for stage, cost in whole.items():
+        shared = alone[stage].kept if stage != "profile" else alone[stage].kept - 16 * 10_000_000
+        assert cost.kept == pytest.approx(len(steps) * shared, rel=0.01), stage
+    for name in ("products", "forward passes", "reductions", "roles", "tables"):
+        of, each = (
+            sum(share.amount for cost in taken.values() for share in cost.work
+                if share.name == name)
+            for taken in (whole, alone)
+        )  # fmt: skip
+        assert of == pytest.approx(len(steps) * each, rel=0.01), name
+    (_, told), *_ = downloads(found, Store(str(tmp_path / "all")))
+    assert f"of {9 * len(steps)} models" in told
 
 
 def test_every_stage_is_in_the_time_and_on_the_disk(tmp_path):

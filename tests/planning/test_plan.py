@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from helpers_models import gpt2_shape
 
-from universal_ray.config.study import Device, Pairs, Policy
+from universal_ray.config.study import Device, ModelsConfig, Pairs, Policy
 from universal_ray.errors import ConfigurationError
 from universal_ray.planning.capacity import GIB, Footprint, size
 from universal_ray.planning.items import (
@@ -239,8 +239,9 @@ def test_totals():
 
 def test_describe_says_what_will_be_done():
     plan = plan_of(done=[(0, item.key) for item in plan_of().items])
-    rows = dict(describe(plan, "neuron"))
-    assert rows["reference"] == "a" and rows["compared"] == "b, c, d"
+    named = ModelsConfig(reference="a", compared=["b", "c", "d"])
+    rows = dict(describe(plan, named, "neuron"))
+    assert rows["reference"] == "a" and rows["compared"] == "b, c, d" and "revisions" not in rows
     assert rows["neurons"] == "2 x 8 = 16 in the reference, 68 in all"
     assert rows["tokens"] == "336 in rows of 16"
     assert rows["units"] == "6 (2 blocks of 2, 2 after them), 1 already done"

@@ -99,6 +99,13 @@ class Join(Enum):
     EOS for padding and was made to drop it."""
 
 
+class Unicode(Enum):
+    """What text is brought into before it is tokenised."""
+
+    nfc = "nfc"
+    """Accents and letters composed."""
+
+
 @dataclass(kw_only=True)
 class TextConfig:
     source: str = "???"
@@ -115,6 +122,9 @@ class TextConfig:
     minimum_characters: int = 51
     """Shorter documents are dropped (the paper drops those of up to 50 characters)."""
     join: Join = Join.eos
+    unicode: Unicode | None = None
+    """`nfc`: accents and letters composed, as some tokenizers (Pythia's) do by themselves, so that
+    all give the text back; by default text is taken as it is."""
     bytes: int | None = None
     """About how much the files of the source hold: more than a tenth off is refused; by default not
     looked at."""

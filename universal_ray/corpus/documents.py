@@ -66,6 +66,8 @@ class TextSettings:
     """How many documents to read from the start of the source; by default all."""
     join: str = "eos"
     """What stands between two documents of a row: one of JOINS; `none`: rows have no EOS at all."""
+    unicode: str | None = None
+    """Form that text is brought into, as `nfc`; by default it is taken as it is."""
     context: int = 512
     """Tokens per row, BOS included."""
     tokens: int | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
+from unicodedata import normalize
 
 import numpy as np
 from jaxtyping import Int64
@@ -195,17 +196,23 @@ def _beside(
 def check_given_back(spelling: Spelling, text: str, ids: Sequence[int], *, where: str) -> None:
     """Raises CorpusError, by `where` it is, for text whose tokens do not spell it."""
     made = spelling.spelled(ids)
-    if made not in (text.encode(), b" " + text.encode()):  # some put a space before all text
+    if not _spells(made, text):
         raise _not_given_back(spelling, where, text.encode(), made)
 
 
+def _spells(made: bytes, text: str) -> bool:
+    return made in (text.encode(), b" " + text.encode())  # some put a space before all text
+
+
 def _not_given_back(spelling: Spelling, where: str, text: bytes, made: bytes) -> CorpusError:
+    composed = _spells(made, normalize("NFC", text.decode()))
+    advice = "tokenise it with corpus.text.unicode=nfc" if composed else "leave it out"
     place = next((k for k, (a, b) in enumerate(zip(made, text, strict=False)) if a != b), 0)
     shown = text[max(place - 10, 0) : place + 20].decode("utf-8", "replace")
     return CorpusError(
         f"{where} has text (near {shown!r}) that the tokenizer of {spelling.name} does not give "
-        "back byte by byte, so that nothing can be aligned with it: leave it out, or compare "
-        "models that share a tokenizer"
+        f"back byte by byte, so that nothing can be aligned with it: {advice}, or compare models "
+        "that share a tokenizer"
     )
 
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -210,6 +211,8 @@ def _cut(
 
     for text, label in labelled:
         read += 1
+        if settings.unicode is not None:
+            text = normalize(settings.unicode.upper(), text)
         if len(text) < settings.minimum_characters:
             dropped += 1
             continue

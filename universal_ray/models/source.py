@@ -49,6 +49,7 @@ class ModelSource:
     context: int  # positions of the longest row
     gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)
     files: tuple[tuple[str, str], ...]  # what is loaded, config.json first, with its sha256
+    size: int  # bytes of these
 
 
 def resolve(name: str) -> ModelSource:
@@ -74,30 +75,34 @@ def resolve(name: str) -> ModelSource:
     commit = None if revision is None else directory.name  # the hub's cache names it so
     files = _files(name, location, commit, directory)
     loaded = _chosen(name, commit, directory, files)
+    hashes = {each: file and file.sha256 for each, file in files.items()}
     parts = [
-        (directory / each, _tensors(name, location, commit, directory / each, files[each]))
+        (directory / each, _tensors(name, location, commit, directory / each, hashes[each]))
         for each in loaded
     ]
     read = [(path, state) for path, state in parts if state is not None]
     if len(read) == len(parts):
         _check_parts(name, config, architecture, read)
-    digests = {each: files[each] or sha256_of(directory / each) for each in loaded}
+    digests = {each: hashes[each] or sha256_of(directory / each) for each in loaded}
     identity, kind = identity_of(configuration, digests), str(raw["model_type"])
     files_of = ((CONFIGURATION, configuration), *digests.items())
+    size = (directory / CONFIGURATION).stat().st_size
+    for each in loaded:
+        file = files[each]
+        size += file.size if file else (directory / each).stat().st_size
     return ModelSource(
         name=name, location=location, commit=commit, identity=identity, kind=kind,
-        architecture=architecture, **shapes, files=files_of,
+        architecture=architecture, **shapes, files=files_of, size=size,
     )  # fmt: skip
 
 
 def _files(
     name: str, location: str, commit: str | None, directory: Path
-) -> dict[str, str | None]:
-    """Files of a model, with the sha256 of those that the hub keeps by it."""
+) -> dict[str, hub.File | None]:
+    """Files of a model by name, as the hub tells them; nothing is told of those of a directory."""
     if commit is None:
         return {each.name: None for each in directory.iterdir()}
-    files = hub.told(hub.Repository(hub.MODEL, location), commit)
-    return {each: file.sha256 for each, file in files.items()}
+    return {**hub.told(hub.Repository(hub.MODEL, location), commit)}
 
 
 def _chosen(
@@ -158,6 +163,14 @@ def prefetch(source: ModelSource) -> str:
         return source.location
     repository = hub.Repository(hub.MODEL, source.location)
     return str(hub.fetch(repository, source.commit, [name for name, _ in source.files]))
+
+
+def is_here(source: ModelSource) -> bool:
+    """Whether nothing of the model is to be downloaded to this machine."""
+    if source.commit is None:
+        return True
+    folder = hub.Repository(hub.MODEL, source.location).snapshots / source.commit
+    return all((folder / name).is_file() for name, _ in source.files)
 
 
 def check_files(source: ModelSource) -> str:

@@ -43,7 +43,7 @@ def text_of(study: Study, store: Store) -> Text | None:
     given = {each.name: getattr(text, each.name) for each in fields(text)}
     del given["prepared"]
     settings = TextSettings(
-        **{**given, "join": text.join.value},
+        **{**given, "join": text.join.value, "unicode": text.unicode and text.unicode.value},
         context=study.corpus.context or 512,
         tokens=study.corpus.tokens,
         seed=study.corpus.seed,

@@ -1,13 +1,18 @@
-"""What a command will take, its stages together, and what of a run it makes anew."""
+"""What a command will take, its stages together, of the hub too, and what of a run it makes anew.
+"""
 
 from collections.abc import Mapping
 
 from universal_ray.config.study import keys, value_of
+from universal_ray.corpus.documents import HUB_FILES
+from universal_ray.models.source import is_here
+from universal_ray.planning.capacity import size
 from universal_ray.planning.costs import describe_total
 from universal_ray.runtime.measure import expected_memory, known_speed
 from universal_ray.stages.changes import NOTHING, REFUSED, SAME, effect
 from universal_ray.stages.inputs import Outline
 from universal_ray.stages.registry import Kind, artifacts
+from universal_ray.stages.text import text_of
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
 
@@ -20,6 +25,7 @@ def described(
     settings = found.study.cluster
     return [
         *_changes(found, store),
+        *downloads(found, store),
         *describe_total(
             costs,
             workers=settings.workers,
@@ -28,6 +34,24 @@ def described(
             speed=known_speed(found.study, store),
         ),
     ]
+
+
+def downloads(found: Outline, store: Store) -> list[tuple[str, str]]:
+    """What the hub gives: models of all revisions, and text that is not tokenised yet."""
+    models = [each for each in found.sources.values() if each.commit is not None]
+    told = []
+    if models:
+        every = size(sum(each.size for each in models))
+        here = size(sum(each.size for each in models if is_here(each)))
+        told.append(
+            f"{every} of {len(models)} models, into the hub's cache of every machine that computes; "
+            f"this one has {here} of it"
+        )
+    text = text_of(found.study, store)
+    if text is not None and not text.begun and HUB_FILES.fullmatch(text.settings.source):
+        length = text.settings.bytes
+        told.append(f"{size(length) if length else 'files'} of text, into that of this machine")
+    return [("download", "; ".join(told))] if told else []
 
 
 def _changes(found: Outline, store: Store) -> list[tuple[str, str]]:

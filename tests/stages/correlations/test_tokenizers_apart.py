@@ -1,6 +1,7 @@
 """Models of different tokenizers over one text, against float64 on the raw activations."""
 
 import json
+from unicodedata import normalize
 
 import datasets
 import numpy as np
@@ -9,6 +10,7 @@ from helpers_models import make_gpt2
 from helpers_segments import CHINESE, LATIN, byte_ends, make_other, text_of
 from helpers_study import inputs_of, make, stages, true_activations
 from helpers_tiers import tiers
+from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from universal_ray import compose, testbed
@@ -24,6 +26,7 @@ from universal_ray.config.study import (
     Segment,
     Study,
     TextConfig,
+    Unicode,
     UnitsConfig,
 )
 from universal_ray.errors import ConfigurationError, CorpusError
@@ -244,18 +247,40 @@ def test_stages_of_one_tokenizer_are_refused(stage, models, text, tmp_path):
         stages(study, CORRELATIONS, stage)
 
 
+def lossy_study(folder, models, text, normalizer, place):
+    """Of `a` and a model whose tokenizer changes what it reads, `place` 0 or 1 of the two."""
+    names = [str(models / "a"), str(models / "b")]
+    make_gpt2(folder / "low", 9, width=WIDTH, vocabulary=320, context=CONTEXT, tokenizer=False)
+    make_other(folder / "low", LATIN, normalizer=normalizer)
+    names[place] = str(folder / "low")
+    study = study_of(folder / "run", models, text, "ab")
+    study.models.reference, *study.models.compared = names
+    return study
+
+
 @pytest.mark.parametrize("lossy", [0, 1])
 def test_documents_that_a_tokenizer_does_not_give_back_are_refused(lossy, models, text, tmp_path):
-    names = [str(models / "a"), str(models / "b")]
-    make_gpt2(tmp_path / "low", 9, width=WIDTH, vocabulary=320, context=CONTEXT, tokenizer=False)
-    make_other(tmp_path / "low", LATIN, lower=True)
-    names[lossy] = str(tmp_path / "low")
-    study = study_of(tmp_path / "run", models, text, "ab")
-    study.models.reference, *study.models.compared = names
+    study = lossy_study(tmp_path, models, text, normalizers.Lowercase(), lossy)
     which = "row" if lossy else "a document"
-    with pytest.raises(CorpusError, match=f"{which} .* of .*low does not give back byte by byte"):
+    told = f"{which} .* of .*low does not give back byte by byte.*: leave it out, or compare"
+    with pytest.raises(CorpusError, match=told):
         inputs_of(study)
     assert not (tmp_path / "run" / "moments").exists()
+
+
+@pytest.mark.parametrize("composing", [0, 1])
+def test_text_is_composed_for_a_tokenizer_that_composes_accents(composing, models, tmp_path):
+    text = tmp_path / "decomposed.jsonl"
+    text.write_text(json.dumps({"text": normalize("NFD", LATIN[:200])}) + "\n")
+    study = lossy_study(tmp_path, models, str(text), normalizers.NFC(), composing)
+    with pytest.raises(CorpusError, match=r": tokenise it with corpus\.text\.unicode=nfc, or comp"):
+        inputs_of(study)
+    study.run.dir = str(tmp_path / "composed")
+    study.corpus.text.unicode = Unicode.nfc
+    found = inputs_of(study)
+    reads = AutoTokenizer.from_pretrained(study.models.reference)
+    rows = found.corpus.read(0, found.rows)
+    assert all(text_of(reads, row[1:]).decode(errors="ignore") in LATIN for row in rows)
 
 
 @pytest.mark.thorough

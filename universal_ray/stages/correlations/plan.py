@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from universal_ray.config.study import Device
+from universal_ray.config.study import Device, ModelsConfig
 from universal_ray.planning.capacity import RING_BYTES, Footprint, Pass, models_of, size
 from universal_ray.planning.costs import (
     DOUBLE,
@@ -245,16 +245,16 @@ def _tables(plan: Plan) -> list[Share]:
     return [table_share(2 * sum(model.neurons for pair in plan.pairs for model in pair.models))]
 
 
-def describe(plan: Plan, unit: str) -> list[tuple[str, str]]:
+def describe(plan: Plan, models: ModelsConfig, unit: str) -> list[tuple[str, str]]:
     """The plan as rows of a table on screen; `unit`: what its units are called."""
-    reference = plan.models[0]
     work = plan.work
     done = len(plan.layout.units) - len({each.unit.index for each in work})
     blocks, trailing = len(plan.layout.blocks), len(plan.layout.trailing)
     passes = sum(len(group) for group in plan.groups)
     return [
-        ("reference", reference.given),
-        ("compared", ", ".join(model.given for model in plan.models[1:])),
+        ("reference", models.reference),
+        ("compared", ", ".join(models.compared)),
+        *_revisions(models),
         (
             f"{unit}s",
             ", ".join(f"{m.layers} x {m.width} = {m.neurons:,}" for m in plan.models[:1])
@@ -281,3 +281,10 @@ def describe(plan: Plan, unit: str) -> list[tuple[str, str]]:
             f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks",
         ),
     ]
+
+
+def _revisions(models: ModelsConfig) -> list[tuple[str, str]]:
+    if not models.revisions:
+        return []
+    count, named = len(models.revisions), ", ".join(models.revisions)
+    return [("revisions", f"{count} of each of these {1 + len(models.compared)} models: {named}")]

@@ -85,8 +85,9 @@ class CorrelationsStage:
     @staticmethod
     def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
-        rows = describe(make_plan(found, claimed(found, store)), found.site.unit)
-        return [*rows, *told_of(found.apart, found.study.corpus.pool)]
+        plan, study = make_plan(found, claimed(found, store)), found.study
+        rows = describe(plan, study.models, found.site.unit)
+        return [*rows, *told_of(found.apart, study.corpus.pool)]
 
     @staticmethod
     def cost(found: Outline, store: Store) -> Cost:
