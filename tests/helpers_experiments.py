@@ -17,7 +17,9 @@ from universal_ray.stages.inputs import Outline, outline
 from universal_ray.stages.models import Models, OtherTokenizer
 from universal_ray.storage.store import Store
 
-GPT2: dict[str, Any] = {"kind": "gpt2", "architecture": "GPT2LMHeadModel", "vocabulary": 50_257, "context": 1024}
+GPT2: dict[str, Any] = {
+    "kind": "gpt2", "architecture": "GPT2LMHeadModel", "vocabulary": 50_257, "context": 1024
+}  # fmt: skip
 PYTHIA: dict[str, Any] = {
     "kind": "gpt_neox", "architecture": "GPTNeoXForCausalLM", "vocabulary": 50_304,
     "context": 2048,
@@ -86,11 +88,12 @@ def outlined(name: str, folder: Path, *options: str) -> tuple[Outline, Store]:
 def source_of(name: str, sizes: dict[str, int]) -> ModelSource:
     """A model of the hub that has never been here."""
     family = FAMILIES[name.split("/")[0]]
+    shape: dict[str, Any] = {**family, **sizes}
     return ModelSource(
         name=name, location=name.split("@")[0], commit="0" * 40, gated=False, heads=1,
         head_width=1, files=(("config.json", "0" * 64),),
         identity=hashlib.sha256(name.encode()).hexdigest(),
-        size=stored(family["kind"], context=family["context"], **sizes), **family, **sizes,
+        size=stored(family["kind"], context=family["context"], **sizes), **shape,
     )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def test_experiments_compose_and_check(name):
 
 
 def test_a_misspelt_choice_is_told_with_the_nearest():
-    refused("experiment=gpt2-small", match=r"did you mean gpt2_small \(of gpt2_medium, .*160m")
+    refused("experiment=gpt2-small", match=r"did you mean gpt2_small \(of .*gpt2_medium, .*160m")
     refused("models=gpt2", match="gpt2_small")
     refused("corpus=openwebtexts", match="did you mean openwebtext")
 

@@ -78,6 +78,12 @@ def test_a_context_without_room(tmp_path, tokenizer):
     refused(tmp_path, tokenizer, ConfigurationError, "context is 1", source=source, context=1)
 
 
+def test_a_form_of_unicode_that_is_none(tmp_path, tokenizer):
+    source = jsonl(tmp_path / "t.jsonl", documents(3))
+    match = "unicode is nfkc: give nfc or null"
+    refused(tmp_path, tokenizer, ConfigurationError, match, source=source, unicode="nfkc")
+
+
 def test_a_tokenizer_without_eos_and_one_without_bos(tmp_path, tokenizer):
     source = jsonl(tmp_path / "t.jsonl", documents(10))
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)

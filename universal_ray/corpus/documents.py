@@ -33,6 +33,7 @@ from universal_ray.storage.hub_answers import offline
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".txt": "text"}
 COMPRESSIONS = (".gz", ".zst")
 JOINS = ("eos", "none")
+FORMS = (None, "nfc")
 RECORDS = 1024
 """Read together from a file of Parquet."""
 Records = Iterator[dict[str, Any]]
@@ -67,7 +68,7 @@ class TextSettings:
     join: str = "eos"
     """What stands between two documents of a row: one of JOINS; `none`: rows have no EOS at all."""
     unicode: str | None = None
-    """Form that text is brought into, as `nfc`; by default it is taken as it is."""
+    """One of FORMS, that text is brought into; by default it is taken as it is."""
     context: int = 512
     """Tokens per row, BOS included."""
     tokens: int | None = None

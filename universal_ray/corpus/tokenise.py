@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from universal_ray.config.wellformed import ABSENT, MalformedError, parse
-from universal_ray.corpus.documents import JOINS, TextSettings, documents
+from universal_ray.corpus.documents import FORMS, JOINS, TextSettings, documents
 from universal_ray.corpus.rows import MANIFEST, SUBSET, TOKENS, TokenCorpus, open_corpus
 from universal_ray.corpus.segments import Spelling, check_given_back
 from universal_ray.errors import ConfigurationError, CorpusError, StorageError
@@ -75,6 +75,8 @@ def tokenise(
         raise ConfigurationError(
             f"corpus.text.join is {settings.join}: choose one of {', '.join(JOINS)}"
         )
+    if settings.unicode not in FORMS:
+        raise ConfigurationError(f"corpus.text.unicode is {settings.unicode}: give nfc or null")
     if target.exists() and not target.is_dir():
         raise ConfigurationError(
             f"corpus.text.prepared={target} is a file: name a folder that is new"
@@ -211,8 +213,8 @@ def _cut(
 
     for text, label in labelled:
         read += 1
-        if settings.unicode is not None:
-            text = normalize(settings.unicode.upper(), text)
+        if settings.unicode == "nfc":
+            text = normalize("NFC", text)
         if len(text) < settings.minimum_characters:
             dropped += 1
             continue

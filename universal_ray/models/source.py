@@ -75,7 +75,7 @@ def resolve(name: str) -> ModelSource:
     commit = None if revision is None else directory.name  # the hub's cache names it so
     files = _files(name, location, commit, directory)
     loaded = _chosen(name, commit, directory, files)
-    hashes = {each: file and file.sha256 for each, file in files.items()}
+    hashes = {each: file.sha256 if file else None for each, file in files.items()}
     parts = [
         (directory / each, _tensors(name, location, commit, directory / each, hashes[each]))
         for each in loaded

@@ -44,8 +44,8 @@ def downloads(found: Outline, store: Store) -> list[tuple[str, str]]:
         every = size(sum(each.size for each in models))
         here = size(sum(each.size for each in models if is_here(each)))
         told.append(
-            f"{every} of {len(models)} models, into the hub's cache of every machine that computes; "
-            f"this one has {here} of it"
+            f"{every} of {len(models)} models, into the hub's cache of every machine that "
+            f"computes; this one has {here} of it"
         )
     text = text_of(found.study, store)
     if text is not None and not text.begun and HUB_FILES.fullmatch(text.settings.source):
