@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from helpers_jobs import Ended, enter, start
 
+from universal_ray import testbed
+
 PREFETCH = "deploy/prefetch.py"
 
 
@@ -14,6 +16,18 @@ def test_every_model_of_a_study_is_named_with_its_place(tmp_path):
     assert [Path(place).name for place in places] == ["a", "b", "c", "d", "e"]
     assert all((Path(place) / "model.safetensors").is_file() for place in places)
     assert ended.returncode == 0
+
+
+def test_models_of_every_revision_are_named(tmp_path):
+    places = {"x-1": "a", "y-1": "b", "x-20": "c", "y-20": "d"}
+    for name, of in places.items():
+        (tmp_path / name).symlink_to(testbed.resolve(of))
+    followed = f"models.reference={tmp_path}/x-{{revision}}", "models.revisions=['1','20']"
+    ended = enter(
+        PREFETCH, *followed, f"models.compared=[{tmp_path}/y-{{revision}}]", folder=tmp_path
+    )
+    found = dict(line.split(": ") for line in ended.stdout.splitlines())
+    assert found == {f"{tmp_path}/{name}": testbed.resolve(of) for name, of in places.items()}
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def tokenizer(name: str | ModelSource) -> PreTrainedTokenizerBase:
 def _unusable(name: str, why: str = "") -> ModelError:
     return ModelError(
         f"{name!r} has no usable tokenizer{why}: put its tokenizer files beside the model, or name "
-        "the tokenizer with models.tokenizer."
+        "one tokenizer of all models with models.tokenizer."
     )
 
 
