@@ -11,14 +11,29 @@ SITES = (
     "mlp_post", "mlp_pre", "mlp_gate", "mlp_up", "mlp_sign", "attention_z", "attention_norm",
     "residual",
 )  # fmt: skip
-"""What a unit may be: see `models.site`."""
+"""What a unit may be, beside latents: see `models.site`."""
+LATENTS = "sae"
+"""What a site of latents is called wherever it is known by its content: before `:` is said where
+they are.
+"""
 FORMER_KEY, FORMER = "models.activation", {"mlp_post": "post", "mlp_pre": "pre"}
 """The key before it, and its values by the sites that they meant."""
 
 
+def content_of(name: str) -> str:
+    """A site without where its latents are: these are known by the identity of each model."""
+    return LATENTS if name.partition(":")[0] == LATENTS else name
+
+
 def check_site(name: str) -> None:
     """Raises ConfigurationError for a name that is of no site."""
-    if name not in SITES:
+    if content_of(name) == LATENTS:
+        if not name.partition(":")[2]:
+            raise ConfigurationError(
+                f"{KEY}={name} names no sparse autoencoders: write sae: and a folder with them, or "
+                "owner/name[@revision][/folder] of the hub"
+            )
+    elif name not in SITES:
         raise ConfigurationError(f"{KEY}={name} is no site: {choose(name, SITES)}")
 
 

@@ -18,7 +18,11 @@ from typing import Any
 
 import torch
 
+from universal_ray.config.site import LATENTS, content_of
 from universal_ray.errors import ModelError
+from universal_ray.maths.latents import encode
+from universal_ray.models import places, sae
+from universal_ray.models.latents import with_coders
 from universal_ray.models.source import ModelSource
 
 Show = Callable[[int, torch.Tensor], None]
@@ -53,6 +57,17 @@ class Site(ABC):
     """what cannot be asked of them, and why"""
     floor: str = ""
     """why the lower end of their values is no response, where these are not of either sign"""
+
+    def of(self, source: ModelSource) -> ModelSource:
+        """A model with all that its units are made by, where that is more than the model: what
+        is missing or does not fit is raised.
+        """
+        return source
+
+    def reads(self, source: ModelSource) -> int:
+        """Channels that each unit is made of by weights beside the model's; 0 where there are none.
+        """
+        return 0
 
     @abstractmethod
     def shape(self, source: ModelSource) -> Shape:
@@ -252,6 +267,45 @@ class Residual(Site):
             block.hook_out.add_hook(partial(_hooked, partial(show, layer)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Latents(Site):
+    """Latents of sparse autoencoders or transcoders, one of each of some layers of a model, which
+    are the layers of the site.
+    """
+
+    where: str = field(default="", compare=False)
+    """a folder, or on the hub"""
+
+    def of(self, source: ModelSource) -> ModelSource:
+        return with_coders(self.where, source)
+
+    def shape(self, source: ModelSource) -> Shape:
+        assert source.coders is not None
+        return Shape(len(source.coders.each), source.coders.width, signed=False)
+
+    def reads(self, source: ModelSource) -> int:
+        assert source.coders is not None
+        return source.coders.channels
+
+    def attach(self, source: ModelSource, bridge: Any, show: Show) -> None:
+        coders = source.coders
+        assert coders is not None
+        directory, sha256 = coders.directory, dict(coders.files)
+        parameter = next(bridge.original_model.parameters())
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        for index, coder in enumerate(coders.each):
+            encoder = sae.load(directory, coder, sha256[coder.weights])
+            encoder = encoder.to(parameter.device, dtype)
+
+            def read(
+                x_BPC: torch.Tensor, index: int = index, encoder: Any = encoder
+            ) -> None:
+                latent_TD = encode(x_BPC.flatten(0, -2), encoder)
+                show(index, latent_TD.unflatten(0, x_BPC.shape[:-1]))
+
+            places.watch(source, bridge, coder.layer, coder.place, read)
+
+
 def _hooked(show: Callable[[torch.Tensor], None], x_BPD: torch.Tensor, hook: Any) -> None:
     show(x_BPD)
 
@@ -282,6 +336,7 @@ ACTIVATION_FLOOR = (
     "function and no response"
 )
 GATE_FLOOR = "the lower end of act(gate) is the floor of the activation function and no response"
+SPARSE = "a latent has no values below zero"
 LENGTH = "a length has no values below zero"
 PART = {
     Ask.weights: "each is a part of a neuron, whose weights the site mlp_post tells of",
@@ -289,6 +344,11 @@ PART = {
 }
 HEAD = {
     Ask.weights: "the statistics of weights are of neurons",
+    Ask.roles: "roles are of neurons, by what they write to the logits and to heads",
+}
+CODED = {
+    Ask.weights: "each is read by an encoder beside the model, and the statistics of weights are "
+    "of neurons",
     Ask.roles: "roles are of neurons, by what they write to the logits and to heads",
 }
 STREAM = {
@@ -322,11 +382,16 @@ SITES: dict[str, Site] = {
         Residual(name="residual", unit="dimension", lacks=STREAM),
     )
 }
-"""By the values of `models.site`."""
+"""By the values of `models.site`, all but that of latents."""
 
 
 def site_of(name: str) -> Site:
-    """The site that a value of `models.site` means. Raises ModelError for one that is none."""
+    """The site that a value of `models.site` means, or a record. Raises ModelError for one that is
+    none.
+    """
+    if content_of(name) == LATENTS:
+        return Latents(name=LATENTS, unit="latent", lacks=CODED, floor=SPARSE,
+                       where=name.partition(":")[2])  # fmt: skip
     if name not in SITES:
         raise ModelError(f"Site {name!r} is unknown: choose of {', '.join(SITES)}.")
     return SITES[name]

@@ -23,12 +23,14 @@ from universal_ray.models.checkpoint import (
 )
 from universal_ray.models.configuration import CONFIGURATION, check_regular, configure, read_json
 from universal_ray.models.hub import directory_of, locate
+from universal_ray.models.sae import Coders
 from universal_ray.storage import hub
 from universal_ray.storage.hub import sha256_of
 from universal_ray.storage.hub_answers import offline
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
@@ -50,6 +52,7 @@ class ModelSource:
     gated: bool  # whether a neuron's activation is act(gate) * up, of either sign, and not act(pre)
     files: tuple[tuple[str, str], ...]  # what is loaded, config.json first, with its sha256
     size: int  # bytes of these
+    coders: Coders | None = None  # sparse autoencoders of it, where their latents are the units
 
 
 def resolve(name: str) -> ModelSource:
@@ -218,6 +221,21 @@ def load_model(
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     return model.to(torch.device(device))  # type: ignore[arg-type]
+
+
+def names_of(name: str) -> frozenset[str]:
+    """The last part of a model's name, and what else transformer_lens calls it by, in small
+    letters.
+    """
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    plain = name.split("@")[0].rstrip("/").casefold()
+    found = {plain.split("/")[-1]}
+    for official, others in MODEL_ALIASES.items():
+        known = {official.casefold(), *(each.casefold() for each in others)}
+        if plain in known or found & known:
+            found |= {each.split("/")[-1] for each in known}
+    return frozenset(found)
 
 
 def _supported(name: str, config: PreTrainedConfig) -> str:

@@ -38,6 +38,8 @@ OPERAND_BYTES = {
     Device.cuda: {Policy.fp32: 4, Policy.fp16: 2, Policy.split: 4},
 }
 """Bytes of one activation as it is multiplied."""
+ENCODING = 12
+"""Bytes of one latent of a layer that is being encoded: itself, what selects it, its copy."""
 USABLE = 0.9
 """Share of a device's memory that is planned for; the rest is the libraries'."""
 GPU_GIB = 80.0
@@ -102,12 +104,13 @@ def _identities(held: Sequence[Part]) -> set[str]:
 
 
 def weight_bytes(model: Model) -> int:
-    """Of a model's blocks in float32: four matrices of attention, two of an MLP, three with a gate.
+    """Of a model's blocks in float32: four matrices of attention, two of an MLP, three with a gate;
+    and of encoders beside it.
 
     Embeddings, norms and biases are small beside its sums.
     """
     mlp = (3 if model.gated else 2) * model.d_model * model.d_mlp
-    return 4 * model.layers * (4 * model.d_model**2 + mlp)
+    return 4 * model.blocks * (4 * model.d_model**2 + mlp) + 4 * model.neurons * model.reads
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ class Footprint:
         return max(
             extra * self.batch_tokens * m.neurons
             + round(32 * self.batch_tokens * m.stretch) * m.d_mlp
+            + (round(ENCODING * self.batch_tokens * m.stretch) * m.width if m.reads else 0)
             for m in models
         )
 

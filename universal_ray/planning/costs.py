@@ -46,7 +46,8 @@ def forward_flops(model: Model, context: int) -> int:
     """
     mlp = (3 if model.gated else 2) * model.d_model * model.d_mlp
     attention = 4 * model.d_model**2 + context * model.d_model  # half of each row is masked
-    return round(2 * model.layers * (attention + mlp) * model.stretch)
+    encoded = model.neurons * model.reads
+    return round(2 * (model.blocks * (attention + mlp) + encoded) * model.stretch)
 
 
 @dataclass(frozen=True, kw_only=True)

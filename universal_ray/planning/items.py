@@ -36,12 +36,21 @@ class Model:
     """whether values of its units are of either sign, so that both ends of these are responses"""
     stretch: float = field(default=1.0, compare=False)
     """tokens that it reads for each of the study's at most: of another tokenizer than theirs"""
+    depth: int | None = None
+    """blocks of the model, where these are not the layers of its units"""
+    reads: int = 0
+    """channels that each unit is made of by weights beside the model's; 0 where there are none"""
     calibrated: str = ""
     """fingerprint of what its calibration is made from: the first rows, and all that fixes bits"""
 
     @property
     def neurons(self) -> int:
         return self.layers * self.width
+
+    @property
+    def blocks(self) -> int:
+        """Of the model itself."""
+        return self.depth or self.layers
 
     @property
     def short(self) -> str:

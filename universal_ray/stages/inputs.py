@@ -8,7 +8,7 @@ outline with its tokens read and held against what the run directory was made wi
 import logging
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from universal_ray.config.hashing import fingerprint
+from universal_ray.config.site import content_of
 from universal_ray.config.study import Policy, Study, keys, plain, value_of
 from universal_ray.corpus.rows import (
     TokenCorpus,
@@ -160,7 +161,7 @@ class Inputs(Outline):
         return {
             "configuration": plain(self.study),
             "bits": self.bits,
-            "models": [vars(each) for group in self.groups for each in group],
+            "models": [asdict(each) for group in self.groups for each in group],
             "corpus": {
                 "path": self.corpus.path,
                 "tokenizer": self.tokenizer_identity,
@@ -239,7 +240,12 @@ def prepare(study: Study, store: Store) -> Inputs:
 def settled(study: Study, context: int, excluded: Sequence[int]) -> dict[str, Any]:
     """The plain value of every key of a study, those known by content as their content."""
     values = {key: value_of(study, key) for key in keys()}
-    return {**values, "corpus.context": context, "corpus.exclude": list(excluded)}
+    return {
+        **values,
+        "models.site": content_of(study.models.site),
+        "corpus.context": context,
+        "corpus.exclude": list(excluded),
+    }
 
 
 def _counted(corpus: TokenCorpus, found: Outline, segments: Segments | None) -> int:
@@ -312,6 +318,8 @@ def _planned(found: source.ModelSource, name: str, site: Site, calibrated: str) 
         given=found.name,
         identity=found.identity,
         **vars(site.shape(found)),
+        depth=found.layers,
+        reads=site.reads(found),
         d_model=found.d_model,
         d_mlp=found.d_mlp,
         gated=found.gated,

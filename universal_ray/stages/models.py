@@ -8,6 +8,7 @@ from typing import Any
 from universal_ray.config.study import Align, Study, check, model_groups
 from universal_ray.errors import ConfigurationError
 from universal_ray.models import source, tokenizer
+from universal_ray.models.latents import check_alike
 from universal_ray.models.site import Site, site_of
 from universal_ray.planning.items import same_weights
 from universal_ray.storage.lock import check_ours
@@ -65,12 +66,15 @@ def find_models(study: Study, store: Store) -> Models:
     """Raises what is wrong with a study, and with its models and their tokenizers by themselves."""
     check(study)
     check_ours(store)
+    site = site_of(study.models.site)
     groups = tuple(
-        tuple(source.resolve(name) for name in names) for names in model_groups(study.models)
+        tuple(site.of(source.resolve(name)) for name in names)
+        for names in model_groups(study.models)
     )
     sources = [each for group in groups for each in group]
+    check_alike(sources)
     _check_apart(groups)
-    _check_revisions(groups, site_of(study.models.site))
+    _check_revisions(groups, site)
     if study.corpus.align is Align.tokens:
         tokenizer.check_tokenizers(sources, study.models.tokenizer)
     first, *_ = found = tokenizer.find_tokenizers(sources, study.models.tokenizer)
@@ -89,9 +93,18 @@ def _check_apart(groups: Sequence[Sequence[source.ModelSource]]) -> None:
     """No two models have the same weights; one may have, at two revisions, in its own place."""
     placed = [(place, each) for group in groups for place, each in enumerate(group)]
     for (place, first), (other, second) in combinations(placed, 2):
-        (_, *mine), (_, *others) = first.files, second.files  # config.json says more than a model
-        if {sha256 for _, sha256 in mine} == {sha256 for _, sha256 in others} and place != other:
+        if _weights(first) == _weights(second) and place != other:
             raise same_weights(first.name, second.name)
+
+
+def _weights(model: source.ModelSource) -> set[str]:
+    """Hashes of its own, and of those that its latents are made by."""
+    (_, *own) = model.files  # config.json says more than a model
+    coders = model.coders
+    made_by = {coder.weights for coder in coders.each} if coders else set()
+    latents = [(name, sha256) for name, sha256 in (coders.files if coders else ())
+               if name in made_by]  # fmt: skip
+    return {sha256 for _, sha256 in (*own, *latents)}
 
 
 def _check_context(study: Study, sources: Sequence[source.ModelSource]) -> None:

@@ -24,10 +24,13 @@ def why_not(stage: str, site: str) -> str | None:
     """Why a stage cannot be made of the units of a site; None where it can."""
     if stage != ROLES:
         return None
-    from universal_ray.models.site import SITES, Ask
+    from universal_ray.config.site import LATENTS, SITES, content_of
+    from universal_ray.models.site import Ask, site_of
 
-    units = SITES.get(site)
-    return units.why_not(Ask.roles) if units and Ask.roles in units.lacks else None
+    if content_of(site) not in (*SITES, LATENTS):
+        return None
+    units = site_of(site)
+    return units.why_not(Ask.roles) if Ask.roles in units.lacks else None
 
 
 def possible(site: str) -> tuple[str, ...]:

@@ -1,0 +1,154 @@
+"""The sparse autoencoders or transcoders of a study, found for each model and held against it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from universal_ray.config.hashing import fingerprint
+from universal_ray.errors import MissingError, ModelError
+from universal_ray.models import places, sae
+from universal_ray.models.source import ModelSource, names_of
+from universal_ray.storage import hub
+from universal_ray.storage.hub import sha256_of
+
+log = logging.getLogger(__name__)
+
+HERE = "{model}"
+"""Stands for the last part of a model's name, without its revision."""
+ON_HUB = re.compile(
+    r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[^@\s/]+))?(/(?P<folder>.+))?"
+)
+
+
+def with_coders(name: str, source: ModelSource) -> ModelSource:
+    """A model with the coders that are in `name`, a folder or on the hub, as one: it has another
+    identity with others.
+
+    Raises MissingError where there are none, and ModelError where they are of another model, read
+    another width or places that are not alike, or have no latent that can fire.
+    """
+    given = name.replace(HERE, source.name.split("@")[0].rstrip("/").split("/")[-1])
+    location, commit, folder, directory = _located(given)
+    each = sae.found_in(directory)
+    _check_layers(given, source, each)
+    shapes = {coder: sae.shape_of(directory, coder) for coder in each}
+    channels = places.width(source, each[0].place)
+    for coder, (reads, _) in shapes.items():
+        if reads != channels:
+            raise ModelError(
+                f"The sparse autoencoder in {directory / coder.weights} reads {reads} channels "
+                f"where {coder.place} of model {source.name!r} has {channels}: give those of this "
+                "model."
+            )
+    widths = sorted({latents for _, latents in shapes.values()})
+    if len(widths) > 1:
+        raise ModelError(
+            f"{given} holds sparse autoencoders of {' and '.join(map(str, widths))} latents: give "
+            "a folder with those of one width."
+        )
+    names = {name: None for coder in each for name in (coder.configuration, coder.weights)}
+    files = tuple((name, sha256_of(directory / name)) for name in names)
+    found = sae.Coders(
+        location=location, commit=commit, folder=folder, files=files, each=tuple(each),
+        channels=channels, width=widths[0],
+    )  # fmt: skip
+    _check_silent(given, source, found, directory)
+    content = [source.identity, [[coder.layer, dict(files)[coder.weights],
+                                  dict(files)[coder.configuration]] for coder in each]]  # fmt: skip
+    return replace(source, coders=found, identity=fingerprint(content))
+
+
+def check_alike(sources: Sequence[ModelSource]) -> None:
+    """Raises ModelError where coders of the models of a study read unlike places or layers."""
+    read = {}
+    for source in sources:
+        if source.coders is not None:
+            what = ", ".join(coder.where for coder in source.coders.each)
+            read.setdefault(what, source.name)
+    if len(read) > 1:
+        (first, one), (other, two) = list(read.items())[:2]
+        raise ModelError(
+            f"The sparse autoencoders of {one!r} read {first}, those of {two!r} {other}: give "
+            "those of the same places."
+        )
+
+
+def _located(given: str) -> tuple[str, str | None, str, Path]:
+    """A location, its commit where it is on the hub, a folder in it, and that on this machine."""
+    directory = Path(given).expanduser()
+    if given and directory.is_dir():
+        return str(directory.resolve()), None, "", directory.resolve()
+    match = ON_HUB.fullmatch(given)
+    if match is None:
+        raise MissingError(
+            f"There is no folder {given!r} of sparse autoencoders: it is neither a directory nor a "
+            "hub id of the form owner/name[@revision][/folder]."
+        )
+    folder = (match["folder"] or "").strip("/")
+    before = f"{folder}/" if folder else ""
+    patterns = [f"{before}{deep}{name}" for deep in ("", "*/")
+                for name in (*sae.FORMATS, *sae.CONFIGURATIONS, "layer_*.safetensors")]  # fmt: skip
+    repository = hub.Repository(hub.MODEL, match["id"])
+    try:
+        snapshot = hub.snapshot(repository, match["revision"] or "main", patterns)
+    except MissingError as error:
+        why = str(error)
+        raise MissingError(f"There is no directory {given!r}, and t{why[1:]}") from error
+    return match["id"], snapshot.name, folder, snapshot / folder
+
+
+def _check_layers(given: str, source: ModelSource, each: Sequence[sae.Coder]) -> None:
+    known = names_of(source.name)
+    for coder in each:
+        of_another = (
+            coder.identity != source.identity if coder.identity is not None
+            else coder.model is not None and not known & names_of(coder.model)
+        )  # fmt: skip
+        if of_another:
+            raise ModelError(
+                f"The sparse autoencoder {coder.configuration} in {given} is of model "
+                f"{coder.model!r}, not of {source.name!r}: give those of this model, with "
+                f"{HERE} in models.site where its name is."
+            )
+        if coder.layer >= source.layers:
+            raise ModelError(
+                f"The sparse autoencoder {coder.configuration} in {given} reads layer "
+                f"{coder.layer} where {source.name!r} has {source.layers}: give those of this "
+                "model."
+            )
+    read = [coder.place for coder in each]
+    if len(set(read)) > 1:
+        raise ModelError(
+            f"{given} holds sparse autoencoders that read {' and '.join(sorted(set(read)))}: give "
+            "a folder with those of one place."
+        )
+    layers = [coder.layer for coder in each]
+    for layer in layers:
+        if layers.count(layer) > 1:
+            raise ModelError(
+                f"{given} holds {layers.count(layer)} sparse autoencoders of layer {layer}: give a "
+                "folder with one of each layer."
+            )
+
+
+def _check_silent(given: str, source: ModelSource, found: sae.Coders, directory: Path) -> None:
+    """Say which latents never fire by their weights; raise where all of a layer's are such."""
+    silent = {}
+    for coder in found.each:
+        encoder = sae.load(directory, coder, dict(found.files)[coder.weights])
+        if encoder.silent == found.width:
+            raise ModelError(
+                f"The sparse autoencoder {coder.weights} in {given} has no latent that can fire: "
+                "it reads nothing, so give one that is trained."
+            )
+        if encoder.silent:
+            silent[coder.layer] = encoder.silent
+    if silent:
+        log.warning(
+            "%s latents of %s in %s can never fire, as they read nothing: they have no correlation",
+            f"{sum(silent.values()):,}", source.name, given,
+        )
