@@ -1,4 +1,6 @@
-"""What decides how the embedded models are trained, but for their seeds."""
+"""What decides how the embedded models, and sparse autoencoders of models, are trained, but for
+their seeds and models.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -48,3 +50,20 @@ class Settings:
     products: Products = Products.float32
     compiled: bool = False
     """torch.compile: half as much time again on a CPU, needs a C++ compiler"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoderSettings:
+    """Everything but the model and the tokens that decides its sparse autoencoders."""
+
+    hook: str = "hook_mlp_out"
+    """where in a block they read, as transformer_lens calls it"""
+    latents: int = 1024
+    k: int = 16
+    """latents of a token that are not zero"""
+    steps: int = 600
+    rows: int = 32
+    """of tokens, of one step"""
+    context: int = 128
+    learning_rate: float = 1e-3
+    seed: int = 0

@@ -1,0 +1,55 @@
+"""Train small sparse autoencoders on models, one for each layer, saved as SAELens does."""
+
+from universal_ray.runtime.ending import guarded
+
+with guarded():
+    import logging
+    from dataclasses import dataclass, field
+    from pathlib import Path
+
+    from universal_ray.cli.entry import entry
+    from universal_ray.errors import ConfigurationError, MissingError
+    from universal_ray.testbed.settings import CoderSettings
+
+
+@dataclass(kw_only=True)
+class TrainSaes:
+    of: list[str]
+    """Directories, or hub `id[@revision]`; the last part of a name is that of its folder."""
+    tokens: str
+    """A stream of tokens, `.npy`: `training.npy` of what jobs/train_seeds.py leaves, or another."""
+    output: str
+    """Where a folder of each model goes, with one of each layer."""
+    threads: int
+    training: CoderSettings = field(default_factory=CoderSettings)
+
+
+@entry(
+    "train_saes", TrainSaes,
+    ("tokens=runs/testbed/data/training.npy", "of the first two embedded seeds"),
+    ("training.latents=4096 training.hook=hook_resid_post", "wider ones of the residual stream"),
+)  # fmt: skip
+def main(job: TrainSaes) -> None:
+    tokens, names = Path(job.tokens), [name.split("@")[0].split("/")[-1] for name in job.of]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"of={job.of} have one last part: train them one by one")
+    if not tokens.is_file():
+        raise MissingError(f"There is no file {tokens}: jobs/train_seeds.py makes one, of "
+                           "output/data/training.npy")  # fmt: skip
+    import numpy as np
+    import torch
+
+    from universal_ray.models.source import resolve
+    from universal_ray.testbed.coders import train
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(job.threads)
+    stream = np.load(tokens, mmap_mode="r")
+    for model, name in zip(job.of, names, strict=True):
+        for found in train(resolve(model), stream, job.training, Path(job.output) / name):
+            print(f"{name}, layer {found['layer']}: {found['lost']:.1%} of the variance is lost, "
+                  f"{found['fired']} of {job.training.latents} latents fire, {found['seconds']} s")
+
+
+if __name__ == "__main__":
+    main()

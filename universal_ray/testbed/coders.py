@@ -1,0 +1,177 @@
+"""Training of small sparse autoencoders on a model, saved as SAELens does: the worked example.
+
+TopK (Gao et al., arXiv 2406.04093), one for each layer of one place, all layers at once, in float32
+on a CPU or a GPU; the same seed gives the same weights on the same machine. Shapes: T tokens of a
+step, B rows, P positions, C channels that are read, D latents.
+"""
+
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.models import places
+from universal_ray.models.capture import Capture
+from universal_ray.models.sae import LENS, PLACES
+from universal_ray.models.site import STREAM, Shape, Show, Site
+from universal_ray.models.source import ModelSource
+from universal_ray.testbed.settings import CoderSettings as CoderSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(Site):
+    """What a sparse autoencoder is trained on, of every layer."""
+
+    place: str
+    name: str = "read"
+    unit: str = "channel"
+    lacks: Any = field(default_factory=lambda: STREAM, hash=False)
+
+    def shape(self, source: ModelSource) -> Shape:
+        return Shape(source.layers, places.width(source, self.place), signed=True)
+
+    def attach(self, source: ModelSource, bridge: Any, show: Show) -> None:
+        for layer in range(source.layers):
+            places.watch(source, bridge, layer, self.place,
+                         lambda x_BPC, layer=layer: show(layer, x_BPC))  # fmt: skip
+
+
+class Coder(torch.nn.Module):
+    """One autoencoder of what is read, in units of `scale`."""
+
+    def __init__(self, channels: int, latents: int, k: int, generator: torch.Generator):
+        super().__init__()
+        decoder_DC = torch.randn(latents, channels, generator=generator)
+        decoder_DC /= decoder_DC.norm(dim=1, keepdim=True)
+        self.W_dec = torch.nn.Parameter(decoder_DC)
+        self.W_enc = torch.nn.Parameter(decoder_DC.T.contiguous())
+        self.b_enc = torch.nn.Parameter(torch.zeros(latents))
+        self.b_dec = torch.nn.Parameter(torch.zeros(channels))
+        self.k, self.scale = k, 1.0
+        self.fired_D = torch.zeros(latents, dtype=torch.bool)
+
+    def begin(self, x_TC: torch.Tensor) -> None:
+        """Take scale and centre from the first tokens: lengths are √C, about the mean."""
+        apart_TC = x_TC - x_TC.mean(0)
+        self.scale = float(x_TC.shape[1] ** 0.5 / apart_TC.norm(dim=1).mean())
+        self.b_dec.data = x_TC.mean(0) * self.scale
+
+    def lost(self, x_TC: torch.Tensor) -> torch.Tensor:
+        """The share of the variance of what is read that is not written again."""
+        y_TC = x_TC * self.scale
+        pre_TD = torch.addmm(self.b_enc, y_TC - self.b_dec, self.W_enc)
+        value_TK, place_TK = pre_TD.relu().topk(self.k, dim=1, sorted=False)
+        self.fired_D[place_TK[value_TK > 0]] = True
+        latent_TD = torch.zeros_like(pre_TD).scatter(1, place_TK, value_TK)
+        missed_TC = y_TC - torch.addmm(self.b_dec, latent_TD, self.W_dec)
+        return missed_TC.square().sum() / (y_TC - y_TC.mean(0)).square().sum()
+
+    @torch.no_grad()
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its weights for what is read as it is."""
+        return {
+            "W_enc": self.W_enc * self.scale, "b_enc": self.b_enc.clone(),
+            "W_dec": self.W_dec / self.scale, "b_dec": self.b_dec / self.scale,
+        }  # fmt: skip
+
+
+def train(
+    source: ModelSource, tokens_S: np.ndarray, settings: CoderSettings, output: Path
+) -> list[dict[str, Any]]:
+    """Train one on each layer of a model from a stream of tokens, save them in folders of
+    `output`, and return what came of each.
+
+    Raises ConfigurationError for settings that cannot be, MissingError for too few tokens.
+    """
+    place = PLACES.get(settings.hook)
+    if place is None:
+        raise ConfigurationError(
+            f"hook={settings.hook} is no place that is known: one of {', '.join(PLACES)}"
+        )
+    if not 0 < settings.k <= settings.latents:
+        raise ConfigurationError(f"k={settings.k} of {settings.latents} latents: give fewer")
+    size, context = settings.rows * settings.context, settings.context
+    if len(tokens_S) < size:
+        raise MissingError(f"{len(tokens_S):,} tokens are less than one step of {size:,}")
+    site, began = Read(place=place), time.monotonic()
+    capture = Capture(source, sites=[site])
+    random = np.random.default_rng(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = site.shape(source)
+    coders = [Coder(shape.width, settings.latents, settings.k, generator)
+              for _ in range(shape.layers)]  # fmt: skip
+    weights = [weight for coder in coders for weight in coder.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=settings.learning_rate, betas=(0.9, 0.99))
+    lost = [0.0] * shape.layers
+    for step in range(settings.steps):
+        starts = random.integers(0, len(tokens_S) - context + 1, settings.rows)
+        rows_BP = np.stack([tokens_S[start : start + context] for start in starts])
+        read = _read(capture, torch.from_numpy(rows_BP.astype(np.int64)))
+        for layer, x_TC in read.items():
+            if step == 0:
+                coders[layer].begin(x_TC)
+            if step == settings.steps * 4 // 5:
+                coders[layer].fired_D.zero_()
+            loss = coders[layer].lost(x_TC)
+            torch.autograd.backward(loss)
+            now = float(loss.detach())
+            lost[layer] = 0.95 * lost[layer] + 0.05 * now if step else now
+        for group in optimizer.param_groups:  # down to zero in the last fifth
+            left = (settings.steps - step) / settings.steps
+            group["lr"] = settings.learning_rate * min(1.0, 5 * left)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for coder in coders:
+                coder.W_dec /= coder.W_dec.norm(dim=1, keepdim=True)
+        if step % 100 == 0:
+            log.info("step %s: %s of the variance is lost", step, [f"{x:.3f}" for x in lost])
+    found = []
+    for layer, coder in enumerate(coders):
+        record = {
+            "lost": round(lost[layer], 4), "fired": int(coder.fired_D.sum()),
+            "seconds": round(time.monotonic() - began, 1),
+        }  # fmt: skip
+        _save(coder, source, settings, layer, output, record)
+        found.append({"layer": layer, **record})
+    return found
+
+
+def _read(capture: Capture, tokens_BP: torch.Tensor) -> dict[int, torch.Tensor]:
+    read: dict[int, torch.Tensor] = {}
+
+    def take(_: str, layer: int, x_TC: torch.Tensor) -> None:
+        with torch.inference_mode(False):  # so that it can be learnt from
+            read[layer] = torch.empty(x_TC.shape).copy_(x_TC)
+
+    capture.read(tokens_BP, take)
+    return read
+
+
+def _save(
+    coder: Coder, source: ModelSource, settings: CoderSettings, layer: int, output: Path,
+    record: dict[str, Any],
+) -> None:
+    folder = output / f"blocks.{layer}.{settings.hook}"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(coder.tensors(), folder / LENS)
+    content = {
+        "architecture": "topk", "d_in": coder.W_enc.shape[0], "d_sae": settings.latents,
+        "k": settings.k, "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True,
+        "normalize_activations": "none", "reshape_activations": "none",
+        "metadata": {
+            "model_name": source.name, "model_identity": source.identity,
+            "hook_name": f"blocks.{layer}.{settings.hook}", "sae_lens_version": "6.0.0",
+            "trained": {**vars(settings), **record},
+        },
+    }  # fmt: skip
+    (folder / "cfg.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
