@@ -7,9 +7,9 @@ import pytest
 
 from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import (
+    Baseline,
     Join,
     Policy,
-    Rotation,
     Study,
     TextConfig,
     check,
@@ -21,6 +21,7 @@ from universal_ray.corpus.documents import JOINS
 from universal_ray.errors import ConfigurationError
 from universal_ray.maths.moments.accumulate import POLICIES
 from universal_ray.maths.moments.rotation import KINDS
+from universal_ray.maths.moments.shift import SHIFTED
 
 
 def valid() -> Study:
@@ -125,5 +126,5 @@ def test_fingerprints_do_not_depend_on_the_order_of_keys():
 
 def test_options_name_what_the_core_knows():
     assert tuple(policy.value for policy in Policy) == POLICIES
-    assert tuple(kind.value for kind in Rotation) == KINDS
+    assert tuple(kind.value for kind in Baseline) == (*KINDS, SHIFTED)
     assert tuple(join.value for join in Join) == JOINS

@@ -56,11 +56,14 @@ class Policy(Enum):
     split = "split"
 
 
-class Rotation(Enum):
-    """Law of the baseline's rotations."""
+class Baseline(Enum):
+    """What stands for chance: a law of rotations, or other tokens."""
 
     gaussian = "gaussian"
     orthogonal = "orthogonal"
+    shifted = "shifted"
+    """the tokens of the other model are those of other rows: for sparse units, whose rotations are
+    none"""
 
 
 @dataclass(kw_only=True)
@@ -191,10 +194,18 @@ class PrecisionConfig:
 @dataclass(kw_only=True)
 class BaselineConfig:
     rotations: int = 5
-    """Random rotations of each layer of the other model."""
-    kind: Rotation = Rotation.gaussian
+    """Draws: random rotations of each layer of the other model, or shifts of its rows, each of
+    which takes as long as the correlations."""
+    kind: Baseline = Baseline.gaussian
     seed: int = 0
-    """Of the rotations."""
+    """Of the draws."""
+
+    @property
+    def shifts(self) -> tuple[str, ...]:
+        """Names of the draws that sums are made of, where the baseline is that of other tokens."""
+        if self.kind is not Baseline.shifted:
+            return ()
+        return tuple(f"{self.seed}.{draw}" for draw in range(self.rotations))
 
 
 @dataclass(kw_only=True)

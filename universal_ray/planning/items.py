@@ -78,10 +78,13 @@ class Item:
     """A model, or a pair of models with the rows of the cross sums first."""
 
     models: tuple[Model, ...]
+    shift: str = ""
+    """a draw of the shifted baseline, where tokens of the second are beside others of the first"""
 
     @property
     def key(self) -> str:
         kind = "model" if len(self.models) == 1 else "pair"
+        kind = f"shifted{self.shift}" if self.shift else kind
         return "-".join([kind, *(model.short for model in self.models)])
 
     @property
@@ -182,8 +185,11 @@ def same_weights(first: str, second: str) -> ConfigurationError:
     )
 
 
-def make_items(groups: Sequence[Sequence[Model]], pairs: Pairs) -> tuple[Item, ...]:
-    """All models, then the pairs within each group, whose first model is the reference.
+def make_items(
+    groups: Sequence[Sequence[Model]], pairs: Pairs, shifts: Sequence[str] = ()
+) -> tuple[Item, ...]:
+    """All models, then the pairs within each group, whose first model is the reference, then these
+    with each of some shifts.
 
     A pair is ordered by identity: the same whoever is reference. Each item is there once: one model
     may be the same at two revisions.
@@ -199,7 +205,8 @@ def make_items(groups: Sequence[Sequence[Model]], pairs: Pairs) -> tuple[Item, .
     ]
     ordered = [tuple(sorted(pair, key=lambda model: model.identity)) for pair in chosen]
     every = [*((model,) for group in groups for model in group), *ordered]
-    return tuple(dict.fromkeys(map(Item, every)))
+    shifted = [Item(pair, shift) for pair in ordered for shift in shifts]
+    return tuple(dict.fromkeys([*map(Item, every), *shifted]))
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,16 @@ LIST_BYTES = 400
 
 
 def similarity_work(
-    rotations: int,
+    draws: int,
     measures: Sequence[str],
     groups: int,
     matchings: Sequence[Item],
     similarities: Sequence[tuple[Item, int]],
+    *,
+    shifted: bool,
 ) -> list[Share]:
     """Of pairs to match, and of layers of pairs to measure; `groups`: what the jackknife leaves
-    out.
+    out; `draws`: of the baseline, which are rotations, or sums where `shifted`.
     """
     found = []
     if matchings:
@@ -50,14 +52,17 @@ def similarity_work(
         product = left * right * (left + right) * layers
         squares = left**2 + layers * right**2
         traffic += PASSES * 8 * 2 * groups * (left * second.neurons + squares)
-        if OF_NEURONS & {*measures}:
-            double += 2 * rotations * product
-        draws = 1 + 2 * rotations
-        host += ASSIGN_SECONDS * left * second.neurons * draws * len(ASSIGNING & {*measures})
+        if OF_NEURONS & {*measures} and shifted:
+            traffic += PASSES * 8 * draws * left * second.neurons
+        elif OF_NEURONS & {*measures}:
+            double += 2 * draws * product
+        host += (
+            ASSIGN_SECONDS * left * second.neurons * (1 + 2 * draws) * len(ASSIGNING & {*measures})
+        )
         if of_components := SINGULAR.keys() & {*measures}:
             double += (1 + groups) * (EIGEN * (left**3 + layers * right**3) + 2 * product)
             each = sum(SINGULAR[name] for name in of_components)
-            double += (1 + groups + rotations) * each * layers * min(left, right) ** 2 * max(
+            double += (1 + groups + draws) * each * layers * min(left, right) ** 2 * max(
                 left, right
             )
     steps = len(similarities)
@@ -76,9 +81,10 @@ def matching_bytes(pair: Item) -> int:
     return 20 * LIST_BYTES * sum(model.neurons for model in pair.models)
 
 
-def similarity_bytes(pair: Item, rotations: int, measures: Sequence[str]) -> int:
+def similarity_bytes(pair: Item, draws: int, measures: Sequence[str], *, shifted: bool) -> int:
     """Float64, of one step: cross sums of all tokens, of a group, as they are added, centred; Grams
-    of all tokens, of a group, as they are added; and what two layers take.
+    of all tokens, of a group, as they are added; what two layers take; and correlations by chance,
+    of two layers or, `shifted`, of one with all.
     """
     first, second = pair.models
     left, right = first.width, second.width
@@ -86,5 +92,6 @@ def similarity_bytes(pair: Item, rotations: int, measures: Sequence[str]) -> int
     grams = 0
     if {*measures} - OF_NEURONS:
         grams = 3 * (left**2 + second.layers * right**2)
-    drawn = 2 * rotations * left * right if OF_NEURONS & {*measures} else 0
+    drawn = draws * left * (second.neurons if shifted else 2 * right)
+    drawn = drawn if OF_NEURONS & {*measures} else 0
     return 8 * (cross + grams + drawn + 8 * max(left, right) ** 2)

@@ -96,7 +96,7 @@ class Outline:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        return make_items(self.models, self.study.models.pairs)
+        return make_items(self.models, self.study.models.pairs, self.study.baseline.shifts)
 
     @property
     def sources(self) -> dict[str, source.ModelSource]:

@@ -113,10 +113,10 @@ def by_chance(
     draws: int,
     seed: str,
 ) -> Float[Tensor, "2 X K"]:
-    """What chance gives: of neurons, the same with one layer rotated; of subspaces, which a
-    rotation leaves as they are, with the tokens of one in a random order.
+    """What chance gives: of neurons, the same with one layer rotated or at other tokens; of
+    subspaces, which a rotation leaves as they are, with the tokens of one in a random order.
 
-    `rotated`: by direction, correlations of a layer's neurons with every draw of the other rotated.
+    `rotated`: by direction, correlations of a layer's neurons with every draw of the other so.
     """
     found = torch.full((2, len(names), draws), torch.nan, dtype=torch.float64)
     if beside.empty:
@@ -146,8 +146,8 @@ def by_chance(
 
 
 def worth_of(rotated: tuple[Sequence[Tensor], Sequence[Tensor]]) -> float:
-    """What a pair of `partial` has to exceed: the mean best correlation with a rotated layer, over
-    both directions and all draws.
+    """What a pair of `partial` has to exceed: the mean best correlation by chance, over both
+    directions and all draws.
     """
     found = [matching.best(r_RC)[0] for drawn in rotated for r_RC in drawn]
     return sum(found) / len(found) if found else 0.0

@@ -118,9 +118,12 @@ class Terms:
     device: str
     """where float64 products with the rotations are made"""
     rotations: int
+    """draws of the baseline"""
     kind: str
-    """of the rotations"""
+    """of the baseline"""
     seed: int
+    shifts: tuple[str, ...] = ()
+    """names of the draws, where these are sums of their own and no rotations"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +146,16 @@ class Reduction(Terms):
     def _named(self, item: Item, artifact: Artifact) -> str:
         members = [Item((model,)) for model in item.models]
         sources = sorted(
-            folder for each in {item, *members} for folder, _ in self.layout.folders(each)
+            folder
+            for each in {item, *members, *self.shifted(item)}
+            for folder, _ in self.layout.folders(each)
         )
         key = artifact.fingerprint(self.settled, sources, rotation.STREAMS, TOP)
         return f"{item.key}-{key[:8]}"
+
+    def shifted(self, item: Item) -> tuple[Item, ...]:
+        """The sums of the baseline of a pair; of a model there are none."""
+        return tuple(Item(item.models, each) for each in self.shifts if len(item.models) == 2)
 
     def model_file(self, model: Model) -> str:
         """What is stored of a model."""
@@ -192,6 +201,7 @@ def reduction(found: Outline, store: Store) -> Reduction:
         device=found.study.cluster.device.value,
         rotations=found.study.baseline.rotations,
         kind=found.study.baseline.kind.value,
+        shifts=found.study.baseline.shifts,
         seed=found.study.baseline.seed,
     )
 

@@ -15,9 +15,9 @@ from universal_ray.config.choice import choose as choice
 from universal_ray.config.cluster import Device
 from universal_ray.config.numbers import check_finite, check_positive
 from universal_ray.config.study import (
+    Baseline,
     BaselineConfig,
     Policy,
-    Rotation,
     UnitsConfig,
     UniversalConfig,
 )
@@ -123,7 +123,7 @@ def correlate(
         policy=_chosen(Policy, policy, "policy").value,
         device=device,
         rotations=rotations,
-        kind=_chosen(Rotation, kind, "kind").value,
+        kind=_rotation(kind),
         seed=seed,
     )
     given = Given(x, y, names)
@@ -159,6 +159,16 @@ def _chosen(choices: Any, value: Any, name: str) -> Any:
     if value not in values:
         raise ConfigurationError(f"{name}={value} is none: {choice(value, values)}")
     return choices(value)
+
+
+def _rotation(kind: str) -> str:
+    """A law of rotations. Raises ConfigurationError for what is none."""
+    if _chosen(Baseline, kind, "kind") is Baseline.shifted:
+        raise ConfigurationError(
+            "kind=shifted is the baseline of a run, whose tokens have rows: give gaussian or "
+            "orthogonal"
+        )
+    return kind
 
 
 def _check(names: tuple[str, str], identities: tuple[str, str] | None, **counts: Any) -> None:

@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def pairs(self) -> tuple[Item, ...]:
-        return tuple(item for item in self.items if len(item.models) == 2)
+        return tuple(item for item in self.items if len(item.models) == 2 and not item.shift)
 
     @property
     def batch_rows(self) -> int:
@@ -164,15 +164,17 @@ RANDOM_SECONDS = 8e-9
 
 def cost(
     plan: Plan,
-    rotations: int,
+    draws: int,
     measures: Sequence[str],
     *,
+    shifted: bool,
     reductions: Sequence[tuple[Item, int]],
     matchings: Sequence[Item],
     similarities: Sequence[tuple[Item, int]],
 ) -> Cost:
     """What the correlations take; of what is left to make, `reductions`: layers of pairs to
-    correlate, `matchings`: pairs to match, `similarities`: layers of pairs to measure.
+    correlate, `matchings`: pairs to match, `similarities`: layers of pairs to measure. `draws`: of
+    the baseline, which are rotations or sums of the plan, `shifted`.
     """
     sums = [part for group in plan.groups for held in group for part in held]
     held = [sum(part.sums_bytes for part in held) for group in plan.groups for held in group]
@@ -185,7 +187,7 @@ def cost(
     }
     if measures:
         memory["similarities"] = max(
-            similarity_bytes(pair, rotations, measures) for pair in plan.pairs
+            similarity_bytes(pair, draws, measures, shifted=shifted) for pair in plan.pairs
         )
     device = {"sums": plan.worker_bytes}
     if plan.footprint.device is Device.cpu:
@@ -193,8 +195,10 @@ def cost(
     groups = len(plan.layout.blocks) + len(plan.layout.trailing)
     return Cost(
         work=[
-            *_work(plan, rotations, reductions),
-            *similarity_work(rotations, measures, groups, matchings, similarities),
+            *_work(plan, 0 if shifted else draws, reductions),
+            *similarity_work(
+                draws, measures, groups, matchings, similarities, shifted=shifted
+            ),
             *_tables(plan),
         ],
         kept=kept,

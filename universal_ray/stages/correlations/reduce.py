@@ -16,6 +16,7 @@ from universal_ray.maths.moments import rotation
 from universal_ray.maths.moments.accumulate import LayerSums, merge
 from universal_ray.maths.moments.correlation import (
     CONSTANT,
+    NeuronMoments,
     centred_cross,
     centred_gram,
     correlation,
@@ -82,14 +83,11 @@ def reduced_model(
         constant_D = neuron_moments([total], terms.policy).null_N == CONSTANT
         gram_DD[constant_D] = 0
         gram_DD[:, constant_D] = 0
-        rotated_KN.append(
-            torch.stack(
-                [
-                    rotation.rotated_squares(weights_DD, gram_DD)
-                    for weights_DD in rotations(terms, model, layer, scale_N)
-                ]
-            )
-        )
+        rotated = [
+            rotation.rotated_squares(weights_DD, gram_DD)
+            for weights_DD in rotations(terms, model, layer, scale_N)
+        ]
+        rotated_KN.append(torch.stack(rotated) if rotated else gram_DD[:0])
     return ReducedModel(
         n_G=parts[0][0],
         sum_GN=torch.cat([sum_GD for _, sum_GD, _ in parts], 1),
@@ -103,7 +101,9 @@ def reduced_model(
 def rotations(
     terms: Terms, model: Model, layer: int, scale_N: torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """Every draw for one layer, as a map of the scaled sums."""
+    """Every draw for one layer, as a map of the scaled sums; none where draws are shifts."""
+    if terms.shifts:
+        return
     scale_D = scale_N[layer * model.width : (layer + 1) * model.width]
     for draw in range(terms.rotations):
         drawn_DD = rotation.rotation(
@@ -121,10 +121,12 @@ def reduce_rows(recipe: Reduction, pair: Item, layer: int) -> None:
     """Correlate one layer of a pair's first model with all of the second, both directions."""
     store = Store(recipe.store_url)
     left, right = (recipe.read_model(store, model) for model in pair.models)
-    read = partial(groups, store, recipe.layout, pair, layer)
-    artifacts.put(
-        store, recipe.rows_file(pair, layer), reduced_rows(recipe, pair, layer, left, right, read)
+    read, *shifted = (
+        partial(groups, store, recipe.layout, item, layer)
+        for item in (pair, *recipe.shifted(pair))
     )
+    made = reduced_rows(recipe, pair, layer, left, right, read, shifted)
+    artifacts.put(store, recipe.rows_file(pair, layer), made)
 
 
 def reduced_rows(
@@ -134,8 +136,11 @@ def reduced_rows(
     left: ReducedModel,
     right: ReducedModel,
     read: Callable[[], Iterable[LayerSums]],
+    shifted: Sequence[Callable[[], Iterable[LayerSums]]] = (),
 ) -> ReducedRows:
-    """Of the cross sums of one layer, which are read twice, group by group."""
+    """Of the cross sums of one layer, which are read twice, group by group; and of those of each
+    shift, where the baseline is made of these.
+    """
     first, second = pair.models
     rows, columns = left.moments, right.moments
     begin = layer * first.width
@@ -149,16 +154,14 @@ def reduced_rows(
     alike = (first.layers, first.width) == (second.layers, second.width)
     diagonal_D, after_D, before_D = (_beside(r_DM, begin + step, alike) for step in (0, 1, -1))
     del r_DM
-    centred_DM = centred_DM.to(terms.device)
-    row_baseline_KD = torch.full((terms.rotations, first.width), -torch.inf, dtype=torch.float64)
-    for other in range(second.layers):
-        span = slice(other * second.width, (other + 1) * second.width)
-        best_KD = _baseline(
-            terms, right, second, other, centred_DM[:, span], rows.squares_N[block]
+    if terms.shifts:
+        del centred_DM
+        row_baseline_KD, column_baseline_KM = _shifted(
+            shifted, rows, columns, first=begin, policy=terms.policy
         )
-        row_baseline_KD = torch.maximum(row_baseline_KD, best_KD)
-    column_baseline_KM = _baseline(terms, left, first, layer, centred_DM.T, columns.squares_N)
-    del centred_DM
+    else:
+        row_baseline_KD, column_baseline_KM = _rotated(terms, pair, layer, left, right, centred_DM)
+        del centred_DM
     row_error_D, column_error_M = _errors(
         read, pair, layer, left, right, row_summary, column_summary
     )
@@ -169,6 +172,49 @@ def reduced_rows(
         after_D=after_D,
         before_D=before_D,
     )
+
+
+def _rotated(
+    terms: Terms,
+    pair: Item,
+    layer: int,
+    left: ReducedModel,
+    right: ReducedModel,
+    centred_DM: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Best correlation of every row [K, D] and column [K, M] with any rotated unit, by draw."""
+    first, second = pair.models
+    block = slice(layer * first.width, (layer + 1) * first.width)
+    squares_D, squares_M = left.moments.squares_N[block], right.moments.squares_N
+    centred_DM = centred_DM.to(terms.device)
+    best_KD = torch.full((terms.rotations, first.width), -torch.inf, dtype=torch.float64)
+    for other in range(second.layers):
+        span = slice(other * second.width, (other + 1) * second.width)
+        found_KD = _baseline(terms, right, second, other, centred_DM[:, span], squares_D)
+        best_KD = torch.maximum(best_KD, found_KD)
+    return best_KD, _baseline(terms, left, first, layer, centred_DM.T, squares_M)
+
+
+def _shifted(
+    shifted: Sequence[Callable[[], Iterable[LayerSums]]],
+    rows: NeuronMoments,
+    columns: NeuronMoments,
+    *,
+    first: int,
+    policy: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Best correlation of every row [K, D] and column [K, M] with any unit at other tokens, by
+    draw; NaN of what has none.
+    """
+    best_KD, best_KM = [], []
+    for read in shifted:
+        centred_DM = centred_cross(merge(read())["cross"], rows, columns, first=first)
+        r_DM = correlation(centred_DM, rows, columns, first=first, policy=policy)
+        null_D, null_M = r_DM.isnan().all(1), columns.null_N > 0
+        r_DM.nan_to_num_(nan=-torch.inf)
+        best_KD.append(r_DM.amax(1).masked_fill(null_D, torch.nan))
+        best_KM.append(r_DM.amax(0).masked_fill(null_M, torch.nan))
+    return torch.stack(best_KD), torch.stack(best_KM)
 
 
 def _beside(r_DM: torch.Tensor, first: int, alike: bool) -> torch.Tensor:

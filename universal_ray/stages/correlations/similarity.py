@@ -14,7 +14,7 @@ from torch import Tensor
 
 from universal_ray.maths.moments import rotation
 from universal_ray.maths.moments.accumulate import LayerSums, merge
-from universal_ray.maths.moments.correlation import centred_cross
+from universal_ray.maths.moments.correlation import centred_cross, correlation
 from universal_ray.maths.moments.jackknife import error_of
 from universal_ray.maths.similarity.measures import (
     OF_NEURONS,
@@ -53,6 +53,7 @@ def similar_rows(recipe: Reduction, pair: Item, layer: int) -> None:
     store = Store(recipe.store_url)
     first, second = pair.models
     read = partial(groups, store, recipe.layout)
+    shifted = [partial(read, item, layer) for item in recipe.shifted(pair)]
     left, *right = (
         Layer(recipe.read_model(store, model), model, place,
               partial(read, Item((model,)), place), device=recipe.device)
@@ -60,7 +61,7 @@ def similar_rows(recipe: Reduction, pair: Item, layer: int) -> None:
     )  # fmt: skip
     artifacts.put(
         store, recipe.similar_file(pair, layer),
-        similarities(recipe, recipe.measures, left, right, partial(read, pair, layer)),
+        similarities(recipe, recipe.measures, left, right, partial(read, pair, layer), shifted),
     )  # fmt: skip
 
 
@@ -112,9 +113,16 @@ class Layer:
 
 
 def similarities(
-    terms: Terms, measures: Sequence[str], left: Layer, right: Sequence[Layer], read: Read
+    terms: Terms,
+    measures: Sequence[str],
+    left: Layer,
+    right: Sequence[Layer],
+    read: Read,
+    shifted: Sequence[Read] = (),
 ) -> Similarities:
-    """Of the cross sums of one layer with all of the second model, which are read twice."""
+    """Of the cross sums of one layer with all of the second model, which are read twice; and of
+    those of each shift, where the baseline is made of these.
+    """
     layers = [left, *right]
     if any(name in OF_SUBSPACES for name in measures):
         for layer in layers:
@@ -122,10 +130,23 @@ def similarities(
     cross_DM = merge(read())["cross"]
     moments = left.stored.moments, right[0].stored.moments
     centred_DM = centred_cross(cross_DM, *moments, first=left.span.start)
+    of_neurons = any(name in OF_NEURONS for name in measures)
+    chance = [
+        correlation(
+            centred_cross(merge(drawn())["cross"], *moments, first=left.span.start), *moments,
+            first=left.span.start, policy=terms.policy,
+        )
+        for drawn in (shifted if of_neurons else ())
+    ]
     values, draws, fixed = [], [], []
     for other in right:
         beside = _beside(left, other, cross_DM)
-        rotated = _rotated(terms, measures, left, other, centred_DM[:, other.span])
+        if not of_neurons or beside.empty:
+            rotated = ([], [])
+        elif chance:
+            rotated = _shifted(chance, left, other)
+        else:
+            rotated = _rotated(terms, left, other, centred_DM[:, other.span])
         worth = worth_of(rotated)
         pairs = matchings(measures, beside.r_DE, worth) if not beside.empty else {}
         fixed.append((pairs, worth))
@@ -192,13 +213,9 @@ def _beside(
 
 
 def _rotated(
-    terms: Terms, measures: Sequence[str], left: Layer, right: Layer, centred_DE: Tensor
+    terms: Terms, left: Layer, right: Layer, centred_DE: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """By direction, correlations of a layer's neurons with every draw of the other rotated."""
-    if not any(name in OF_NEURONS for name in measures) or not (
-        len(left.live_D) and len(right.live_D)
-    ):
-        return [], []
     found = []
     for mine, other, centred in ((left, right, centred_DE), (right, left, centred_DE.T)):
         squares_R = mine.stored.moments.squares_N[mine.span][mine.live_D].to(terms.device)
@@ -212,3 +229,11 @@ def _rotated(
             for draw, weights_DD in enumerate(drawn)
         ])  # fmt: skip
     return found[0], found[1]
+
+
+def _shifted(
+    chance: Sequence[Tensor], left: Layer, right: Layer
+) -> tuple[list[Tensor], list[Tensor]]:
+    """By direction, correlations of a layer's neurons with the other's at every draw's tokens."""
+    drawn = [r_DM[left.live_D][:, right.live_D + right.span.start] for r_DM in chance]
+    return drawn, [r_DE.T for r_DE in drawn]

@@ -96,7 +96,7 @@ class CorrelationsStage:
         reductions = left_to_reduce(recipe, plan, store.list("reduce"))
         matchings, layers = left_to_match(recipe, plan, store.list("similarity"))
         taken = cost(
-            plan, recipe.rotations, recipe.measures,
+            plan, recipe.rotations, recipe.measures, shifted=bool(recipe.shifts),
             reductions=reductions, matchings=matchings, similarities=layers,
         )  # fmt: skip
         return replace(taken, work=()) if not plan.work and stand(found, store) else taken

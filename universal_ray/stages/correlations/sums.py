@@ -3,6 +3,7 @@
 import torch
 
 from universal_ray.maths.moments.accumulate import LayerSums, ModelMoments, accumulate_
+from universal_ray.maths.moments.shift import partners
 from universal_ray.planning.capacity import Part, Pass
 from universal_ray.planning.items import Model
 
@@ -36,13 +37,20 @@ class Sums:
         """Add a batch of one model's `u`; returns its operands."""
         return self.models[model.identity].update(u_TN, kept_T, policy)
 
-    def add_products(self, factors: Factors) -> None:
-        """Add the cross products of one batch, once every model's operands are there."""
+    def add_products(self, factors: Factors, kept_BP: torch.Tensor | None = None) -> None:
+        """Add the cross products of one batch, once every model's operands are there; `kept_BP`:
+        which of its tokens count, row by row, where a part is shifted.
+        """
         for part in self._pairs:
             first, second = part.item.models
             rows = slice(part.start * first.width, part.stop * first.width)
             left = tuple(factor[:, rows] for factor in factors[first.identity])
-            accumulate_(self._cross[part], left, factors[second.identity], first.width)
+            right = factors[second.identity]
+            if part.item.shift:
+                assert kept_BP is not None
+                order_T = partners(kept_BP, part.item.shift).to(right[0].device)
+                right = tuple(factor[order_T] for factor in right)
+            accumulate_(self._cross[part], left, right, first.width)
 
     def of(self, part: Part, layer: int) -> LayerSums:
         """One layer of a part, as it is stored."""

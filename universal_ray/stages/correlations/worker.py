@@ -181,7 +181,7 @@ class MomentsWorker(Worker):
                 factors[key] = sums.add_model(model, u_TN, batch.kept_T, told.policy)
                 del u_TN
                 clock.lap("operands")
-            sums.add_products(factors)
+            sums.add_products(factors, batch.kept_T.view(batch.tokens_BP.shape))
             clock.lap("products")
         for key, moments in sums.models.items():
             try:
