@@ -56,7 +56,8 @@ def truth(x, given: Encoder) -> np.ndarray:
             if given.activation == GROUPS:
                 parts = np.array_split(np.arange(LATENTS), given.k)
             keep = 1 if given.activation == GROUPS else given.k
-            kept = [i for part in parts for i in sorted(part, key=lambda i: -found[token, i])[:keep]]
+            ranked = [sorted(part, key=lambda i: -found[token, i]) for part in parts]
+            kept = [i for part in ranked for i in part[:keep]]
             found[token, [i for i in range(LATENTS) if i not in kept]] = 0
     return found
 

@@ -52,7 +52,7 @@ INPUTS = {"resid_post": "resid_pre", "mlp_out": "mlp_in"}
 """What such a module reads."""
 HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<hook>[\w.]+)")
 MODULE = re.compile(r"([\w.]+\.)?(layers|h|blocks)\.(?P<layer>\d+)(\.(?P<module>\w+))?")
-SUBMODULE = re.compile(r"(?P<what>[a-z]+)(ention)?_(?P<end>pre|post|in|out)_layer_(?P<layer>\d+)")
+SUBMODULE = re.compile(r"(?P<what>[a-z]+)_(?P<end>pre|post|in|out)_layer_(?P<layer>\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ def place_of(name: str, *, inputs: bool = False) -> tuple[str, int] | None:
     elif match := MODULE.fullmatch(name):
         place = MODULES.get(match["module"] or "")
     elif match := SUBMODULE.fullmatch(name):
-        place = f"{match['what']}_{match['end']}"
+        place = f"{match['what'].replace('attention', 'attn')}_{match['end']}"
         place = place if place in PLACES.values() else None
     if match is None or place is None:
         return None
