@@ -109,7 +109,7 @@ def test_latents_and_their_baseline_are_those_of_a_plain_computation(study):
                 continue
             assert row["max_corr"] == pytest.approx(expected[index], abs=1e-5)
             drawn = [draw[side][index] for draw in chance]
-            assert row["mean_baseline"] == pytest.approx(np.mean(drawn), abs=1e-5)
+            assert row["baseline_corr"] == pytest.approx(np.mean(drawn), abs=1e-5)
 
 
 def test_a_run_is_known_by_the_content_of_its_latents_and_not_by_their_folder(study, tmp_path):
@@ -153,7 +153,7 @@ def test_neurons_have_the_shifted_baseline_too(study, tmp_path):
     plan = plan_of(neurons)
     assert len(plan.pairs) == 1 and len(plan.items) == 2 + 1 + 2
     rows = make(neurons).get_table("tables/pairs.parquet").to_pylist()
-    assert all(-1 < row["mean_baseline"] < 1 for row in rows)
+    assert all(-1 < row["baseline_corr"] < 1 for row in rows)
     with pytest.raises(ConfigurationError, match="kind=shifted is the baseline of a run"):
         correlate(np.eye(9), np.eye(9), kind="shifted")
 
@@ -166,7 +166,7 @@ def wide(name: str, reads: int) -> Model:
 def test_wide_latents_are_planned_within_a_workers_memory_with_their_encoders():
     from universal_ray.config.study import Device, Pairs, Policy
 
-    footprint = Footprint(16_384, Device.cuda, Policy.fp16)
+    footprint = Footprint(4096, Device.cuda, Policy.fp16)
     memory = 80 * 2**30
     models = [wide("aaaa", 768), wide("bbbb", 768)]
     items = make_items([models], Pairs.reference, ("0.0",))
