@@ -52,7 +52,7 @@ def truth(x, given: Encoder) -> np.ndarray:
             scale = 1 if given.scale_D is None else float(given.scale_D[latent])
             found[token, latent] = value * scale
         if given.k is not None:
-            parts = [range(LATENTS)]
+            parts = [np.arange(LATENTS)]
             if given.activation == GROUPS:
                 parts = np.array_split(np.arange(LATENTS), given.k)
             keep = 1 if given.activation == GROUPS else given.k

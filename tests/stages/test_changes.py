@@ -14,11 +14,11 @@ from helpers_whole import copied, whole_run
 
 from universal_ray.config.similarity import Measure
 from universal_ray.config.study import (
+    Baseline,
     Bound,
     Convention,
     Exclusion,
     ForwardType,
-    Rotation,
     Study,
     keys,
 )
@@ -71,7 +71,7 @@ FILES = {
 """By artifact, how the paths of its files begin; tables are known by their marker."""
 OTHERWISE: dict[str, Any] = {
     "baseline.rotations": 3,
-    "baseline.kind": Rotation.orthogonal,
+    "baseline.kind": Baseline.orthogonal,
     "baseline.seed": 1,
     "universal.threshold": 0.01,
     "similarity.measures": [Measure.cka],

@@ -60,7 +60,7 @@ def study(tmp_path_factory) -> Study:
 def values(study: Study, name: str) -> np.ndarray:
     """Latents [B, P, N] of a model, float64."""
     site = site_of(study.models.site)
-    tokens_BP = torch.as_tensor(open_corpus(study.corpus.path).read(0, ROWS))
+    tokens_BP = torch.as_tensor(open_corpus(str(study.corpus.path)).read(0, ROWS))
     found: list[torch.Tensor] = []
     capture = Capture(site.of(resolve(name)), dtype=torch.float64, sites=[site])
     capture.read(tokens_BP, lambda _, __, x_TD: found.append(x_TD.clone()))
@@ -79,7 +79,7 @@ def test_latents_and_their_baseline_are_those_of_a_plain_computation(study):
     assert {row["site"] for row in rows} == {"sae"}
     assert {row["unit_kind"] for row in rows} == {"latent"}
     x, y = (values(study, name) for name in (study.models.reference, *study.models.compared))
-    tokens_BP = torch.as_tensor(open_corpus(study.corpus.path).read(0, ROWS))
+    tokens_BP = torch.as_tensor(open_corpus(str(study.corpus.path)).read(0, ROWS))
     kept_BP = ~torch.isin(tokens_BP, torch.tensor(inputs_of(study).excluded))
     assert 0.9 < kept_BP.double().mean() < 1
     kept_T = kept_BP.flatten().numpy()

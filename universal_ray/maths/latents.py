@@ -6,7 +6,9 @@ largest k (TopK, Gao et al., arXiv 2406.04093) or the largest of each of k group
 Shapes: T tokens, C channels that are read, D latents, K latents of a token.
 """
 
+import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -45,7 +47,7 @@ class Encoder:
     def to(self, device: torch.device, dtype: torch.dtype) -> "Encoder":
         """Its weights elsewhere, or of another dtype."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, dtype)
             for name, value in given.items()
             if isinstance(value, Tensor)
@@ -91,7 +93,8 @@ def _prepared(x_TC: Tensor, before: str) -> Tensor:
         apart_TC = x_TC - x_TC.mean(1, keepdim=True)
         return apart_TC / (apart_TC.std(1, keepdim=True) + SMALL)
     if before == LENGTH:
-        return x_TC * (x_TC.shape[1] ** 0.5 / x_TC.norm(dim=1, keepdim=True))
+        length_T1: Tensor = x_TC.norm(dim=1, keepdim=True)
+        return x_TC * (math.sqrt(x_TC.shape[1]) / length_T1)
     return x_TC
 
 

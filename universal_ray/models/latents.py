@@ -64,7 +64,7 @@ def with_coders(name: str, source: ModelSource) -> ModelSource:
 
 def check_alike(sources: Sequence[ModelSource]) -> None:
     """Raises ModelError where coders of the models of a study read unlike places or layers."""
-    read = {}
+    read: dict[str, str] = {}
     for source in sources:
         if source.coders is not None:
             what = ", ".join(coder.where for coder in source.coders.each)

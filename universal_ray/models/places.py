@@ -61,8 +61,9 @@ def watch(source: ModelSource, bridge: Any, layer: int, place: str, show: Show) 
             lambda _, given, out: show(out[0] if isinstance(out, tuple) else out)
         )
         return
-    if place == "attn_z" and getattr(attention, "o", None) is not None:
-        attention.o.original_component.register_forward_pre_hook(lambda _, given: show(given[0]))
+    output = getattr(attention, "o", None)
+    if place == "attn_z" and output is not None:
+        output.original_component.register_forward_pre_hook(lambda _, given: show(given[0]))
         return
     if place == "resid_mid" and not beside and getattr(block, "ln2", None) is not None:
         block.ln2.original_component.register_forward_pre_hook(lambda _, given: show(given[0]))

@@ -118,7 +118,7 @@ def found_in(folder: Path) -> list[Coder]:
 
     Raises ModelError where there is none, or one is of a kind that is not known.
     """
-    coders = []
+    coders: list[Coder] = []
     for path in sorted(folder.rglob("*")):
         if path.name in FORMATS:
             coders += FORMATS[path.name](folder, path)

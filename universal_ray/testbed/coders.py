@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,10 @@ class Read(Site):
 
     def attach(self, source: ModelSource, bridge: Any, show: Show) -> None:
         for layer in range(source.layers):
-            places.watch(source, bridge, layer, self.place,
-                         lambda x_BPC, layer=layer: show(layer, x_BPC))  # fmt: skip
+            places.watch(source, bridge, layer, self.place, partial(show, layer))
 
 
-class Coder(torch.nn.Module):
+class Autoencoder(torch.nn.Module):
     """One autoencoder of what is read, in units of `scale`."""
 
     def __init__(self, channels: int, latents: int, k: int, generator: torch.Generator):
@@ -107,7 +107,7 @@ def train(
     random = np.random.default_rng(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     shape = site.shape(source)
-    coders = [Coder(shape.width, settings.latents, settings.k, generator)
+    coders = [Autoencoder(shape.width, settings.latents, settings.k, generator)
               for _ in range(shape.layers)]  # fmt: skip
     weights = [weight for coder in coders for weight in coder.parameters()]
     optimizer = torch.optim.Adam(weights, lr=settings.learning_rate, betas=(0.9, 0.99))
@@ -132,7 +132,7 @@ def train(
         optimizer.zero_grad()
         with torch.no_grad():
             for coder in coders:
-                coder.W_dec /= coder.W_dec.norm(dim=1, keepdim=True)
+                coder.W_dec.div_(coder.W_dec.norm(dim=1, keepdim=True))
         if step % 100 == 0:
             log.info("step %s: %s of the variance is lost", step, [f"{x:.3f}" for x in lost])
     found = []
@@ -158,7 +158,7 @@ def _read(capture: Capture, tokens_BP: torch.Tensor) -> dict[int, torch.Tensor]:
 
 
 def _save(
-    coder: Coder, source: ModelSource, settings: CoderSettings, layer: int, output: Path,
+    coder: Autoencoder, source: ModelSource, settings: CoderSettings, layer: int, output: Path,
     record: dict[str, Any],
 ) -> None:
     folder = output / f"blocks.{layer}.{settings.hook}"

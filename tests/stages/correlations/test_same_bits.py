@@ -32,7 +32,7 @@ from helpers_study import (
 )
 from helpers_whole import copied
 
-from universal_ray.config.study import CorpusConfig, Pairs, Rotation, TextConfig
+from universal_ray.config.study import Baseline, CorpusConfig, Pairs, TextConfig
 from universal_ray.errors import ConfigurationError, LockedError, NumericalError, UnitError
 from universal_ray.planning.items import layer_file, marker
 from universal_ray.stages.correlations import folding
@@ -279,7 +279,7 @@ def test_new_rotations_threshold_and_pairs_compute_only_what_is_new(finished, tm
     count = len(computed(store))
     blocks = {path: store.get(path) for path in store.list("moments")}
     pairs = store.get_table("tables/pairs.parquet")
-    study.baseline.rotations, study.baseline.kind = 4, Rotation.orthogonal
+    study.baseline.rotations, study.baseline.kind = 4, Baseline.orthogonal
     study.universal.threshold = 0.1
     make(study)
     assert len(computed(store)) == count

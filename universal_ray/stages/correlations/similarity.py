@@ -142,7 +142,7 @@ def similarities(
     for other in right:
         beside = _beside(left, other, cross_DM)
         if not of_neurons or beside.empty:
-            rotated = ([], [])
+            rotated: tuple[list[Tensor], list[Tensor]] = ([], [])
         elif chance:
             rotated = _shifted(chance, left, other)
         else:
