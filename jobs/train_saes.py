@@ -8,7 +8,7 @@ with guarded():
     from pathlib import Path
 
     from universal_ray.cli.entry import entry
-    from universal_ray.errors import ConfigurationError, MissingError
+    from universal_ray.errors import ConfigurationError
     from universal_ray.testbed.settings import CoderSettings
 
 
@@ -17,7 +17,7 @@ class TrainSaes:
     of: list[str]
     """Directories, or hub `id[@revision]`; the last part of a name is that of its folder."""
     tokens: str
-    """A stream of tokens, `.npy`: `training.npy` of what jobs/train_seeds.py leaves, or another."""
+    """A directory of tokenised rows, as corpus=tokens reads them."""
     output: str
     """Where a folder of each model goes, with one of each layer."""
     threads: int
@@ -26,27 +26,24 @@ class TrainSaes:
 
 @entry(
     "train_saes", TrainSaes,
-    ("tokens=runs/testbed/data/training.npy", "of the first two embedded seeds"),
+    ("", "of the first two embedded seeds, in minutes"),
     ("training.latents=4096 training.hook=hook_resid_post", "wider ones of the residual stream"),
 )  # fmt: skip
 def main(job: TrainSaes) -> None:
-    tokens, names = Path(job.tokens), [name.split("@")[0].split("/")[-1] for name in job.of]
+    names = [name.split("@")[0].rstrip("/").split("/")[-1] for name in job.of]
     if len(set(names)) < len(names):
         raise ConfigurationError(f"of={job.of} have one last part: train them one by one")
-    if not tokens.is_file():
-        raise MissingError(f"There is no file {tokens}: jobs/train_seeds.py makes one, of "
-                           "output/data/training.npy")  # fmt: skip
-    import numpy as np
     import torch
 
+    from universal_ray.corpus.rows import open_corpus
     from universal_ray.models.source import resolve
     from universal_ray.testbed.coders import train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(job.threads)
-    stream = np.load(tokens, mmap_mode="r")
-    for model, name in zip(job.of, names, strict=True):
-        for found in train(resolve(model), stream, job.training, Path(job.output) / name):
+    rows = open_corpus(job.tokens)
+    for source, name in zip(map(resolve, job.of), names, strict=True):
+        for found in train(source, rows, job.training, Path(job.output) / name):
             print(f"{name}, layer {found['layer']}: {found['lost']:.1%} of the variance is lost, "
                   f"{found['fired']} of {job.training.latents} latents fire, {found['seconds']} s")
 

@@ -118,6 +118,23 @@ def test_each_format_is_read_as_what_it_computes(tmp_path, written, place, made)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
+def test_what_no_file_says_is_said_beside_it(tmp_path, model):
+    seed = sparsify(tmp_path / "saes").joinpath("h.0").rename(tmp_path / "seed1")
+    with pytest.raises(ModelError, match=r"reads 'seed1', which is no place .* after a colon"):
+        site_of(f"sae:{seed}").find(model.name)
+    (coder,) = site_of(f"sae:{seed}:h.1.mlp").find(model.name).coders.each
+    assert (coder.place, coder.layer) == ("mlp_out", 1)
+    with pytest.raises(ModelError, match=r"'layers' is read, which is no place that is known"):
+        site_of(f"sae:{seed}:layers").find(model.name)
+    within = tmp_path / "layers.0.mlp"
+    within.mkdir()
+    seed = seed.rename(within / "seed1")  # as sparsify saves those of several seeds
+    (coder,) = found_in(seed)
+    assert (coder.place, coder.layer) == ("mlp_out", 0)
+    with pytest.raises(ModelError, match=r"'h.1' is read, which is not what .* 'layers.0.mlp'"):
+        found_in(seed, "h.1")
+
+
 def test_a_file_that_changed_since_it_was_found_is_refused(tmp_path):
     folder = lens(tmp_path)
     (coder,) = found_in(folder)
@@ -158,7 +175,7 @@ def test_latents_are_of_what_a_plain_model_has_at_that_place(tmp_path, model, ho
     for layer in range(2):
         lens(tmp_path, layer, seed=layer, hook=hook)
     site = site_of(f"sae:{tmp_path}")
-    source = site.of(model)
+    source = site.find(model.name)
     shape = site.shape(source)
     assert (shape.layers, shape.width, shape.signed) == (2, D, False)
     tokens_BP = torch.arange(32).reshape(2, 16) % 60
@@ -186,7 +203,7 @@ def test_latents_are_of_what_a_plain_model_has_at_that_place(tmp_path, model, ho
 
 def test_a_model_is_another_with_other_latents_and_the_same_wherever_these_lie(tmp_path, model):
     folders = [lens(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
-    one, same, other = (site_of(f"sae:{folder}").of(model).identity for folder in folders)
+    one, same, other = (site_of(f"sae:{folder}").find(model.name).identity for folder in folders)
     assert one == same != other != model.identity != one
 
 
@@ -217,7 +234,7 @@ def silent() -> dict[str, torch.Tensor]:
 def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path, model, changes, sentence):
     lens(tmp_path, **changes)
     with pytest.raises(ModelError, match=sentence):
-        site_of(f"sae:{tmp_path}").of(model)
+        site_of(f"sae:{tmp_path}").find(model.name)
 
 
 def test_a_folder_of_unlike_ones_is_refused(tmp_path, model):
@@ -228,15 +245,15 @@ def test_a_folder_of_unlike_ones_is_refused(tmp_path, model):
     ):
         lens(lens(tmp_path / name), layer=1, **changes)
         with pytest.raises(ModelError, match=sentence):
-            site_of(f"sae:{tmp_path / name}").of(model)
+            site_of(f"sae:{tmp_path / name}").find(model.name)
     lens(lens(tmp_path / "twice") / "more")
     with pytest.raises(ModelError, match="holds 2 sparse autoencoders of layer 0"):
-        site_of(f"sae:{tmp_path / 'twice'}").of(model)
+        site_of(f"sae:{tmp_path / 'twice'}").find(model.name)
     (tmp_path / "none").mkdir()
     with pytest.raises(ModelError, match="holds no sparse autoencoder"):
-        site_of(f"sae:{tmp_path / 'none'}").of(model)
+        site_of(f"sae:{tmp_path / 'none'}").find(model.name)
     with pytest.raises(MissingError, match="neither a directory nor a hub id"):
-        site_of("sae:no-such-folder").of(model)
+        site_of("sae:no-such-folder").find(model.name)
 
 
 def test_latents_that_can_never_fire_are_told_before_work(tmp_path, model, caplog):
@@ -244,7 +261,7 @@ def test_latents_that_can_never_fire_are_told_before_work(tmp_path, model, caplo
     given["W_enc"][:, :2], given["b_enc"][:2] = 0, -1
     lens(tmp_path, weights=given)
     with caplog.at_level(logging.WARNING):
-        site_of(f"sae:{tmp_path}").of(model)
+        site_of(f"sae:{tmp_path}").find(model.name)
     assert "2 latents of" in caplog.text and "can never fire" in caplog.text
 
 

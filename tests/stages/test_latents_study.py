@@ -12,11 +12,10 @@ from safetensors.torch import save_file
 
 from universal_ray.config.study import Baseline, Exclusion, Study, check
 from universal_ray.corpus.rows import open_corpus
-from universal_ray.errors import ConfigurationError, ModelError
+from universal_ray.errors import ConfigurationError, MissingError, ModelError
 from universal_ray.maths.moments.shift import partners
 from universal_ray.models.capture import Capture
 from universal_ray.models.site import site_of
-from universal_ray.models.source import resolve
 from universal_ray.planning.capacity import Footprint
 from universal_ray.planning.costs import forward_flops
 from universal_ray.planning.items import Model, make_items
@@ -62,15 +61,19 @@ def values(study: Study, name: str) -> np.ndarray:
     site = site_of(study.models.site)
     tokens_BP = torch.as_tensor(open_corpus(str(study.corpus.path)).read(0, ROWS))
     found: list[torch.Tensor] = []
-    capture = Capture(site.of(resolve(name)), dtype=torch.float64, sites=[site])
+    capture = Capture(site.find(name), dtype=torch.float64, sites=[site])
     capture.read(tokens_BP, lambda _, __, x_TD: found.append(x_TD.clone()))
     return torch.cat(found, dim=1).unflatten(0, tokens_BP.shape).numpy()
 
 
-def best(x_TN: np.ndarray, y_TM: np.ndarray) -> np.ndarray:
+def correlated(x_TN: np.ndarray, y_TM: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         r_NM = np.corrcoef(x_TN.T, y_TM.T)[: x_TN.shape[1], x_TN.shape[1] :]
-    return np.nan_to_num(r_NM, nan=-np.inf).max(1)
+    return np.nan_to_num(r_NM, nan=-np.inf)
+
+
+def best(x_TN: np.ndarray, y_TM: np.ndarray) -> np.ndarray:
+    return correlated(x_TN, y_TM).max(1)
 
 
 def test_latents_and_their_baseline_are_those_of_a_plain_computation(study):
@@ -85,9 +88,9 @@ def test_latents_and_their_baseline_are_those_of_a_plain_computation(study):
     kept_T = kept_BP.flatten().numpy()
     flat = [each.reshape(-1, each.shape[2]) for each in (x, y)]
     chance = []
-    a, b = (resolve(name) for name in (study.models.reference, *study.models.compared))
     site = site_of(study.models.site)
-    swapped = site.of(a).identity > site.of(b).identity  # whose tokens are moved
+    a, b = (site.find(name) for name in (study.models.reference, *study.models.compared))
+    swapped = a.identity > b.identity  # whose tokens are moved
     for drawn in study.baseline.shifts:
         order: list[torch.Tensor] = []
         for start in range(0, ROWS, 4):  # units, and their batches
@@ -96,7 +99,7 @@ def test_latents_and_their_baseline_are_those_of_a_plain_computation(study):
                 order.append(partners(part_BP, drawn) + first * CONTEXT)
         moved_T = torch.cat(order).numpy()
         one = (flat[0][moved_T], flat[1]) if swapped else (flat[0], flat[1][moved_T])
-        chance.append([best(u[kept_T], v[kept_T]) for u, v in (one, one[::-1])])
+        chance.append([correlated(u[kept_T], v[kept_T]) for u, v in (one, one[::-1])])
     for side, name in enumerate("ab"):
         told = [row for row in rows if row["model"] == name]
         expected = best(flat[side][kept_T], flat[1 - side][kept_T])
@@ -108,8 +111,20 @@ def test_latents_and_their_baseline_are_those_of_a_plain_computation(study):
                 assert row["null_reason"] == "constant over the kept tokens"
                 continue
             assert row["max_corr"] == pytest.approx(expected[index], abs=1e-5)
-            drawn = [draw[side][index] for draw in chance]
+            drawn = [draw[side][index].max() for draw in chance]
             assert row["baseline_corr"] == pytest.approx(np.mean(drawn), abs=1e-5)
+    measured = {
+        (row["model"], row["layer"], row["other_layer"]): row["null"]
+        for row in store.get_table("tables/similarity.parquet").to_pylist()
+        if row["measure"] == "best" and row["other_layer"] is not None
+    }
+    assert len(measured) == 8
+    for (model, layer, other), null in measured.items():
+        drawn = []
+        for draw in chance:
+            r_DE = draw["ab".index(model)][layer * D :, other * D :][:D, :D]
+            drawn.append(r_DE.max(1)[np.isfinite(r_DE.max(1))].mean())
+        assert null == pytest.approx(np.mean(drawn), abs=1e-5)
 
 
 def test_a_run_is_known_by_the_content_of_its_latents_and_not_by_their_folder(study, tmp_path):
@@ -124,6 +139,32 @@ def test_a_run_is_known_by_the_content_of_its_latents_and_not_by_their_folder(st
     again = inputs_of(moved)
     assert [m.identity for m in again.everyone] == [m.identity for m in inputs.everyone]
     assert possible(study.models.site) == ("correlations", "profile", "report")
+
+
+def test_one_model_with_several_sets_of_latents_has_a_label_for_each(study, tmp_path):
+    for seed in range(3):
+        save(tmp_path / f"saes/seed{seed}", seed, "a")
+    named = [f"{study.models.reference}#seed{seed}" for seed in range(3)]
+    site = f"sae:{tmp_path}/saes/{{label}}"
+    found = whole_study(tmp_path / "run", named, str(study.corpus.path), models__site=site)
+    found.baseline.kind = Baseline.shifted
+    store = make(found)
+    rows = store.get_table("tables/pairs.parquet").to_pylist()
+    assert {(row["model"], row["other"]) for row in rows} >= {("a#seed0", "a#seed1"),
+                                                              ("a#seed0", "a#seed2")}  # fmt: skip
+    x, y = (values(found, name) for name in named[:2])
+    errors = store.get_table("tables/similarity.parquet")["se"]
+    assert errors.null_count == len(errors) > 0  # of one group of tokens
+    expected = best(x.reshape(-1, 2 * D), y.reshape(-1, 2 * D))
+    told = [row for row in rows if (row["model"], row["other"]) == ("a#seed0", "a#seed1")]
+    assert np.median([abs(row["max_corr"] - expected[index]) for index, row in enumerate(told)
+                      if row["max_corr"] is not None]) < 0.05  # fmt: skip
+    found.models.reference = study.models.reference
+    with pytest.raises(ModelError, match=r"has no label where models.site has \{label\}: write it"):
+        inputs_of(found)
+    found.models.reference, found.models.site = named[0], f"sae:{tmp_path}/saes/seed0"
+    with pytest.raises(MissingError, match=r"There is no model .*a#seed0"):
+        inputs_of(found)
 
 
 def test_latents_of_another_model_or_place_are_refused_before_any_model_runs(

@@ -17,23 +17,41 @@ from universal_ray.storage.hub import sha256_of
 
 log = logging.getLogger(__name__)
 
-HERE = "{model}"
-"""Stands for the last part of a model's name, without its revision."""
+HERE, LABEL = "{model}", "{label}"
+"""Stand for the last part of a model's name, without its revision, and for what is after `#`."""
 ON_HUB = re.compile(
     r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[^@\s/]+))?(/(?P<folder>.+))?"
 )
 
 
-def with_coders(name: str, source: ModelSource) -> ModelSource:
-    """A model with the coders that are in `name`, a folder or on the hub, as one: it has another
-    identity with others.
+def labelled(name: str, where: str) -> tuple[str, str]:
+    """The name of a model and the label after it, by which one model with several sets of coders is
+    named several times: `owner/name#seed1`; none where `where` has no place for it.
+
+    Raises ModelError where that has one, and a name no label.
+    """
+    if LABEL not in where:
+        return name, ""
+    plain, _, label = name.rpartition("#")
+    if not plain or not label:
+        raise ModelError(
+            f"Model {name!r} has no label where models.site has {LABEL}: write it after the name, "
+            "as in owner/name#seed1."
+        )
+    return plain, label
+
+
+def with_coders(where: str, source: ModelSource, label: str = "") -> ModelSource:
+    """A model with the coders that are in a folder or on the hub, as one: it has another identity
+    with others. `where`: that, and after a colon what they read, which not all files say.
 
     Raises MissingError where there are none, and ModelError where they are of another model, read
     another width or places that are not alike, or have no latent that can fire.
     """
-    given = name.replace(HERE, source.name.split("@")[0].rstrip("/").split("/")[-1])
+    short = source.name.split("@")[0].rstrip("/").split("/")[-1]
+    given, _, hook = where.replace(HERE, short).replace(LABEL, label).partition(":")
     location, commit, folder, directory = _located(given)
-    each = sae.found_in(directory)
+    each = sae.found_in(directory, hook)
     _check_layers(given, source, each)
     shapes = {coder: sae.shape_of(directory, coder) for coder in each}
     channels = places.width(source, each[0].place)
@@ -57,7 +75,7 @@ def with_coders(name: str, source: ModelSource) -> ModelSource:
         channels=channels, width=widths[0],
     )  # fmt: skip
     _check_silent(given, source, found, directory)
-    content = [source.identity, [[coder.layer, dict(files)[coder.weights],
+    content = [source.identity, [[coder.layer, coder.place, dict(files)[coder.weights],
                                   dict(files)[coder.configuration]] for coder in each]]  # fmt: skip
     return replace(source, coders=found, identity=fingerprint(content))
 

@@ -113,15 +113,17 @@ class Coders:
         return hub.fetch(repository, self.commit, names) / self.folder
 
 
-def found_in(folder: Path) -> list[Coder]:
-    """Every coder in a folder and the folders in it, by the layers that they read.
+def found_in(folder: Path, hook: str = "") -> list[Coder]:
+    """Every coder in a folder and the folders in it, by the layers that they read: `hook`, where
+    their files do not say.
 
-    Raises ModelError where there is none, or one is of a kind that is not known.
+    Raises ModelError where there is none, one is of a kind that is not known, or says that it reads
+    something else.
     """
     coders: list[Coder] = []
     for path in sorted(folder.rglob("*")):
         if path.name in FORMATS:
-            coders += FORMATS[path.name](folder, path)
+            coders += FORMATS[path.name](folder, path, hook)
     if not coders:
         raise ModelError(
             f"{folder} holds no sparse autoencoder or transcoder: give a folder with "
@@ -205,12 +207,20 @@ def place_of(name: str, *, inputs: bool = False) -> tuple[str, int] | None:
     return (INPUTS.get(place, place) if inputs else place), int(match["layer"])
 
 
-def _placed(path: Path, name: Any, *, inputs: bool = False) -> tuple[str, int]:
-    found = place_of(name, inputs=inputs) if isinstance(name, str) else None
+def _placed(path: Path, name: Any, hook: str, *, inputs: bool = False) -> tuple[str, int]:
+    told = place_of(name, inputs=inputs) if isinstance(name, str) else None
+    said = place_of(hook, inputs=inputs)
+    if hook and (said is None or told not in (None, said)):
+        why = "is no place that is known" if said is None else f"is not what {path} says, {name!r}"
+        raise ModelError(
+            f"models.site says that {hook!r} is read, which {why}: correct it, or leave it out."
+        )
+    found = told or said
     if found is None:
         raise ModelError(
             f"{path} says that it reads {name!r}, which is no place that is known: give one that "
-            f"reads one of {', '.join(dict.fromkeys(PLACES.values()))}."
+            f"reads one of {', '.join(dict.fromkeys(PLACES.values()))}, or say it after a colon at "
+            "the end of models.site, as in sae:folder:layers.5.mlp."
         )
     return found
 
@@ -220,7 +230,7 @@ def _unknown(path: Path, what: str) -> ModelError:
                       "another.")  # fmt: skip
 
 
-def _lens(folder: Path, weights: Path) -> Iterator[Coder]:
+def _lens(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     path = weights.with_name("cfg.json")
     cfg, _ = read_json(str(folder), path)
     told = {**cfg, **(cfg.get("metadata") or {})}
@@ -248,7 +258,7 @@ def _lens(folder: Path, weights: Path) -> Iterator[Coder]:
         raise _unknown(path, "a head of its own")
     if cfg.get("apply_b_dec_to_input", not transcoder):
         tensors["centre_C"] = "b_dec"
-    place, layer = _placed(path, told.get("hook_name", told.get("hook_point")))
+    place, layer = _placed(path, told.get("hook_name", told.get("hook_point")), hook)
     yield _coder(
         folder, path, weights, place=place, layer=layer, model=told.get("model_name"),
         identity=told.get("model_identity"), activation=activation, before=before, tensors=tensors,
@@ -257,7 +267,7 @@ def _lens(folder: Path, weights: Path) -> Iterator[Coder]:
     )  # fmt: skip
 
 
-def _sparsify(folder: Path, weights: Path) -> Iterator[Coder]:
+def _sparsify(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     path = weights.with_name("cfg.json")
     cfg, _ = read_json(str(folder), path)
     activations = {"topk": TOPK, "groupmax": GROUPS}
@@ -271,7 +281,10 @@ def _sparsify(folder: Path, weights: Path) -> Iterator[Coder]:
     tensors = {"weight_CD": "encoder.weight", "bias_D": "encoder.bias"}
     if not reads_input:
         tensors["centre_C"] = "b_dec"
-    place, layer = _placed(path, weights.parent.name, inputs=reads_input)
+    # With several seeds each has a folder in that of the module.
+    named = [each.name for each in weights.parents[:2]]
+    name = next((each for each in named if place_of(each)), named[0])
+    place, layer = _placed(path, name, hook, inputs=reads_input)
     yield _coder(
         folder, path, weights, place=place, layer=layer, activation=activation, k=cfg["k"],
         tensors=tensors, latents_first=True,
@@ -303,7 +316,7 @@ LEARNED: Mapping[str, dict[str, Any]] = {
 """Classes of dictionary_learning, in what they differ from a linear encoder with a bias."""
 
 
-def _learning(folder: Path, weights: Path) -> Iterator[Coder]:
+def _learning(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     path = weights.with_name("config.json")
     config, _ = read_json(str(folder), path)
     trainer, buffer = (config.get(name) or {} for name in ("trainer", "buffer"))
@@ -312,7 +325,8 @@ def _learning(folder: Path, weights: Path) -> Iterator[Coder]:
         raise _unknown(path, f"dict_class {trainer.get('dict_class')!r}")
     usual = {"weight_CD": "encoder.weight", "bias_D": "encoder.bias"}
     tensors = {**usual, **kind["tensors"]}
-    place, layer = _placed(path, trainer.get("submodule_name"), inputs=buffer.get("io") == "in")
+    reads_input = buffer.get("io") == "in"
+    place, layer = _placed(path, trainer.get("submodule_name"), hook, inputs=reads_input)
     k = trainer.get("k") if kind["activation"] == TOPK else None
     if kind["activation"] == TOPK and not isinstance(k, int):
         raise _unknown(path, f"k {k!r}")
@@ -321,20 +335,20 @@ def _learning(folder: Path, weights: Path) -> Iterator[Coder]:
                  identity=trainer.get("model_identity"), k=k, **more)  # fmt: skip
 
 
-def _tracer(folder: Path, path: Path) -> Iterator[Coder]:
+def _tracer(folder: Path, path: Path, hook: str) -> Iterator[Coder]:
     import yaml
 
     check_regular(str(folder), path, 2**20)
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or config.get("model_kind", "") != "transcoder_set":
         raise _unknown(path, "a config.yaml that is not that of a transcoder_set")
-    hook = str(config.get("feature_input_hook")).removeprefix("blocks.{layer}.")
+    read = str(config.get("feature_input_hook")).removeprefix("blocks.{layer}.")
     files = sorted(path.parent.glob("layer_*.safetensors"))
     if "transcoders" in config or not files:
         raise _unknown(path, "weights that are not layer_<i>.safetensors beside it")
     for weights in files:
         layer = weights.stem.removeprefix("layer_")
-        place, number = _placed(path, f"blocks.{layer}.{hook}")
+        place, number = _placed(path, f"blocks.{layer}.{read}", hook)
         state = read_weights(str(folder), weights)
         tensors = {"weight_CD": "W_enc", "bias_D": "b_enc"}
         activation, k = RELU, None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -22,8 +22,8 @@ from universal_ray.config.site import LATENTS, content_of
 from universal_ray.errors import ModelError
 from universal_ray.maths.latents import encode
 from universal_ray.models import places, sae
-from universal_ray.models.latents import with_coders
-from universal_ray.models.source import ModelSource
+from universal_ray.models.latents import labelled, with_coders
+from universal_ray.models.source import ModelSource, resolve
 
 Show = Callable[[int, torch.Tensor], None]
 """Receives the values [B, P, D] of a layer as the model makes them, by the layer's index."""
@@ -58,11 +58,11 @@ class Site(ABC):
     floor: str = ""
     """why the lower end of their values is no response, where these are not of either sign"""
 
-    def of(self, source: ModelSource) -> ModelSource:
-        """A model with all that its units are made by, where that is more than the model: what
-        is missing or does not fit is raised.
+    def find(self, name: str) -> ModelSource:
+        """A model with all that its units are made by. Raises as `resolve`, and what is wrong with
+        what is beside the model.
         """
-        return source
+        return resolve(name)
 
     def reads(self, source: ModelSource) -> int:
         """Channels that each unit is made of by weights beside the model's; 0 where there are none.
@@ -276,8 +276,9 @@ class Latents(Site):
     where: str = field(default="", compare=False)
     """a folder, or on the hub"""
 
-    def of(self, source: ModelSource) -> ModelSource:
-        return with_coders(self.where, source)
+    def find(self, name: str) -> ModelSource:
+        plain, label = labelled(name, self.where)
+        return replace(with_coders(self.where, resolve(plain), label), name=name)
 
     def shape(self, source: ModelSource) -> Shape:
         assert source.coders is not None

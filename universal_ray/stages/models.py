@@ -68,7 +68,7 @@ def find_models(study: Study, store: Store) -> Models:
     check_ours(store)
     site = site_of(study.models.site)
     groups = tuple(
-        tuple(site.of(source.resolve(name)) for name in names)
+        tuple(site.find(name) for name in names)
         for names in model_groups(study.models)
     )
     sources = [each for group in groups for each in group]

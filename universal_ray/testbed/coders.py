@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from universal_ray.errors import ConfigurationError, MissingError
+from universal_ray.corpus.rows import TokenCorpus, check_fits
+from universal_ray.errors import ConfigurationError
 from universal_ray.models import places
 from universal_ray.models.capture import Capture
 from universal_ray.models.sae import LENS, PLACES
 from universal_ray.models.site import STREAM, Shape, Show, Site
 from universal_ray.models.source import ModelSource
+from universal_ray.models.tokenizer import find_tokenizers, tokenizer_identity
 from universal_ray.testbed.settings import CoderSettings as CoderSettings
 
 log = logging.getLogger(__name__)
@@ -85,12 +87,14 @@ class Autoencoder(torch.nn.Module):
 
 
 def train(
-    source: ModelSource, tokens_S: np.ndarray, settings: CoderSettings, output: Path
+    source: ModelSource, corpus: TokenCorpus, settings: CoderSettings, output: Path
 ) -> list[dict[str, Any]]:
-    """Train one on each layer of a model from a stream of tokens, save them in folders of
-    `output`, and return what came of each.
+    """Train one on each layer of a model from the rows of a corpus after the first ones, in a new
+    order each time that all have been read; save them in folders of `output`, and return what came
+    of each.
 
-    Raises ConfigurationError for settings that cannot be, MissingError for too few tokens.
+    Raises ConfigurationError for settings that cannot be, CorpusError where the corpus is not of
+    the model's tokenizer.
     """
     place = PLACES.get(settings.hook)
     if place is None:
@@ -99,9 +103,17 @@ def train(
         )
     if not 0 < settings.k <= settings.latents:
         raise ConfigurationError(f"k={settings.k} of {settings.latents} latents: give fewer")
-    size, context = settings.rows * settings.context, settings.context
-    if len(tokens_S) < size:
-        raise MissingError(f"{len(tokens_S):,} tokens are less than one step of {size:,}")
+    left = corpus.rows - settings.first
+    if left < settings.rows:
+        raise ConfigurationError(
+            f"first={settings.first} leaves {max(left, 0):,} of the {corpus.rows:,} rows in "
+            f"{corpus.path}, less than one step of rows={settings.rows}: lower one of them"
+        )
+    (tokenizer,) = find_tokenizers([source], None)
+    check_fits(
+        corpus, vocabulary={source.name: source.vocabulary}, context={source.name: source.context},
+        tokenizer_identity=tokenizer_identity(tokenizer),
+    )  # fmt: skip
     site, began = Read(place=place), time.monotonic()
     capture = Capture(source, sites=[site])
     random = np.random.default_rng(settings.seed)
@@ -111,11 +123,13 @@ def train(
               for _ in range(shape.layers)]  # fmt: skip
     weights = [weight for coder in coders for weight in coder.parameters()]
     optimizer = torch.optim.Adam(weights, lr=settings.learning_rate, betas=(0.9, 0.99))
-    lost = [0.0] * shape.layers
+    lost, waiting = [0.0] * shape.layers, np.empty(0, dtype=np.int64)
     for step in range(settings.steps):
-        starts = random.integers(0, len(tokens_S) - context + 1, settings.rows)
-        rows_BP = np.stack([tokens_S[start : start + context] for start in starts])
-        read = _read(capture, torch.from_numpy(rows_BP.astype(np.int64)))
+        if len(waiting) < settings.rows:
+            waiting = settings.first + random.permutation(left)
+        chosen, waiting = waiting[: settings.rows], waiting[settings.rows :]
+        rows_BP = np.concatenate([corpus.read(row, row + 1) for row in chosen.tolist()])
+        read = _read(capture, torch.from_numpy(rows_BP))
         for layer, x_TC in read.items():
             if step == 0:
                 coders[layer].begin(x_TC)
@@ -126,8 +140,8 @@ def train(
             now = float(loss.detach())
             lost[layer] = 0.95 * lost[layer] + 0.05 * now if step else now
         for group in optimizer.param_groups:  # down to zero in the last fifth
-            left = (settings.steps - step) / settings.steps
-            group["lr"] = settings.learning_rate * min(1.0, 5 * left)
+            ahead = (settings.steps - step) / settings.steps
+            group["lr"] = settings.learning_rate * min(1.0, 5 * ahead)
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():

@@ -64,6 +64,7 @@ class CoderSettings:
     steps: int = 600
     rows: int = 32
     """of tokens, of one step"""
-    context: int = 128
+    first: int = 1024
+    """rows that are left out at the start: the default study reads some of them"""
     learning_rate: float = 1e-3
     seed: int = 0

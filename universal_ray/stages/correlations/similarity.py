@@ -164,7 +164,7 @@ def similarities(
             for other, theirs, held in zip(right, parts, fixed, strict=True)
         ], -1)
         for group, (part, own, *parts) in enumerate(zip(read(), *_grams(layers, n_G), strict=True))
-        if n_G[group] > 0
+        if 0 < n_G[group] < n_G.sum()
     ]  # fmt: skip
     value_2XL = torch.stack(values, -1)
     return Similarities(
