@@ -21,7 +21,7 @@ from scipy.stats import percentileofscore
 def test_densities_are_counts_of_all_neurons():
     neurons = frame("neurons")
     data = data_of("densities")
-    names = {"best match": "mean_corr", "best in a rotation": "mean_baseline",
+    names = {"best match": "mean_corr", "best by chance": "mean_baseline",
              "excess": "excess_corr"}  # fmt: skip
     assert set(data["quantity"]) == set(names)
     for quantity, own in data.groupby("quantity"):

@@ -117,7 +117,7 @@ def test_the_front_page_says_how_many_are_universal(visit, made):
 
 def test_units_that_are_no_neurons_are_called_what_they_are(browser, tmp_path, monkeypatch):
     told, values = made_up.summary, made_up._values
-    units = {"site": "residual", "unit_kind": "dimension"}
+    units = {"site": "residual", "unit_kind": "dimension", "chance": "shifted"}
     monkeypatch.setattr(made_up, "summary", lambda *given: told(*given) | units)
     monkeypatch.setattr(made_up, "_values", lambda entry, rows, *given: pa.nulls(rows, entry.type)
                         if "weights" in needs(entry) else values(entry, rows, *given))  # fmt: skip
@@ -128,6 +128,10 @@ def test_units_that_are_no_neurons_are_called_what_they_are(browser, tmp_path, m
     assert visit.text("h1").endswith("of 8 dimensions are universal")
     assert ("What is called a neuron here is a dimension, the unit of the site residual."
             in visit.text("p.lead"))  # fmt: skip
+    assert "than the best match in them at other tokens" in visit.text("p.lead")
+    for address in ("#/", "#/list", "#/neuron/a:0.1"):
+        visit.open(address)
+        assert "shifted" in visit.text("main") and "rotat" not in visit.text("main")
     visit.open("#/list")
     assert visit.text(".summary").startswith("16 of 16 dimensions")
     visit.open("#/neuron/a:0.1")

@@ -130,7 +130,7 @@ def test_the_excess_of_a_rotated_model_is_one_draw_less_the_others(made):
     draws = np.array(pairs["baseline_draws"].to_pylist()).reshape(2, N, -1)
     apart = (draws[:, :, 0] - draws[:, :, 1:].mean(2)).mean(0)
     told = catalogue(made)["pages"][0]["histograms"]["excess"]
-    np.testing.assert_array_equal(told["rotated"], np.histogram(apart, told["edges"])[0])
+    np.testing.assert_array_equal(told["chance"], np.histogram(apart, told["edges"])[0])
 
 
 def shown_tokens(folder):

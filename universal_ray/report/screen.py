@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from universal_ray.report.run import Run
-from universal_ray.report.units import no_neurons
+from universal_ray.report.units import chance, no_neurons
 from universal_ray.runtime.progress import Progress, remaining
 from universal_ray.storage.store import Store
 
@@ -151,7 +151,7 @@ def _show_references(out: Console, run: Run, summary: dict[str, Any]) -> None:
                 for where in (reference["published"], reference)
             ]
             out.print(f"published: {told[0]}; here: {told[1]}")
-        out.print(_strongest(reference, neurons, partners))
+        out.print(_strongest(reference, summary, neurons, partners))
         if "profile" in reference:
             _show_families(out, reference)
     if "roles" in summary:
@@ -285,7 +285,7 @@ def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:
         f"above {summary['threshold']}",
         title_justify="left",
     )
-    heads = ("layer", "neurons", "universal", "share", "best r", "rotated", "excess")
+    heads = ("layer", "neurons", "universal", "share", "best r", chance(summary), "excess")
     for head in heads:
         table.add_column(head, justify="right")
     for row in [*reference["layers"], {**reference, "layer": "all"}]:
@@ -303,13 +303,15 @@ def _layers(reference: dict[str, Any], summary: dict[str, Any]) -> Table:
     return table
 
 
-def _strongest(reference: dict[str, Any], neurons: Any, partners: Any) -> Table:
+def _strongest(
+    reference: dict[str, Any], summary: dict[str, Any], neurons: Any, partners: Any
+) -> Table:
     mine = neurons.filter(pc.equal(neurons["model"], reference["model"]))
     mine = mine.filter(pc.is_valid(mine["excess_corr"]))
     order = pc.sort_indices(mine, [("excess_corr", "descending")])
     best = mine.take(order[:STRONGEST]).to_pylist()
     table = Table(title="strongest, with their partner in every other seed", title_justify="left")
-    for head in ("neuron", "excess", "best r", "rotated"):
+    for head in ("neuron", "excess", "best r", chance(summary)):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("partners", overflow="fold")
     found = partners.filter(pc.equal(partners["model"], reference["model"]))

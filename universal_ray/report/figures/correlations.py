@@ -8,9 +8,10 @@ from universal_ray.report.figures import paint
 from universal_ray.report.figures.bins import by_group, cells, counted, edges_of
 from universal_ray.report.figures.figure import UNIVERSALITY, Figure, Made
 from universal_ray.report.figures.source import NotDrawn, Source, check_neurons
+from universal_ray.report.units import chance
 
 QUANTITIES = {
-    "mean_corr": "best match", "mean_baseline": "best in a rotation", "excess_corr": "excess",
+    "mean_corr": "best match", "mean_baseline": "best by chance", "excess_corr": "excess",
 }
 LEVELS = (0.4, 0.45, 0.5)
 """Excess correlations beside the threshold: it is a cliff."""
@@ -35,9 +36,9 @@ def densities(source: Source) -> Made:
                      for model, own in rows.groupby("model", sort=False))  # fmt: skip
     return Made(
         by_group(groups, ("model", "quantity"), edges).assign(threshold=threshold),
-        "Best correlation of every neuron with those of another model, the best with a rotation of "
-        "that model, and the excess of the first over the second, each a mean over the other "
-        f"models. The line is the threshold, an excess of {threshold:g}. {told}.",
+        "Best correlation of every neuron with those of another model, the best with that "
+        f"model {chance(source.summary)}, and the excess of the first over the second, each a mean "
+        f"over the other models. The line is the threshold, an excess of {threshold:g}. {told}.",
     )
 
 
@@ -46,7 +47,7 @@ def draw_densities(data: pd.DataFrame, page: Page) -> None:
     made = paint.panels(page, len(models), columns=3, height=2.0, top=0.5, left=0.15,
                         apart=(0.2, 0.5))  # fmt: skip
     look = {
-        "best match": (paint.OWN, "-"), "best in a rotation": (paint.BASE, "--"),
+        "best match": (paint.OWN, "-"), "best by chance": (paint.BASE, "--"),
         "excess": (paint.INK, "-"),
     }  # fmt: skip
     for panel, (model, rows) in zip(made, data.groupby("model", sort=False), strict=True):
@@ -199,7 +200,7 @@ def baseline_draws(source: Source) -> Made:
     lengths = {len(each) for each in pairs["baseline_draws"]}
     if len(lengths) != 1 or max(lengths) < 2:
         raise NotDrawn(
-            "one rotation was drawn (baseline.rotations=1), and there is none to compare it with"
+            "one baseline was drawn (baseline.rotations=1), and there is none to compare it with"
         )
     draws = pd.DataFrame(np.stack(pairs["baseline_draws"].to_list()), index=pairs.index)
     mean = draws.groupby([pairs["layer"], pairs["neuron"]]).mean()
@@ -214,7 +215,7 @@ def baseline_draws(source: Source) -> Made:
     counts = [int(part["universal"].iloc[0]) for part in parts]
     return Made(
         pd.concat(parts, ignore_index=True),
-        f"The best match in a rotated model, mean over the other models, by draw of the rotation. "
+        f"The best match in a {chance(source.summary)} model, mean over the other models, by draw. "
         f"n = {len(mean):,} neurons, {len(parts)} draws; above an excess of {threshold:g} lie from "
         f"{min(counts):,} to {max(counts):,} neurons, whichever draw alone is the baseline.",
     )
@@ -229,7 +230,7 @@ def draw_baseline_draws(data: pd.DataFrame, page: Page) -> None:
             line=paint.LINES[place % len(paint.LINES)], label=told,
         )  # fmt: skip
     panel.set_ylim(0)
-    panel.set_xlabel("best correlation with a rotated model")
+    panel.set_xlabel("best correlation by chance")
     paint.hide_heights(panel)
     paint.legend_beside(panel)
 
@@ -284,7 +285,7 @@ def draw_persistence(data: pd.DataFrame, page: Page) -> None:
 
 FIGURES = (
     Figure(
-        name="densities", title="Best matches, rotated baselines and excess",
+        name="densities", title="Best matches, baselines and excess",
         chapter=UNIVERSALITY, tables=("neurons", "summary"), data=densities, draw=draw_densities,
         paper={2: "a", 11: "", 12: "a", 13: "a"}, whole=True,
     ),

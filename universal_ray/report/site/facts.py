@@ -75,11 +75,11 @@ def _reference(
 def _histograms(
     found: Gathered, block: Block, known: dict[str, np.ndarray], excess: np.ndarray
 ) -> dict[str, Any]:
-    """Of correlations and of what they exceed: each with that of a rotated model."""
-    best, rotated = (_of(block, known[name]) for name in ("mean_corr", "mean_baseline"))
+    """Of correlations and of what they exceed: each with that by chance."""
+    best, baseline = (_of(block, known[name]) for name in ("mean_corr", "mean_baseline"))
     return {
-        "correlation": _binned(own=best, rotated=rotated),
-        "excess": _binned(own=excess, rotated=_excess_of_rotated(found, block)),
+        "correlation": _binned(own=best, chance=baseline),
+        "excess": _binned(own=excess, chance=_excess_by_chance(found, block)),
     }
 
 
@@ -99,9 +99,9 @@ def _binned(**given: np.ndarray) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _excess_of_rotated(found: Gathered, block: Block) -> np.ndarray:
-    """What the excess would be if the other models were rotated: of each neuron one draw of the
-    baseline less the mean of the others, averaged over models. Empty where there is one draw.
+def _excess_by_chance(found: Gathered, block: Block) -> np.ndarray:
+    """What the excess would be if the other models were chance itself: of each neuron one draw of
+    the baseline less the mean of the others, averaged over models. Empty where there is one draw.
     """
     table = found.tables.get("pairs")
     if table is None or "baseline_draws" not in table.column_names:

@@ -23,7 +23,7 @@ from universal_ray.report.site.columns import Column, columns
 from universal_ray.report.site.facts import front
 from universal_ray.report.site.gather import ONE_EACH, Gathered, gather
 from universal_ray.report.site.pack import plain, script
-from universal_ray.report.units import no_neurons, unit
+from universal_ray.report.units import chance, no_neurons, unit
 from universal_ray.storage import checked
 from universal_ray.storage.finished import MARKER as TABLES_MARKER
 from universal_ray.storage.finished import SUMMARY_PATH
@@ -246,6 +246,7 @@ def _catalogue(
         "neurons": found.neurons,
         "unit": unit(summary),
         "no_neurons": no_neurons(summary),
+        "chance": chance(summary),
         "columns": where,
         "per_file": details.PER_FILE,
         "one_each": ONE_EACH,

@@ -36,7 +36,7 @@ SIMILAR = Artifact(
 )
 TABLES = Artifact(
     name="tables of the correlations",
-    version=4,
+    version=5,
     depends_on=(CORRELATED, MATCHED, SIMILAR, "models.revisions", "universal.threshold"),
 )
 ARTIFACTS = (SUMS, MOMENTS, CORRELATED, MATCHED, SIMILAR, TABLES)

@@ -52,10 +52,11 @@ PAIRS = pa.schema(
               "shape, that neuron has no correlation, or it is the last"),
         field("corr_se", pa.float64(), R, "jackknife standard error of max_corr's correlation",
               null="there are too few blocks of tokens"),
-        field("baseline_corr", pa.float64(), R, "mean over draws of the largest with any rotated"),
+        field("baseline_corr", pa.float64(), R, "mean over draws of the largest by "
+              "chance: with any rotated unit, or any at other tokens (baseline.kind=shifted)"),
         field("baseline_se", pa.float64(), R, "standard error of that mean",
               null="there is one draw"),
-        field("baseline_draws", list_of(pa.float64()), R, "largest with any rotated unit, by draw"),
+        field("baseline_draws", list_of(pa.float64()), R, "largest by chance, by draw"),
         field("mutual", pa.bool_(), "yes/no", "its best partner's best partner is this neuron"),
         field("assigned_layer", pa.int16(), INDEX, "layer of its partner in the one-to-one "
               "matching of both models with the largest sum of correlations, of pairs in the list "
@@ -113,7 +114,8 @@ SIMILARITY = pa.schema(
         field("null_draws", list_of(pa.float64()), "1", "what chance gives, by draw",
               null=NO_MEASURE),
         field("null_kind", pa.string(), "name", "what chance is: `rotation` (the layer of `other` "
-              "rotated) or `tokens` (its tokens in a random order)"),
+              "rotated), `shift` (its rows beside others, baseline.kind=shifted) or `tokens` (its "
+              "tokens in a random order)"),
         field("n", pa.int64(), "tokens", "tokens that count"),
         *SITE,
     ]
@@ -158,6 +160,8 @@ _OVERLAP = {
 SUMMARY: dict[str, tuple[str, str]] = {
     "site": ("name", "what units are, models.site"),
     "unit_kind": ("name", "what one of them is called, a neuron in the words of this file"),
+    "chance": ("name", "what baselines are of: `rotated` models, or `shifted` ones, whose "
+               "tokens are those of other rows"),
     "threshold": (R, "universal.threshold"),
     "tokens": ("tokens", "of the study"),
     "tokens_kept": ("tokens", "of them that count"),

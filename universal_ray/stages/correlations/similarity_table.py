@@ -70,9 +70,11 @@ def with_best(found: OneWay) -> OneWay:
     )
 
 
-def similarity_table(model: str, other: str, found: OneWay, n: int, site: Site) -> pa.Table:
+def similarity_table(
+    model: str, other: str, found: OneWay, n: int, site: Site, chance: str
+) -> pa.Table:
     """The rows of one direction of a pair; none where no measure was asked for. `site`: of the
-    units.
+    units; `chance`: what measures of neurons are held against.
     """
     if not found.measures:
         return SIMILARITY.empty_table()
@@ -91,7 +93,7 @@ def similarity_table(model: str, other: str, found: OneWay, n: int, site: Site) 
         for each in (torch.arange(layers)[None, :, None], torch.arange(others)[None, None])
     )
     names = [name for name in shown.measures for _ in range(layers * others)]
-    kinds = ["rotation" if name in OF_NEURONS else "tokens" for name in names]
+    kinds = [chance if name in OF_NEURONS else "tokens" for name in names]
     columns = {
         "model": pa.array([model] * rows, pa.string()),
         "other": pa.array([other] * rows, pa.string()),

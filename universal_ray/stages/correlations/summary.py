@@ -62,7 +62,10 @@ def assemble(
                 who = shown.model.name, shown.other.name
                 best[who] = mutual_best(shown, own.mutual_N)
                 by_model[who[0]].append(pair_table(shown, own, excluded, recipe.site))
-                similar[who] = similarity_table(*who, layers, int(rows.n), recipe.site)
+                similar[who] = similarity_table(
+                    *who, layers, int(rows.n), recipe.site,
+                    "shift" if recipe.shifts else "rotation",
+                )  # fmt: skip
     names = [model.name for model in plan.models]
     order = sorted(best, key=lambda who: tuple(map(names.index, who)))
     for model, tables in by_model.items():
@@ -90,6 +93,7 @@ def assemble(
         ],
         "site": recipe.site.name,
         "unit_kind": recipe.site.unit,
+        "chance": "shifted" if recipe.shifts else "rotated",
         "threshold": threshold,
         "tokens": plan.total_tokens,
         "tokens_kept": int(rows.n),

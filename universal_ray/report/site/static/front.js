@@ -31,7 +31,8 @@ function opening(page) {
       run.tokens_kept && [` over ${count(run.tokens_kept)} tokens`],
       ". It counts as universal when its best match in the other models, averaged over them, correlates more by ",
       h("b", {}, String(run.threshold ?? "a threshold")),
-      ` than the best match in a random rotation of them, which has no ${run.unit}s to find.`, run.no_neurons && ` ${run.no_neurons}`,
+      run.chance === "shifted" ? ` than the best match in them at other tokens, row by row of other text.`
+        : ` than the best match in a random rotation of them, which has no ${run.unit}s to find.`, run.no_neurons && ` ${run.no_neurons}`,
       page.published && [" The paper found ", count(page.published.universal), ` (${percent(page.published.universal_share, 2)}).`]));
 }
 
@@ -49,9 +50,9 @@ function facts(page) {
 
 function cliff(page) {
   if (!page.histograms?.excess) return null;
-  const { edges, own: excess, rotated } = page.histograms.excess;
+  const { edges, own: excess, chance } = page.histograms.excess;
   const series = [{ name: "excess", values: excess, kind: "filled own" }];
-  if (rotated) series.push({ name: "rotated", values: rotated, kind: "line base" });
+  if (chance) series.push({ name: run.chance, values: chance, kind: "line base" });
   const draw = (width) => histogram(width, {
     edges, series, name: "excess correlation", height: 250,
     lines: page.counts.map(({ threshold }) => ({ at: threshold, name: threshold === 0.45 && width < 620 ? "" : String(threshold) })),
@@ -59,10 +60,10 @@ function cliff(page) {
   return picture({
     alt: `Histogram of the excess correlation of ${count(page.measured)} neurons, on a logarithmic scale, with thresholds ${page.counts.map((each) => each.threshold).join(", ")}`,
     draw, from: "neurons.parquet, pairs.parquet",
-    caption: [legend([["filled own", "excess correlation"], ...(rotated ? [["line base", "the same of a rotated model"]] : [])]),
+    caption: [legend([["filled own", "excess correlation"], ...(chance ? [["line base", `the same of a ${run.chance} model`]] : [])]),
       `n = ${count(page.measured)} neurons of ${page.label}; heights are logarithmic. The threshold is a cliff: a little lower, and many more are universal.`,
-      !rotated && " With a single rotation there is no second one to compare it with."],
-    table: () => ({ heads: ["from", "to", "excess", "rotated"], rows: excess.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), ...[excess, rotated].map((each) => count(each?.[bin]))]) }),
+      !chance && " With a single draw of the baseline there is no second one to compare it with."],
+    table: () => ({ heads: ["from", "to", "excess", run.chance], rows: excess.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), ...[excess, chance].map((each) => count(each?.[bin]))]) }),
   });
 }
 
@@ -105,11 +106,11 @@ function layersSection(page) {
         table: { heads: ["layer", "neurons", "above 0.4", "above 0.45", "above 0.5"], rows: page.by_layer.map((row) => [row.layer, count(row.neurons), ...["0.4", "0.45", "0.5"].map((each) => count(row.above[each]))]) },
       }),
       told.length > 0 && picture({
-        title: "Best match and rotated baseline, by layer", from: "summary.json",
-        alt: "Mean best correlation and mean rotated baseline in each layer",
+        title: `Best match and ${run.chance} baseline, by layer`, from: "summary.json",
+        alt: `Mean best correlation and mean ${run.chance} baseline in each layer`,
         draw: (width) => bars(width, { entries: told.map((row) => ({ name: `layer ${row.layer}`, value: row.mean_corr, other: row.mean_baseline, kind: "own", text: `${fixed(row.mean_corr, 2)}, ${fixed(row.mean_baseline, 2)}` })), room: 70, name: "correlation" }),
-        caption: [legend([["filled own", "best match"], ["mark base", "rotated baseline"]]), "Means over a layer’s neurons, and over the other models."],
-        table: { heads: ["layer", "best r", "rotated", "excess"], rows: told.map((row) => [row.layer, fixed(row.mean_corr), fixed(row.mean_baseline), fixed(row.mean_excess)]) },
+        caption: [legend([["filled own", "best match"], ["mark base", `${run.chance} baseline`]]), "Means over a layer’s neurons, and over the other models."],
+        table: { heads: ["layer", "best r", run.chance, "excess"], rows: told.map((row) => [row.layer, fixed(row.mean_corr), fixed(row.mean_baseline), fixed(row.mean_excess)]) },
       })));
 }
 
@@ -125,15 +126,15 @@ function depth(page) {
   }), closeness(page)));
 }
 
-/** Best matches beside those of a rotated model. */
+/** Best matches beside those by chance. */
 function closeness(page) {
-  if (!page.histograms?.correlation?.rotated) return null;
-  const { edges, own: best, rotated: baseline } = page.histograms.correlation;
-  return picture({ title: "Best match and rotated baseline", from: "neurons.parquet",
-    alt: "Histograms of the best correlation and of the best with a rotated model",
+  if (!page.histograms?.correlation?.chance) return null;
+  const { edges, own: best, chance: baseline } = page.histograms.correlation;
+  return picture({ title: `Best match and ${run.chance} baseline`, from: "neurons.parquet",
+    alt: `Histograms of the best correlation and of the best with a ${run.chance} model`,
     draw: (width) => histogram(width, { edges, series: [{ values: best, kind: "filled own" }, { values: baseline, kind: "line base" }], name: "correlation", height: 210 }),
-    caption: [legend([["filled own", "best match"], ["line base", "best match in a rotated model"]]), `n = ${count(page.measured)}; means over ${plural((page.others || []).length, "other model")}; heights are logarithmic.`],
-    table: () => ({ heads: ["from", "to", "best r", "rotated"], rows: best.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), count(best[bin]), count(baseline[bin])]) }) });
+    caption: [legend([["filled own", "best match"], ["line base", `best match in a ${run.chance} model`]]), `n = ${count(page.measured)}; means over ${plural((page.others || []).length, "other model")}; heights are logarithmic.`],
+    table: () => ({ heads: ["from", "to", "best r", run.chance], rows: best.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), count(best[bin]), count(baseline[bin])]) }) });
 }
 
 const WORDS = {
@@ -141,11 +142,11 @@ const WORDS = {
   vocab_mean: "logits: mean", vocab_var: "logits: variance", vocab_skew: "logits: skewness", vocab_kurt: "logits: kurtosis", sparsity: "share of tokens it fires on", post_mean: "activation: mean", post_var: "activation: variance",
   position_information: "information on position", position_variance_explained: "variance by position", in_sim: "nearest input", out_sim: "nearest output", both_sim: "nearest in both", in_sim_min: "furthest input", out_sim_min: "furthest output",
   q_composition: "writes to queries", k_composition: "writes to keys", v_composition: "writes to values", o_composition: "reads from heads",
-  excess_corr: "excess", mean_corr: "best r", mean_baseline: "rotated", mutual_partners: "mutual",
+  excess_corr: "excess", mean_corr: "best r", mutual_partners: "mutual",
 };
 
 function word(name) {
-  return WORDS[name] || name.replaceAll("_", " ");
+  return name === "mean_baseline" ? run.chance : WORDS[name] || name.replaceAll("_", " ");
 }
 
 function against(page) {

@@ -247,14 +247,14 @@ function summary(state, { places, words, unmeasured }) {
   return h("p", { class: "summary" }, told.map((part, at) => [at ? " · " : "", part]));
 }
 
-const HEADS = [
-  ["", "", "pin"], ["place", "neuron", "id"], ["excess_corr", "excess", "number bar"], ["mean_corr", "best r", "number more"], ["mean_baseline", "rotated", "number more"],
+const HEADS = () => [
+  ["", "", "pin"], ["place", "neuron", "id"], ["excess_corr", "excess", "number bar"], ["mean_corr", "best r", "number more"], ["mean_baseline", run.chance, "number more"],
   ["mutual_partners", "mutual", "number more"], ["", "description", "said more"], ["family", "family", "family"], ["roles", "roles", "more"], ["", "fires on", "words"], ["", "promotes", "words more"],
 ];
 
 function table(state, places, extra, words) {
   const { name, down } = sortOf(state);
-  const heads = [...HEADS.filter(([column, title]) => (title === "description" ? run.said : title === "promotes" ? run.words && !run.said : title === "fires on" ? run.words : !column || column === "place" || run.columns.has(column))), ...extra.map((each) => [each, word(each), "number"])];
+  const heads = [...HEADS().filter(([column, title]) => (title === "description" ? run.said : title === "promotes" ? run.words && !run.said : title === "fires on" ? run.words : !column || column === "place" || run.columns.has(column))), ...extra.map((each) => [each, word(each), "number"])];
   const head = ([column, title, kind]) => {
     if (!column || column === "roles" || column === "description") return h("th", { scope: "col", class: kind }, title || h("span", { class: "hidden" }, "pin"));
     const here = column === name;

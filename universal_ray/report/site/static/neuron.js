@@ -95,7 +95,7 @@ function strip(place, beside) {
   const item = (title, text, note) => h("div", {}, h("dt", {}, title), h("dd", {}, text, note && h("span", { class: "note" }, note)));
   const number = (name) => measured(run.columns.get(name)?.values?.[place], run.reason(name, place));
   return h("section", { class: "strip" },
-    h("dl", {}, item("excess", number("excess_corr"), known(error) && ` ± ${fixed(error)}`), item("best r", number("mean_corr")), item("rotated", number("mean_baseline")),
+    h("dl", {}, item("excess", number("excess_corr"), known(error) && ` ± ${fixed(error)}`), item("best r", number("mean_corr")), item(run.chance, number("mean_baseline")),
       item("in its layer", known(value) ? `${fixed(100 * below, 1)}` : measured(null, run.reason("excess_corr", place)), known(value) && " % lie below")),
     !beside && known(value) && layerPicture(peers, value, layer));
 }
@@ -145,7 +145,7 @@ function partnersSection(place, rows) {
       h("td", { class: "number more" }, other(pair.min_layer, pair.min_neuron), " ", fixed(pair.min_corr, 2)));
   };
   return section("Partners", scrolling(h("table", { class: "plain partners" }, h("caption", {}, "Its best match among the neurons of each other model. ", h("span", { class: "from" }, "pairs.parquet")),
-    h("thead", {}, h("tr", {}, [["model", ""], ["best partner", ""], ["r", "number"], ["rotated", "number"], ["next", "more"], ["most opposed", "number more"]].map(([name, kind]) => h("th", { scope: "col", class: kind }, name)))), h("tbody", {}, rows.pairs.map(line))), "Partners"));
+    h("thead", {}, h("tr", {}, [["model", ""], ["best partner", ""], ["r", "number"], [run.chance, "number"], ["next", "more"], ["most opposed", "number more"]].map(([name, kind]) => h("th", { scope: "col", class: kind }, name)))), h("tbody", {}, rows.pairs.map(line))), "Partners"));
 }
 
 function correlation(value, error, reason) {
