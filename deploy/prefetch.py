@@ -16,6 +16,8 @@ def main(job: StudyCommand) -> None:
     # What the run itself finds first: configurations, headers, tokenizers.
     for source in find_models(job.study, store).sources:
         print(f"{source.name}: {check_files(source)}")
+        if source.coders is not None:
+            print(f"{source.name}: {source.coders.directory}")
     text = text_of(job.study, store)
     if text is not None and not text.begun:
         from universal_ray.corpus.documents import documents

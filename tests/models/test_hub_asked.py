@@ -148,6 +148,8 @@ def test_a_hub_that_is_not_there_is_told_after_a_while(hub, slept, tmp_path, mon
         resolve(NAME)
     assert "onnection refused" in sentence(error) and "HF_ENDPOINT" in str(error.value)
     assert SHORT_PATIENCE / 2 <= sum(slept) <= SHORT_PATIENCE
+    with pytest.raises(HubError, match=r"^There is no directory 'runs/mine', and the hub did not"):
+        resolve("runs/mine")
 
 
 def test_without_the_hub_there_is_its_cache(hub, slept, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers_hub import lead, offline, served
 from helpers_models import make_gpt2
 from safetensors.torch import save_file
 
@@ -133,6 +134,34 @@ def test_what_no_file_says_is_said_beside_it(tmp_path, model):
     assert (coder.place, coder.layer) == ("mlp_out", 0)
     with pytest.raises(ModelError, match=r"'h.1' is read, which is not what .* 'layers.0.mlp'"):
         found_in(seed, "h.1")
+
+
+def test_those_of_one_folder_are_fetched_from_the_hub_and_found_without_it(
+    tmp_path, model, monkeypatch
+):
+    for seed in range(2):
+        (sparsify(tmp_path / f"{seed}") / "h.0").rename(tmp_path / f"seed{seed}")
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for seed in range(2):
+        moved = (tmp_path / f"seed{seed}").rename(repository / f"seed{seed}")
+        (moved / "optimizer.pt").write_bytes(b"a state of training")
+    site = "sae:me/saes@main/seed1:h.0"
+    with served({"me/saes@main": repository}) as hub:
+        lead(hub.url, tmp_path / "cache", monkeypatch)
+        online = site_of(site).find(model.name)
+        with pytest.raises(ModelError, match=r"holds no sparse autoencoder or transcoder"):
+            site_of("sae:me/saes/seed9").find(model.name)
+    cached = (tmp_path / "cache").rglob("snapshots/*/*/*")
+    fetched = {path.name: path.parent.name for path in cached}
+    assert fetched == {"cfg.json": "seed1", "sae.safetensors": "seed1"}
+    offline(monkeypatch)
+    again = site_of(site).find(model.name)
+    assert again == online and online.coders is not None
+    assert (online.coders.location, online.coders.folder) == ("me/saes", "seed1")
+    assert (online.coders.directory / "sae.safetensors").is_file()
+    local = site_of(f"sae:{repository}/seed1:h.0").find(model.name)
+    assert local.identity == online.identity
 
 
 def test_a_file_that_changed_since_it_was_found_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from universal_ray.errors import MissingError
+from universal_ray.errors import HubError, MissingError
 from universal_ray.storage.hub import MODEL, Repository, snapshot
 
 NAME = re.compile(r"(?P<id>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[^@\s]+))?")
@@ -41,8 +41,8 @@ def directory_of(name: str, location: str, revision: str | None, patterns: list[
         return Path(location)
     try:
         return snapshot(Repository(MODEL, location), revision, patterns, ignored=["*/*"])
-    except MissingError as error:
+    except (MissingError, HubError) as error:
         if revision in name.split("@")[1:]:
             raise
         why = str(error)
-        raise MissingError(f"There is no directory {name!r}, and t{why[1:]}") from error
+        raise type(error)(f"There is no directory {name!r}, and t{why[1:]}") from error

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from universal_ray.config.hashing import fingerprint
-from universal_ray.errors import MissingError, ModelError
+from universal_ray.errors import HubError, MissingError, ModelError
 from universal_ray.models import places, sae
 from universal_ray.models.source import ModelSource, names_of
 from universal_ray.storage import hub
@@ -113,9 +113,9 @@ def _located(given: str) -> tuple[str, str | None, str, Path]:
     repository = hub.Repository(hub.MODEL, match["id"])
     try:
         snapshot = hub.snapshot(repository, match["revision"] or "main", patterns)
-    except MissingError as error:
+    except (MissingError, HubError) as error:
         why = str(error)
-        raise MissingError(f"There is no directory {given!r}, and t{why[1:]}") from error
+        raise type(error)(f"There is no directory {given!r}, and t{why[1:]}") from error
     return match["id"], snapshot.name, folder, snapshot / folder
 
 
