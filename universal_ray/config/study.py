@@ -88,10 +88,10 @@ class ModelsConfig:
     """What a unit is: `mlp_post` (a neuron, by what enters W_out), `mlp_pre` (by what enters its
     activation function), of gated MLPs `mlp_gate` (by act(gate)), `mlp_up` (by the factor that the
     gate lets through) or `mlp_sign` (its four cases of sign), `attention_z` (a dimension of a
-    head), `attention_norm` (a head), `residual` (a dimension of the residual stream), `sae:WHERE` (a
-    latent of sparse autoencoders or transcoders, in a folder or on the hub; `{model}` in it stands
-    for the last part of each model's name, `{label}` for what is after `#` there; `sae:WHERE:HOOK`
-    says what they read where their files do not)."""
+    head), `attention_norm` (a head), `residual` (a dimension of the residual stream), `sae:WHERE`
+    (a latent of sparse autoencoders or transcoders, in a folder or on the hub; `{model}` in it
+    stands for the last part of each model's name, `{label}` for what is after `#` there;
+    `sae:WHERE:HOOK` says what they read where their files do not)."""
     dtype: ForwardType = ForwardType.float32
 
 
