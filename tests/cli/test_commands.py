@@ -18,12 +18,13 @@ from universal_ray.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "jobs"))
+from train_saes import TrainSaes  # noqa: E402
 from train_seeds import TrainSeeds  # noqa: E402
 
 sys.path.pop(0)
 SCHEMAS = {
     "run": StudyCommand, "status": Status, "compare": Compare, "benchmark": Benchmark,
-    "train_seeds": TrainSeeds,
+    "train_saes": TrainSaes, "train_seeds": TrainSeeds,
 }
 BY_ITSELF = {"layers", "tokens", "rotations", "device", "threads", "forward", "heads", "context",
              "vocabulary", "batch", "steps", "warmup", "learning_rate", "weight_decay"}  # fmt: skip

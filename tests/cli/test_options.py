@@ -15,7 +15,7 @@ from universal_ray.errors import ConfigurationError, MissingError
 ROOT = Path(__file__).parents[2]
 JOBS = {
     "run": "config", "status": "status", "compare": "compare", "benchmark": "benchmark",
-    "train_seeds": "train_seeds",
+    "train_saes": "train_saes", "train_seeds": "train_seeds",
 }
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -87,7 +87,8 @@ def test_experiments_compose_and_check(name):
     study = composed([f"experiment={name}"], "config", Study)
     check(study)
     models = [study.models.reference, *study.models.compared]
-    assert name in ("persistence", "tokenizers") or all("@" in model for model in models)
+    embedded = "latents", "persistence", "tokenizers"
+    assert name in embedded or all("@" in model for model in models)
 
 
 def test_a_misspelt_choice_is_told_with_the_nearest():

@@ -123,7 +123,8 @@ def train(
               for _ in range(shape.layers)]  # fmt: skip
     weights = [weight for coder in coders for weight in coder.parameters()]
     optimizer = torch.optim.Adam(weights, lr=settings.learning_rate, betas=(0.9, 0.99))
-    lost, waiting = [0.0] * shape.layers, np.empty(0, dtype=np.int64)
+    lost: list[list[float]] = [[] for _ in coders]
+    waiting = np.empty(0, dtype=np.int64)
     for step in range(settings.steps):
         if len(waiting) < settings.rows:
             waiting = settings.first + random.permutation(left)
@@ -137,8 +138,7 @@ def train(
                 coders[layer].fired_D.zero_()
             loss = coders[layer].lost(x_TC)
             torch.autograd.backward(loss)
-            now = float(loss.detach())
-            lost[layer] = 0.95 * lost[layer] + 0.05 * now if step else now
+            lost[layer].append(float(loss.detach()))
         for group in optimizer.param_groups:  # down to zero in the last fifth
             ahead = (settings.steps - step) / settings.steps
             group["lr"] = settings.learning_rate * min(1.0, 5 * ahead)
@@ -148,11 +148,12 @@ def train(
             for coder in coders:
                 coder.W_dec.div_(coder.W_dec.norm(dim=1, keepdim=True))
         if step % 100 == 0:
-            log.info("step %s: %s of the variance is lost", step, [f"{x:.3f}" for x in lost])
-    found = []
+            log.info("step %s: %s of the variance is lost", step, [f"{x[-1]:.3f}" for x in lost])
+    found, last = [], max(settings.steps // 10, 1)
     for layer, coder in enumerate(coders):
         record = {
-            "lost": round(lost[layer], 4), "fired": int(coder.fired_D.sum()),
+            "lost": round(float(np.mean(lost[layer][-last:])), 4),
+            "fired": int(coder.fired_D.sum()),
             "seconds": round(time.monotonic() - began, 1),
         }  # fmt: skip
         _save(coder, source, settings, layer, output, record)

@@ -59,6 +59,7 @@ class CoderSettings:
     hook: str = "hook_mlp_out"
     """where in a block they read, as transformer_lens calls it"""
     latents: int = 1024
+    """of one layer"""
     k: int = 16
     """latents of a token that are not zero"""
     steps: int = 600
@@ -68,3 +69,4 @@ class CoderSettings:
     """rows that are left out at the start: the default study reads some of them"""
     learning_rate: float = 1e-3
     seed: int = 0
+    """of the first weights and of the order of the rows"""
