@@ -19,7 +19,6 @@ from universal_ray.models.site import site_of
 from universal_ray.planning.capacity import Footprint
 from universal_ray.planning.costs import forward_flops
 from universal_ray.planning.items import Model, make_items
-from universal_ray.stages.correlations.correlate import correlate
 from universal_ray.stages.registry import possible
 
 D, ROWS, SILENT = 24, 10, 3
@@ -195,8 +194,6 @@ def test_neurons_have_the_shifted_baseline_too(study, tmp_path):
     assert len(plan.pairs) == 1 and len(plan.items) == 2 + 1 + 2
     rows = make(neurons).get_table("tables/pairs.parquet").to_pylist()
     assert all(-1 < row["baseline_corr"] < 1 for row in rows)
-    with pytest.raises(ConfigurationError, match="kind=shifted is the baseline of a run"):
-        correlate(np.eye(9), np.eye(9), kind="shifted")
 
 
 def wide(name: str, reads: int) -> Model:

@@ -14,6 +14,7 @@ import universal_ray as ur
 from universal_ray.config.study import Exclusion, Pairs
 from universal_ray.errors import ConfigurationError, NumericalError
 from universal_ray.maths.moments.rotation import rotation
+from universal_ray.maths.moments.shift import partners
 from universal_ray.models.capture import Capture
 from universal_ray.models.source import resolve
 from universal_ray.planning.capacity import GIB
@@ -203,6 +204,32 @@ def test_what_a_caller_has_set_of_torch_or_left_open_changes_no_bit():
         torch.set_default_dtype(torch.float32)
         torch.set_float32_matmul_precision("highest")
     same(found, expected)
+
+
+@pytest.mark.parametrize("memory", [None, 0.0006])
+def test_the_baseline_of_other_tokens_is_that_of_float64(memory):
+    x_TN, y_TM = matrices()
+    given = {**GROUPS, "layers": (3, 2), "rotations": 2, "seed": 5, "kind": "shifted"}
+    neurons, pairs = ur.correlate(x_TN, y_TM, memory=memory, **given)
+    drawn = {"x": [], "y": []}
+    for draw in range(2):
+        order, at = [], 0
+        while at < 1000:  # a batch of a unit
+            many = min(50, 120 - at % 120, 1000 - at)
+            kept_BP = torch.ones(many, 1, dtype=torch.bool)
+            order.append(at + partners(kept_BP, f"5.{draw}"))
+            at += many
+        moved_T = torch.cat(order).numpy()
+        assert (moved_T != np.arange(1000)).all()
+        r_NM = np.corrcoef(x_TN.T, y_TM[moved_T].T)[:12, 12:]
+        drawn["x"].append(r_NM.max(1))
+        drawn["y"].append(r_NM.max(0))
+    for model, best in drawn.items():
+        table = pairs[pairs["model"] == model]
+        found = np.stack(table["baseline_draws"])
+        np.testing.assert_allclose(found, np.stack(best, 1), atol=1e-6)
+        excess = neurons[neurons["model"] == model]["excess_corr"]
+        np.testing.assert_allclose(excess, table["max_corr"] - found.mean(1), atol=1e-9)
 
 
 def test_of_tokens_that_nobody_has_counted_the_groups_stay_few(monkeypatch):

@@ -81,8 +81,9 @@ def correlate(
     `layers`: how many layers the columns are of, side by side, of both or of each; partners are
     told by layer, and each layer is rotated by itself. `names` are what the tables call the two.
     `identities` seed the rotations and say which comes first: by default the names; those in a
-    run's `summary["models"]` give its baseline. `rotations`, `kind` (`gaussian`, `orthogonal`) and
-    `seed` are those of a run's baseline; `threshold` is of `excess_corr`, above which a unit is
+    run's `summary["models"]` give its baseline. `rotations`, `kind` (`gaussian`, `orthogonal`,
+    `shifted`) and `seed` are those of a run's baseline, but that what is shifted are tokens, as a
+    matrix has no rows of text; `threshold` is of `excess_corr`, above which a unit is
     universal. `unit`, `batch` and `fold` are `units.tokens`, `units.batch` and `units.fold`:
     blocks of `fold` units are what the standard error leaves out. By default they are chosen as
     for a run of as many tokens, but never fewer than 16 units; of iterators, whose length is not
@@ -119,12 +120,16 @@ def correlate(
     check_finite({"seed": seed, "threshold": threshold, "memory": memory})
     if device == Device.cuda.value and not torch.cuda.is_available():
         raise ResourceError("device is cuda and there is no GPU: leave it out")
+    baseline = BaselineConfig(
+        rotations=rotations, kind=_chosen(Baseline, kind, "kind"), seed=seed
+    )
     terms = Terms(
         policy=_chosen(Policy, policy, "policy").value,
         device=device,
         rotations=rotations,
-        kind=_rotation(kind),
+        kind=baseline.kind.value,
         seed=seed,
+        shifts=baseline.shifts,
     )
     given = Given(x, y, names)
     models = _models(given, layers, identities or names)
@@ -139,7 +144,10 @@ def correlate(
     )
     own.clear()  # Grams, which need not be held beside what comes now
     parts = [
-        reduced_rows(terms, pair, layer, left, right, cross(layer)) for layer in range(pair.layers)
+        reduced_rows(
+            terms, pair, layer, left, right, *(cross(item, layer) for item in reading.items)
+        )
+        for layer in range(pair.layers)
     ]
     both = directions(terms, pair, left, right, parts)
     found = {
@@ -159,16 +167,6 @@ def _chosen(choices: Any, value: Any, name: str) -> Any:
     if value not in values:
         raise ConfigurationError(f"{name}={value} is none: {choice(value, values)}")
     return choices(value)
-
-
-def _rotation(kind: str) -> str:
-    """A law of rotations. Raises ConfigurationError for what is none."""
-    if _chosen(Baseline, kind, "kind") is Baseline.shifted:
-        raise ConfigurationError(
-            "kind=shifted is the baseline of a run, whose tokens have rows: give gaussian or "
-            "orthogonal"
-        )
-    return kind
 
 
 def _check(names: tuple[str, str], identities: tuple[str, str] | None, **counts: Any) -> None:

@@ -56,6 +56,7 @@ class Reading:
     def __post_init__(self) -> None:
         self.calibrations: dict[Model, Calibration] = {}
         self.pair = Item(tuple(sorted(self.models, key=lambda model: model.identity)))
+        self.items = self.pair, *(Item(self.pair.models, each) for each in self.terms.shifts)
         self.own: Pass = tuple(Part(Item((m,)), 0, m.layers) for m in self.models)
         assert self.units.tokens and self.units.batch and self.units.fold
         self.tokens, self.batch, self.fold = self.units.tokens, self.units.batch, self.units.fold
@@ -129,7 +130,7 @@ class Reading:
             exact = Calibration(fit.shift_N.to(x_TN.dtype), fit.scale_N.to(x_TN.dtype))
             u_TN = normalise(x_TN, exact).float()
             factors[model.identity] = sums.add_model(model, u_TN, kept_T, self.terms.policy)
-        sums.add_products(factors)
+        sums.add_products(factors, kept_T[:, None])  # a row of its own for each token
 
     def _found(self, sums: Sums, held: Pass) -> Found:
         for model in self.models:
@@ -152,33 +153,36 @@ def _merged(parts: Sequence[Found]) -> Found:
 
 def sums_of(
     reading: Reading, allowed: float
-) -> tuple[dict[Model, list[Merged]], Callable[[int], Cross]]:
-    """The sums of each matrix by layer, and of the pair group by group, by layer of its first.
+) -> tuple[dict[Model, list[Merged]], Callable[[Item, int], Cross]]:
+    """The sums of each matrix by layer, and of the pair and each shift of it group by group, by
+    layer of its first.
 
     All are held in memory where they fit; else the tokens are read again for each layer, and where
     not even the groups of one layer fit, once more. Raises ConfigurationError where the tokens
     cannot be read again, or memory is too small for a layer.
     """
-    pair, own, groups = reading.pair, reading.own, reading.groups_held
-    first, second = pair.models
+    items, own, groups = reading.items, reading.own, reading.groups_held
+    first, second = reading.pair.models
     entries = first.width * second.neurons
+    crossed = len(items) * entries
     grams = sum(model.neurons * model.width for model in reading.models)
     # Pieces with their operands; one layer's correlations with what is made of them; a rotation.
     beside = 32 * reading.batch * sum(model.neurons for model in reading.models)
     beside += 64 * entries + 24 * max(model.width for model in reading.models) ** 2
     waiting = 4 * (reading.fold + 1)  # float32: units of a block, and the one under way
-    each = 8 * (first.layers * entries + grams)
+    each = 8 * (first.layers * crossed + grams)
     room = (allowed - beside - waiting * each / 8) / each - 3  # one merged, one more for the grams
     unknown = reading.given.tokens is None and not reading.grows
     if room >= (1 if unknown else groups):
-        held = reading.gathered((*own, Part(pair, 0, first.layers)), room)
+        pairs = (Part(item, 0, first.layers) for item in items)
+        held = reading.gathered((*own, *pairs), room)
         models = {
             part.item.models[0]: [
                 Merged(found[part.item, layer] for found in held) for layer in range(part.stop)
             ]
             for part in own
         }
-        return models, lambda layer: lambda: (found[pair, layer] for found in held)
+        return models, lambda item, layer: lambda: (found[item, layer] for found in held)
     smallest = beside + (waiting + 24) * max(entries, grams)
     if reading.given.once or smallest > allowed:
         need = allowed - (room - groups) * each if reading.given.once else smallest
@@ -192,13 +196,13 @@ def sums_of(
         for (item, layer), sums in found.items():
             models[item.models[0]][layer].add(sums)
 
-    def cross(layer: int) -> Cross:
-        part = (Part(pair, layer, layer + 1),)
+    def cross(item: Item, layer: int) -> Cross:
+        part = (Part(item, layer, layer + 1),)
 
         def read() -> Iterator[LayerSums]:
-            return (found[pair, layer] for found in reading.groups(part))
+            return (found[item, layer] for found in reading.groups(part))
 
-        if beside + (waiting + 8 * (groups + 3)) * entries > allowed:
+        if beside + (waiting + 8 * (groups + 3)) * crossed > allowed:
             return read
         kept = list(read())
         return lambda: kept

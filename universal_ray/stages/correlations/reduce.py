@@ -125,7 +125,7 @@ def reduce_rows(recipe: Reduction, pair: Item, layer: int) -> None:
         partial(groups, store, recipe.layout, item, layer)
         for item in (pair, *recipe.shifted(pair))
     )
-    made = reduced_rows(recipe, pair, layer, left, right, read, shifted)
+    made = reduced_rows(recipe, pair, layer, left, right, read, *shifted)
     artifacts.put(store, recipe.rows_file(pair, layer), made)
 
 
@@ -136,7 +136,7 @@ def reduced_rows(
     left: ReducedModel,
     right: ReducedModel,
     read: Callable[[], Iterable[LayerSums]],
-    shifted: Sequence[Callable[[], Iterable[LayerSums]]] = (),
+    *shifted: Callable[[], Iterable[LayerSums]],
 ) -> ReducedRows:
     """Of the cross sums of one layer, which are read twice, group by group; and of those of each
     shift, where the baseline is made of these.

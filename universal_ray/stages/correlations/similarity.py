@@ -61,7 +61,7 @@ def similar_rows(recipe: Reduction, pair: Item, layer: int) -> None:
     )  # fmt: skip
     artifacts.put(
         store, recipe.similar_file(pair, layer),
-        similarities(recipe, recipe.measures, left, right, partial(read, pair, layer), shifted),
+        similarities(recipe, recipe.measures, left, right, partial(read, pair, layer), *shifted),
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def similarities(
     left: Layer,
     right: Sequence[Layer],
     read: Read,
-    shifted: Sequence[Read] = (),
+    *shifted: Read,
 ) -> Similarities:
     """Of the cross sums of one layer with all of the second model, which are read twice; and of
     those of each shift, where the baseline is made of these.
