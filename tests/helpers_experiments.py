@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from helpers_models import make_tokenizer
 
 from universal_ray.cli.options import composed
 from universal_ray.config.study import Study, check, model_groups
+from universal_ray.models.sae import Coder, Coders
 from universal_ray.models.source import ModelSource
 from universal_ray.planning.costs import Cost
 from universal_ray.stages import registry
@@ -37,8 +39,18 @@ SHAPES = {
     "polypythias_70m": {"layers": 6, "d_model": 512, "d_mlp": 2048},
     "polypythias_160m": SMALL,
     "cross_tokenizer": SMALL,
+    "sae_seeds": SMALL,
 }
 """Of the models of the experiments on GPUs (arXiv 2401.12181, table 1; their own config.json)."""
+CODERS = {
+    "sae_seeds": Coders(
+        location="", commit="0" * 40, folder="", files=(), channels=768, width=32_768,
+        each=(Coder(configuration="", weights="", place="mlp_out", layer=5, model=None,
+                    identity=None, activation="topk", before="none", k=32, tensors=(),
+                    latents_first=True, decoder=None),),
+    ),
+}  # fmt: skip
+"""Of those whose units are latents, by the card of the coders."""
 FAMILIES = {"stanford-crfm": GPT2, "EleutherAI": PYTHIA}
 """By whose they are."""
 IDS = {"gpt2": 50_257, "gpt_neox": 50_277}
@@ -67,8 +79,9 @@ def outlined(name: str, folder: Path, *options: str) -> tuple[Outline, Store]:
     store = Store(str(folder / "run"))
     study = composed([f"experiment={name}", f"run.dir={store.url}", *options], "config", Study)
     check(study)
+    coders = CODERS.get(name)
     groups = tuple(
-        tuple(source_of(each, SHAPES[name]) for each in names)
+        tuple(replace(source_of(each, SHAPES[name]), coders=coders) for each in names)
         for names in model_groups(study.models)
     )
     kind = groups[0][0].kind

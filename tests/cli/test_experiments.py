@@ -33,13 +33,14 @@ ROOT = Path(__file__).parents[2]
 CONTEXT, LAYERS, WIDTH, VOCABULARY = 32, 2, 8, 304
 PILE, COMMIT = "datasets/EleutherAI/pile_val_test@main", "3c74ceb" + "0" * 33
 PAIRS = {"gpt2_small": 4, "gpt2_medium": 4, "gpt2_medium_all": 10, "pythia_160m": 3,
-         "pythia_410m": 8, "cross_tokenizer": 4}  # fmt: skip
+         "pythia_410m": 8, "cross_tokenizer": 4, "sae_seeds": 3}  # fmt: skip
 """Pairs of models of each that asks the hub; `persistence` is run in test_revisions.py,
-`tokenizers` in test_tokenizers_apart.py."""
+`tokenizers` in test_tokenizers_apart.py, `latents` in test_latents_study.py."""
 FIRST, LAST = "0", "143000"
 FOLLOWED = {"polypythias_14m": None, "polypythias_31m": [FIRST, LAST],
             "polypythias_70m": [FIRST, LAST], "polypythias_160m": [FIRST, LAST]}  # fmt: skip
 """Experiments of models that are followed, and the steps that are tried: by default their own."""
+CODERS = "dwightware4/sae-pythia-160m-32k-3seeds"
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -133,6 +134,23 @@ def save(folder: Path, model: Any, files: dict[str, dict[str, torch.Tensor]]) ->
                       folder / name)  # fmt: skip
 
 
+def sparsify(folder: Path, seed: int) -> None:
+    """A sparse autoencoder in a folder that does not say what it reads."""
+    from safetensors.torch import save_file
+
+    random = torch.Generator().manual_seed(seed)
+    weight_DC = torch.randn(40, WIDTH, generator=random)
+    folder.mkdir(parents=True)
+    (folder / "cfg.json").write_text(
+        json.dumps({"activation": "topk", "expansion_factor": 5, "normalize_decoder": True,
+                    "num_latents": 40, "k": 4, "multi_topk": False, "skip_connection": False,
+                    "transcode": False, "d_in": WIDTH})
+    )  # fmt: skip
+    save_file({"encoder.weight": weight_DC, "encoder.bias": torch.zeros(40),
+               "W_dec": weight_DC.clone(), "b_dec": torch.zeros(WIDTH)},
+              folder / "sae.safetensors")  # fmt: skip
+
+
 def trained(study: Study, folder: Path) -> dict[str, Path]:
     """The models of a study at every step, by name."""
     return {
@@ -156,6 +174,9 @@ def files(tmp_path_factory) -> dict[str, Path]:
     for experiment in FOLLOWED:
         found[names_of(experiment)[-1]] = neox[0]  # for its tokenizer
     found |= dict(zip(names_of("cross_tokenizer"), [*gpt2[:2], *neox[:3]], strict=True))
+    for seed in range(3):
+        sparsify(root / "coders" / f"seed{seed}", seed)
+    found[f"{CODERS}@main"] = root / "coders"
     text = root / "text"
     text.mkdir()
     (text / ".gitattributes").write_text("*.jsonl filter=lfs\n")
@@ -179,8 +200,9 @@ def hub(files, tmp_path, monkeypatch):
 
 def shrunk(experiment: str, files: dict[str, Path]) -> list[str]:
     size = (files[PILE] / "test.jsonl").stat().st_size
+    more = [f"models.site=sae:{CODERS}/{{label}}:layers.1.mlp"] if experiment == "sae_seeds" else []
     return [
-        f"experiment={experiment}", "run.dir=run", "cluster.device=cpu", "cluster.workers=1",
+        *more, f"experiment={experiment}", "run.dir=run", "cluster.device=cpu", "cluster.workers=1",
         "cluster.threads=1", f"corpus.context={CONTEXT}", f"corpus.tokens={8 * CONTEXT}",
         f"corpus.text.bytes={size}", f"units.tokens={4 * CONTEXT}", f"units.batch={4 * CONTEXT}",
         "units.fold=1", "baseline.rotations=1", "universal.threshold=0.02", "taxonomy.topics=2",
@@ -298,7 +320,7 @@ def test_all_stages_of_an_experiment_run(hub, files, tmp_path, monkeypatch):
 
 def test_every_experiment_is_run_somewhere():
     every = {each.stem for each in (ROOT / "conf" / "experiment").glob("*.yaml")}
-    assert every == {*PAIRS, *FOLLOWED, "persistence", "tokenizers"}
+    assert every == {*PAIRS, *FOLLOWED, "latents", "persistence", "tokenizers"}
 
 
 @pytest.mark.parametrize(

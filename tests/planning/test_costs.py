@@ -73,7 +73,8 @@ def study_row(name: str, folder: Path) -> str:
     store = Store(str(folder / "run"))
     taken = [alone]
     if not found.apart:
-        taken.append({each: registry.stage(each).cost(found, store) for each in registry.STAGES})
+        every = registry.possible(found.study.models.site)
+        taken.append({each: registry.stage(each).cost(found, store) for each in every})
     policy, dtype = found.footprint.policy, found.study.models.dtype
     speed = Speed(gpu_rates(TFLOPS * 1e12, policy, dtype, found.study.cluster.threads), "")
     ends = [
@@ -81,7 +82,7 @@ def study_row(name: str, folder: Path) -> str:
         for each in taken
     ]
     (_, told), *_ = downloads(found, store)
-    pairs = sum(len(item.models) == 2 for item in found.items)
+    pairs = sum(len(item.models) == 2 and not item.shift for item in found.items)
     models, revisions = len(found.everyone), len(found.study.models.revisions)
     each = f"{models // revisions} at {revisions} steps" if revisions else f"{models}"
     ends += ["not defined"] * bool(found.apart)
