@@ -284,7 +284,7 @@ def test_one_draw_of_the_baseline_is_compared_with_none():
     pairs["baseline_draws"] = [each[:1] for each in pairs["baseline_draws"]]
     tables = {**whole.tables, "pairs": table("pairs", pairs)}
     (told,) = drawn([BY_NAME["baseline_draws"]], Source(tables, whole.summary))
-    assert told.reason.startswith("One rotation was drawn")
+    assert told.reason.startswith("One baseline was drawn")
 
 
 def test_every_reference_model_has_figures_of_its_own():

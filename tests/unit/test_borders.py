@@ -26,7 +26,9 @@ NARROW = {
     "planning": ["errors", "config"],
     "storage": ["errors", "config"],
     "corpus": ["errors", "config.wellformed", "storage.disk", *HUB],
-    "models": ["errors", "config.wellformed", "maths", *HUB],
+    "models": [
+        "errors", "config.hashing", "config.site", "config.wellformed", "maths", *HUB,
+    ],
     "report": ["errors", "config", "maths", "storage", "runtime", "stages"],
 }
 """Folders that may import even less of the project than their floor allows: folders or modules."""
