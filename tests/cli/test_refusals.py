@@ -1,7 +1,9 @@
 """What is refused before any model runs, each with one sentence that says what to do."""
 
 import json
+import re
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import datasets
@@ -20,8 +22,11 @@ from helpers_study import (
     make_tokens,
     plan_of,
 )
+from rich.console import Console
 from safetensors.torch import load_file
 
+from universal_ray.cli.study import LOCAL
+from universal_ray.cli.study import make as plan
 from universal_ray.config.study import Align, Device
 from universal_ray.errors import (
     ConfigurationError,
@@ -31,7 +36,9 @@ from universal_ray.errors import (
     ResourceError,
     StorageError,
 )
+from universal_ray.models.capture import Capture
 from universal_ray.runtime.cluster import cluster
+from universal_ray.storage.finished import CORRELATIONS
 from universal_ray.storage.store import Store
 
 
@@ -55,6 +62,28 @@ def refused(study, kind, match):
 def save(rows, path):
     datasets.Dataset.from_dict({"tokens": rows}).save_to_disk(str(path))
     return str(path)
+
+
+def test_a_disk_without_room_for_the_run_is_refused_and_a_tight_one_told(
+    study, monkeypatch, caplog
+):
+    def with_free(many: int) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, many))
+
+    screen = Console(file=StringIO(), width=200)
+    monkeypatch.setattr(Capture, "__init__", None)
+    with_free(1 << 14)
+    plan(study, CORRELATIONS, screen, LOCAL, dry=True)
+    told = screen.file.getvalue()
+    assert "there is room for 16.0 KiB" in told
+    with pytest.raises(ResourceError, match=r"^The run leaves .*iB in .*run, whose disk has 16\."):
+        plan(study, CORRELATIONS, screen, LOCAL)
+    ((most, kept),) = re.findall(r"([\d.]+) MiB at once at most, ([\d.]+) MiB", told)
+    assert float(most) > float(kept) + 0.2
+    with_free(int((float(kept) + float(most)) * 2**19))
+    with pytest.raises(TypeError), caplog.at_level("WARNING"):  # by the models, which cannot run
+        plan(study, CORRELATIONS, screen, LOCAL)
+    assert "it stops where that is full, and the same command goes on" in caplog.text
 
 
 def test_a_sound_study_is_accepted(study):

@@ -121,8 +121,8 @@ def test_every_stage_is_in_the_time_and_on_the_disk(tmp_path):
     assert all(cost.work and cost.kept and cost.device and cost.host for cost in taken.values())
     speed = Speed(gpu_rates(3e14, Policy.fp16, ForwardType.tfloat32, 8), "a guess")
     rows = dict(describe_total(
-        taken, workers=1, memory=80 * GIB, device=Device.cuda, speed=speed
-    ))  # fmt: skip
+        taken, room=None, workers=1, memory=80 * GIB, device=Device.cuda, speed=speed
+    ))  # fmt: skip  # fmt: skip
     of_stages = ("products", "forward passes", "reductions", "profile", "roles", "report", "tables")
     for name in of_stages:
         assert name in rows["of which"]
@@ -159,14 +159,21 @@ def test_time_is_that_of_the_longest_share_and_adds_up():
         "two": Cost(work=[share("tables", HOST, 8, 1)], device={"x": 7.0}, host={"x": 3.0}),
     }  # fmt: skip
     assert seconds_of(taken, 4, speed) == {"products": 2, "forward passes": 2, "tables": 4}
-    rows = dict(describe_total(taken, workers=4, memory=10, device=Device.cpu, speed=speed))
+    rows = dict(describe_total(
+        taken, room=None, workers=4, memory=10, device=Device.cpu, speed=speed
+    ))  # fmt: skip
     assert rows["time"].startswith("about 16 s on 1 worker, 10 s on 2 workers, 8 s on 4 workers; ")
     assert rows["of which"].startswith("products 25 %, forward passes 25 %, tables 50 %")
     assert rows["memory"] == "7 B of 10 B in each of 4 workers"
-    unknown = dict(describe_total(taken, workers=4, memory=10, device=Device.cuda, speed=None))
+    unknown = dict(describe_total(
+        taken, room=3 * GIB, workers=4, memory=10, device=Device.cuda, speed=None
+    ))  # fmt: skip
     assert "cluster.tflops" in unknown["time"]
+    assert unknown["disk"].endswith(" at the end; there is room for 3.0 GiB")
     nothing = {"one": Cost(kept=5, device={"sums": 5.0}, host={"sums": 1.0})}
-    told = dict(describe_total(nothing, workers=1, memory=10, device=Device.cpu, speed=speed))
+    told = dict(describe_total(
+        nothing, room=None, workers=1, memory=10, device=Device.cpu, speed=speed
+    ))  # fmt: skip
     assert told["time"] == "nothing is left but to look"
 
 

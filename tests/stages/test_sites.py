@@ -240,7 +240,7 @@ def test_a_site_that_is_none_is_refused_with_the_nearest(tmp_path):
         check(study)
     assert str(error.value) == (
         "models.site=atention_z is no site: did you mean attention_z (of mlp_post, mlp_pre, "
-        "mlp_gate, mlp_up, mlp_sign, attention_z, attention_norm, residual)?"
+        "mlp_gate, mlp_up, mlp_sign, attention_z, attention_norm, residual, sae:WHERE)?"
     )
 
 

@@ -200,13 +200,14 @@ def _stages(
     """The plan of some stages shown; then, unless it is a dry run, the stages."""
     from universal_ray.report.screen import show_plan
     from universal_ray.stages.inputs import Outline, find_models, outline, read
-    from universal_ray.stages.total import described
+    from universal_ray.stages.total import check_room, described
 
-    kinds = [registry.stage(name) for name in wanted]
+    named = {name: registry.stage(name) for name in wanted}
+    kinds = list(named.values())
 
     def show(found: Outline) -> None:
         rows = [row for kind in kinds for row in kind.describe(found, store)]
-        rows += described(found, store, dict(zip(wanted, kinds, strict=True)))
+        rows += described(found, store, named)
         show_plan(out, rows, f"plan of {store.url}")
 
     models = find_models(study, store)
@@ -218,7 +219,10 @@ def _stages(
         show_plan(out, [("tokens", unknown)], f"plan of {store.url}")
     if dry:
         return []
+    if found is not None:
+        check_room(found, store, named)
     inputs = read(models, store)
     if found is None:
         show(inputs)
+        check_room(inputs, store, named)
     return [kind(inputs, store) for kind in kinds]

@@ -34,7 +34,9 @@ def check_site(name: str) -> None:
                 "owner/name[@revision][/folder] of the hub"
             )
     elif name not in SITES:
-        raise ConfigurationError(f"{KEY}={name} is no site: {choose(name, SITES)}")
+        raise ConfigurationError(
+            f"{KEY}={name} is no site: {choose(name, (*SITES, f'{LATENTS}:WHERE'))}"
+        )
 
 
 def as_fingerprinted(values: Mapping[str, Any]) -> dict[str, Any]:

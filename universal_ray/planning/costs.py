@@ -118,16 +118,20 @@ def cpu_rates(plain: float, policy: Policy, threads: int) -> dict[str, int | flo
 def describe_total(
     costs: Mapping[str, Cost],
     *,
+    room: int | None,
     workers: int,
     memory: int | float,
     device: Device,
     speed: Speed | None,
 ) -> list[tuple[str, str]]:
-    """What stages take one after the other, as rows of a table on screen."""
+    """What stages take one after the other, as rows of a table on screen; `room`: bytes that the
+    disk has for it, where that is known.
+    """
+    free = f"; there is room for {size(room)}" if room is not None else ""
     return [
         ("memory", _memory(costs, workers, memory, device)),
         ("disk", f"{size(disk_at_once(costs))} at once at most, "
-         f"{size(sum(cost.kept for cost in costs.values()))} at the end"),
+         f"{size(sum(cost.kept for cost in costs.values()))} at the end{free}"),
         *_time(costs, workers, device, speed),
     ]  # fmt: skip
 

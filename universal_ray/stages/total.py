@@ -1,13 +1,15 @@
 """What a command will take, its stages together, of the hub too, and what of a run it makes anew.
 """
 
+import logging
 from collections.abc import Mapping
 
 from universal_ray.config.study import keys, value_of
 from universal_ray.corpus.documents import HUB_FILES
+from universal_ray.errors import ResourceError
 from universal_ray.models.source import is_here
 from universal_ray.planning.capacity import size
-from universal_ray.planning.costs import describe_total
+from universal_ray.planning.costs import describe_total, disk_at_once
 from universal_ray.runtime.measure import expected_memory, known_speed
 from universal_ray.stages.changes import NOTHING, REFUSED, SAME, effect
 from universal_ray.stages.inputs import Outline
@@ -15,6 +17,8 @@ from universal_ray.stages.registry import Kind, artifacts
 from universal_ray.stages.text import text_of
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def described(
@@ -28,12 +32,32 @@ def described(
         *downloads(found, store),
         *describe_total(
             costs,
+            room=store.room(),
             workers=settings.workers,
             memory=expected_memory(settings),
             device=settings.device,
             speed=known_speed(found.study, store),
         ),
     ]
+
+
+def check_room(found: Outline, store: Store, kinds: Mapping[str, Kind]) -> None:
+    """Raises ResourceError where the disk has no room for what the stages leave on it; a warning
+    where it may be full meanwhile.
+    """
+    costs = {name: kind.cost(found, store) for name, kind in kinds.items()}
+    left, most = sum(cost.kept for cost in costs.values()), disk_at_once(costs)
+    room = store.room()
+    if room is not None and left > room:
+        raise ResourceError(
+            f"The run leaves {size(left)} in {store.url}, whose disk has {size(room)} for it: "
+            "choose another run.dir, fewer models or fewer tokens."
+        )
+    if room is not None and most > room:
+        log.warning(
+            "the run may take %s at once in %s, whose disk has %s for it: it stops where that is "
+            "full, and the same command goes on", size(most), store.url, size(room),
+        )  # fmt: skip
 
 
 def downloads(found: Outline, store: Store) -> list[tuple[str, str]]:

@@ -208,6 +208,16 @@ class Store:
         paths = ((name[len(self._root) :].lstrip("/"), about) for name, about in found.items())
         return {path: about["size"] for path, about in paths if PARTIAL not in path}
 
+    def room(self) -> int | None:
+        """Bytes that the disk has for it, those that it takes already among them; None where that
+        is no disk of this machine.
+        """
+        if not self._local:
+            return None
+        folder = Path(self._root)
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        return shutil.disk_usage(there).free + sum(self.sizes().values())
+
     def names(self) -> _Paths:
         """What lies at the top, files and folders, finished or not."""
         with self._failing_as("listed", self._root), suppress(FileNotFoundError):

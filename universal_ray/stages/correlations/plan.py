@@ -145,8 +145,9 @@ class Plan:
         largest = max(
             sum(part.sums_bytes for held in group for part in held) for group in self.groups
         )
-        waiting = self.layout.fold * sum(item.sums_bytes for item in self.items)
-        return waiting + largest * (self.layout.fold + 2 * self.workers)
+        one = sum(item.sums_bytes for item in self.items)
+        most = self.layout.fold * one + largest * (self.layout.fold + 2 * self.workers)
+        return min(most, one * len(self.layout.units))
 
     @property
     def worker_bytes(self) -> int:
