@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from xxhash import xxh3_128
@@ -50,3 +51,9 @@ def sync_all(folder: Path) -> None:
         for name in names:
             sync(Path(place) / name)
         sync(place)
+
+
+def free_bytes(folder: str) -> int:
+    """Of the disk that a folder is or would be on."""
+    path = Path(folder)
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free

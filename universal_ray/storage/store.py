@@ -31,7 +31,7 @@ from universal_ray.errors import (
     StorageError,
     UniversalRayError,
 )
-from universal_ray.storage.disk import checksum, make_folder, seal, sync
+from universal_ray.storage.disk import checksum, free_bytes, make_folder, seal, sync
 from universal_ray.storage.failures import patiently, reason, remedy
 from universal_ray.storage.names import PARTIAL, our_scratch, ours
 
@@ -209,14 +209,8 @@ class Store:
         return {path: about["size"] for path, about in paths if PARTIAL not in path}
 
     def room(self) -> int | None:
-        """Bytes that the disk has for it, those that it takes already among them; None where that
-        is no disk of this machine.
-        """
-        if not self._local:
-            return None
-        folder = Path(self._root)
-        there = next(each for each in (folder, *folder.parents) if each.exists())
-        return shutil.disk_usage(there).free + sum(self.sizes().values())
+        """Bytes that its disk has for it, its own among them; None where it is on none of ours."""
+        return free_bytes(self._root) + sum(self.sizes().values()) if self._local else None
 
     def names(self) -> _Paths:
         """What lies at the top, files and folders, finished or not."""
