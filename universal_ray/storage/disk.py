@@ -2,10 +2,15 @@
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128
+
+if TYPE_CHECKING:
+    import torch
 
 
 def seal(name: str) -> tuple[int, str]:
@@ -57,3 +62,17 @@ def free_bytes(folder: str) -> int:
     """Of the disk that a folder is or would be on."""
     path = Path(folder)
     return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
+
+def save_tensors(tensors: dict[str, "torch.Tensor"], name: str, metadata: dict[str, str]) -> None:
+    """A safetensors file; what the system refuses is an OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, name, metadata=metadata)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number)) from error

@@ -9,7 +9,6 @@ does not wait for them.
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 import tempfile
@@ -31,7 +30,7 @@ from universal_ray.errors import (
     StorageError,
     UniversalRayError,
 )
-from universal_ray.storage.disk import checksum, free_bytes, make_folder, seal, sync
+from universal_ray.storage.disk import checksum, free_bytes, make_folder, save_tensors, seal, sync
 from universal_ray.storage.failures import patiently, reason, remedy
 from universal_ray.storage.names import PARTIAL, our_scratch, ours
 
@@ -103,7 +102,8 @@ class Store:
         """
         packed = {name: tensor.contiguous() for name, tensor in tensors.items()}
         size = sum(tensor.nbytes for tensor in packed.values())
-        return self._publish(path, size, lambda name: _save(packed, name, dict(metadata or {})))
+        told = dict(metadata or {})
+        return self._publish(path, size, lambda name: save_tensors(packed, name, told))
 
     def put_json(self, path: str, content: Mapping[str, Any]) -> Receipt:
         """Writes strict JSON: a NaN is a ValueError, a value that is missing is None."""
@@ -384,18 +384,3 @@ class Store:
             f"{self._full(path)} cannot be read as {kind} ({reason(error)}): it was cut or altered,"
             " what made it makes it anew."
         )
-
-
-def _save(tensors: dict[str, "torch.Tensor"], name: str, metadata: dict[str, str]) -> None:
-    """A safetensors file; what the system refuses is an OSError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, name, metadata=metadata)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        number = int(code[1])
-        raise OSError(number, os.strerror(number)) from error
