@@ -37,15 +37,18 @@ def main(job: TrainSaes) -> None:
 
     from universal_ray.corpus.rows import open_corpus
     from universal_ray.models.source import resolve
-    from universal_ray.testbed.coders import train
+    from universal_ray.testbed.coders import check, train
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(job.threads)
-    rows = open_corpus(job.tokens)
-    for source, name in zip(map(resolve, job.of), names, strict=True):
-        for found in train(source, rows, job.training, Path(job.output) / name):
-            print(f"{name}, layer {found['layer']}: {found['lost']:.1%} of the variance is lost, "
-                  f"{found['fired']} of {job.training.latents} latents fire, {found['seconds']} s")
+    rows, sources = open_corpus(job.tokens), [resolve(name) for name in job.of]
+    for source in sources:
+        check(source, rows, job.training)
+    for source, name in zip(sources, names, strict=True):
+        print(f"{name}:", flush=True)
+        for layer, told in enumerate(train(source, rows, job.training, Path(job.output) / name)):
+            print(f"layer {layer}: {told['lost']:.1%} of the variance is lost, {told['fired']} of "
+                  f"{job.training.latents} latents fire, in {Path(job.output) / name}")
 
 
 if __name__ == "__main__":

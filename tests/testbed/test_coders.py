@@ -64,7 +64,24 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(trained, tmp_pa
         made.append(weights.read_bytes())
     assert made[0] == made[1] != made[2]
     record = json.loads((folder / "blocks.0.hook_mlp_out" / "cfg.json").read_text())
-    assert record["metadata"]["trained"]["steps"] == 60
+    trained_by = record["metadata"]["trained"]
+    assert (trained_by["steps"], trained_by["model"]) == (60, source.identity)
+
+
+def test_what_is_trained_stands_until_something_else_is_asked_for(trained, monkeypatch):
+    source, rows, told, folder = trained
+    weights = folder / "blocks.0.hook_mlp_out" / "sae_weights.safetensors"
+    before = weights.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Capture, "read", None)
+        assert train(source, rows, SETTINGS, folder) == told
+        with pytest.raises(TypeError):
+            train(source, rows, CoderSettings(**{**vars(SETTINGS), "seed": 2}), folder)
+        weights.unlink()
+        with pytest.raises(TypeError):
+            train(source, rows, SETTINGS, folder)
+    assert train(source, rows, SETTINGS, folder) == told
+    assert weights.read_bytes() == before
 
 
 def test_rows_that_are_left_out_are_never_read(trained, tmp_path, monkeypatch):
@@ -87,7 +104,9 @@ def test_rows_that_are_left_out_are_never_read(trained, tmp_path, monkeypatch):
     [
         ({"hook": "hook_q"}, ConfigurationError, "hook=hook_q is no place that is known"),
         ({"k": 25}, ConfigurationError, "k=25 of 24 latents: give fewer"),
-        ({"first": 11}, ConfigurationError, r"leaves 1 of the 12 rows in .*less than one step"),
+        ({"first": 11}, ConfigurationError, r"leaves 1 of the 12 rows in .*a step takes rows=2"),
+        ({"first": -1}, ConfigurationError, r"first=-1 leaves 13 of the 12 rows"),
+        ({"steps": 0}, ConfigurationError, "steps is 0: give a number of at least 1"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(trained, tmp_path, changes, error, sentence):

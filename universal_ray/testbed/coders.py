@@ -8,6 +8,7 @@ step, B rows, P positions, C channels that are read, D latents.
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from universal_ray.config.numbers import check_positive
 from universal_ray.corpus.rows import TokenCorpus, check_fits
 from universal_ray.errors import ConfigurationError
 from universal_ray.models import places
@@ -25,9 +27,12 @@ from universal_ray.models.sae import LENS, PLACES
 from universal_ray.models.site import STREAM, Shape, Show, Site
 from universal_ray.models.source import ModelSource
 from universal_ray.models.tokenizer import find_tokenizers, tokenizer_identity
+from universal_ray.planning.capacity import duration
 from universal_ray.testbed.settings import CoderSettings as CoderSettings
 
 log = logging.getLogger(__name__)
+
+CONFIGURATION = "cfg.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,52 +91,92 @@ class Autoencoder(torch.nn.Module):
         }  # fmt: skip
 
 
-def train(
-    source: ModelSource, corpus: TokenCorpus, settings: CoderSettings, output: Path
-) -> list[dict[str, Any]]:
-    """Train one on each layer of a model from the rows of a corpus after the first ones, in a new
-    order each time that all have been read; save them in folders of `output`, and return what came
-    of each.
-
-    Raises ConfigurationError for settings that cannot be, CorpusError where the corpus is not of
-    the model's tokenizer.
+def check(source: ModelSource, corpus: TokenCorpus, settings: CoderSettings) -> Read:
+    """What is read of a model. Raises ConfigurationError for settings that cannot be, CorpusError
+    where the corpus is not of the model's tokenizer, ModelError where it has no such place.
     """
     place = PLACES.get(settings.hook)
     if place is None:
         raise ConfigurationError(
             f"hook={settings.hook} is no place that is known: one of {', '.join(PLACES)}"
         )
-    if not 0 < settings.k <= settings.latents:
+    check_positive({name: vars(settings)[name] for name in ("k", "latents", "steps", "rows")})
+    if settings.k > settings.latents:
         raise ConfigurationError(f"k={settings.k} of {settings.latents} latents: give fewer")
     left = corpus.rows - settings.first
-    if left < settings.rows:
+    if left < settings.rows or settings.first < 0:
         raise ConfigurationError(
             f"first={settings.first} leaves {max(left, 0):,} of the {corpus.rows:,} rows in "
-            f"{corpus.path}, less than one step of rows={settings.rows}: lower one of them"
+            f"{corpus.path}, where a step takes rows={settings.rows}: give another number"
         )
     (tokenizer,) = find_tokenizers([source], None)
     check_fits(
         corpus, vocabulary={source.name: source.vocabulary}, context={source.name: source.context},
         tokenizer_identity=tokenizer_identity(tokenizer),
     )  # fmt: skip
-    site, began = Read(place=place), time.monotonic()
-    capture = Capture(source, sites=[site])
-    random = np.random.default_rng(settings.seed)
+    site = Read(place=place)
+    site.shape(source)
+    return site
+
+
+def train(
+    source: ModelSource, corpus: TokenCorpus, settings: CoderSettings, output: Path
+) -> list[dict[str, Any]]:
+    """Train one on each layer of a model from the rows of a corpus after the first ones, in a new
+    order each time that all have been read; save them in folders of `output`, and return what came
+    of each. Those that are there already, of the same model and settings, stand.
+
+    Raises as `check`.
+    """
+    site = check(source, corpus, settings)
+    shape, content = site.shape(source), corpus.rows_hash(settings.first, corpus.rows)
+    folders = [output / f"blocks.{layer}.{settings.hook}" for layer in range(shape.layers)]
+    made_by = {**vars(settings), "model": source.identity, "rows_hash": content}
+    if (found := _finished(folders, made_by)) is not None:
+        return found
     generator = torch.Generator().manual_seed(settings.seed)
-    shape = site.shape(source)
-    coders = [Autoencoder(shape.width, settings.latents, settings.k, generator)
-              for _ in range(shape.layers)]  # fmt: skip
+    coders = [Autoencoder(shape.width, settings.latents, settings.k, generator) for _ in folders]
+    lost = _trained(coders, Capture(source, sites=[site]), corpus, settings)
+    last = max(settings.steps // 10, 1)
+    found = [
+        {"lost": round(float(np.mean(each[-last:])), 4), "fired": int(coder.fired_D.sum())}
+        for coder, each in zip(coders, lost, strict=True)
+    ]
+    for folder, coder, record in zip(folders, coders, found, strict=True):
+        _save(folder, coder, source, settings, {**made_by, **record})
+    return found
+
+
+def _finished(folders: Sequence[Path], made_by: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """What came of the training of a model whose every coder is there."""
+    found = []
+    for folder in folders:
+        try:
+            told = json.loads((folder / CONFIGURATION).read_text())["metadata"]["trained"]
+        except (OSError, ValueError, KeyError):
+            return None
+        record = {name: told.pop(name, None) for name in ("lost", "fired")}
+        if told != made_by or not (folder / LENS).exists():
+            return None
+        found.append(record)
+    return found
+
+
+def _trained(
+    coders: Sequence[Autoencoder], capture: Capture, corpus: TokenCorpus, settings: CoderSettings
+) -> list[list[float]]:
+    """Train them together; of each what it lost of the variance, step by step."""
+    began, random = time.monotonic(), np.random.default_rng(settings.seed)
     weights = [weight for coder in coders for weight in coder.parameters()]
     optimizer = torch.optim.Adam(weights, lr=settings.learning_rate, betas=(0.9, 0.99))
     lost: list[list[float]] = [[] for _ in coders]
     waiting = np.empty(0, dtype=np.int64)
     for step in range(settings.steps):
         if len(waiting) < settings.rows:
-            waiting = settings.first + random.permutation(left)
+            waiting = settings.first + random.permutation(corpus.rows - settings.first)
         chosen, waiting = waiting[: settings.rows], waiting[settings.rows :]
         rows_BP = np.concatenate([corpus.read(row, row + 1) for row in chosen.tolist()])
-        read = _read(capture, torch.from_numpy(rows_BP))
-        for layer, x_TC in read.items():
+        for layer, x_TC in _read(capture, torch.from_numpy(rows_BP)).items():
             if step == 0:
                 coders[layer].begin(x_TC)
             if step == settings.steps * 4 // 5:
@@ -147,18 +192,14 @@ def train(
         with torch.no_grad():
             for coder in coders:
                 coder.W_dec.div_(coder.W_dec.norm(dim=1, keepdim=True))
-        if step % 100 == 0:
-            log.info("step %s: %s of the variance is lost", step, [f"{x[-1]:.3f}" for x in lost])
-    found, last = [], max(settings.steps // 10, 1)
-    for layer, coder in enumerate(coders):
-        record = {
-            "lost": round(float(np.mean(lost[layer][-last:])), 4),
-            "fired": int(coder.fired_D.sum()),
-            "seconds": round(time.monotonic() - began, 1),
-        }  # fmt: skip
-        _save(coder, source, settings, layer, output, record)
-        found.append({"layer": layer, **record})
-    return found
+        if step % 20 == 19:
+            each = (time.monotonic() - began) / (step + 1)
+            log.info(
+                "step %d of %d: %s of the variance is lost, by layer; %s left", step + 1,
+                settings.steps, ", ".join(f"{losses[-1]:.1%}" for losses in lost),
+                duration(each * (settings.steps - step - 1)),
+            )  # fmt: skip
+    return lost
 
 
 def _read(capture: Capture, tokens_BP: torch.Tensor) -> dict[int, torch.Tensor]:
@@ -173,10 +214,12 @@ def _read(capture: Capture, tokens_BP: torch.Tensor) -> dict[int, torch.Tensor]:
 
 
 def _save(
-    coder: Autoencoder, source: ModelSource, settings: CoderSettings, layer: int, output: Path,
-    record: dict[str, Any],
+    folder: Path,
+    coder: Autoencoder,
+    source: ModelSource,
+    settings: CoderSettings,
+    trained: dict[str, Any],
 ) -> None:
-    folder = output / f"blocks.{layer}.{settings.hook}"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(coder.tensors(), folder / LENS)
     content = {
@@ -185,8 +228,7 @@ def _save(
         "normalize_activations": "none", "reshape_activations": "none",
         "metadata": {
             "model_name": source.name, "model_identity": source.identity,
-            "hook_name": f"blocks.{layer}.{settings.hook}", "sae_lens_version": "6.0.0",
-            "trained": {**vars(settings), **record},
+            "hook_name": folder.name, "sae_lens_version": "6.0.0", "trained": trained,
         },
     }  # fmt: skip
-    (folder / "cfg.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / CONFIGURATION).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
