@@ -132,7 +132,10 @@ def show_results(out: Console, store: Store) -> None:
         out.print(_persistence(followed))
     if "followed" not in summary:
         _show_references(out, run, summary)
-    out.print(f"{summary['tokens_kept']:,} of {summary['tokens']:,} tokens counted")
+    kept, tokens = (f"{summary[name]:,}" for name in ("tokens_kept", "tokens"))
+    segments = summary.get("counted") == "segments"  # earlier versions, which do not say it: tokens
+    out.print(f"{kept} segments of {tokens} tokens" if segments else f"{kept} of {tokens} tokens",
+              "counted")  # fmt: skip
     for path in store.list("tables"):
         if path.endswith("parquet") or path.endswith("summary.json"):
             out.print(f"{store.url.rstrip('/')}/{path}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """Models of different tokenizers over one text, against float64 on the raw activations."""
 
 import json
+from io import StringIO
 from unicodedata import normalize
 
 import datasets
@@ -10,6 +11,7 @@ from helpers_models import make_gpt2
 from helpers_segments import CHINESE, LATIN, byte_ends, make_other, text_of
 from helpers_study import inputs_of, make, stages, true_activations
 from helpers_tiers import tiers
+from rich.console import Console
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
@@ -30,6 +32,7 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.report.screen import show_results
 from universal_ray.storage.finished import CORRELATIONS, PROFILE, REPORT, ROLES
 
 CONTEXT, WIDTH = 24, 8
@@ -190,6 +193,8 @@ def test_every_correlation_is_that_of_segments(names, pool, rule, models, text, 
     truth = true_segments(models, rows, names, pool, excluded(models, names, rule))
     count = len(truth[names[0]])
     assert 0.2 * corpus.rows * CONTEXT < count < 0.95 * corpus.rows * CONTEXT
+    show_results(Console(file=(screen := StringIO()), width=100), store)
+    assert f"{count:,} segments of {corpus.rows * CONTEXT:,} tokens counted" in screen.getvalue()
     table = store.get_table("tables/pairs.parquet").to_pylist()
     for one in names:
         for other in set(names) - {one}:

@@ -137,6 +137,8 @@ class Reduction(Terms):
     settled: dict[str, Any]
     measures: tuple[str, ...]
     """of layers"""
+    counted: str
+    """what its sums are over: tokens, or segments of these"""
 
     def folder(self, item: Item) -> str:
         """Where the results of an item go: another folder when what they come from changes."""
@@ -196,6 +198,7 @@ def reduction(found: Outline, store: Store) -> Reduction:
         site=found.site,
         layout=found.layout,
         settled=found.settled,
+        counted="segments" if found.apart else "tokens",
         measures=tuple(measure.value for measure in found.study.similarity.measures),
         policy=policy.value,
         device=found.study.cluster.device.value,

@@ -164,7 +164,8 @@ SUMMARY: dict[str, tuple[str, str]] = {
                "tokens are those of other rows"),
     "threshold": (R, "universal.threshold"),
     "tokens": ("tokens", "of the study"),
-    "tokens_kept": ("tokens", "of them that count"),
+    "tokens_kept": ("tokens", "of them that count, or segments of them"),
+    "counted": ("name", "what counts: `tokens`, or `segments` where models have other tokenizers"),
     **under("models[]", {
         "model": ("name", "as tables call it"),
         "given": ("name", "its path, or hub id with revision, as the study gives it"),

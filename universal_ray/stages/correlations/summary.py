@@ -97,6 +97,7 @@ def assemble(
         "threshold": threshold,
         "tokens": plan.total_tokens,
         "tokens_kept": int(rows.n),
+        "counted": recipe.counted,
         "references": [
             summary(model, table, by_model[model.name])
             for model, table in zip(plan.references, neurons, strict=True)
