@@ -11,7 +11,7 @@ from helpers_models import make_tokenizer
 
 from universal_ray.cli.options import composed
 from universal_ray.config.study import Study, check, model_groups
-from universal_ray.models.sae import Coder, Coders
+from universal_ray.models.coder import Coder, Coders
 from universal_ray.models.source import ModelSource
 from universal_ray.planning.costs import Cost
 from universal_ray.stages import registry
@@ -47,7 +47,7 @@ CODERS = {
         location="", commit="0" * 40, folder="", files=(), channels=768, width=32_768,
         each=(Coder(configuration="", weights="", place="mlp_out", layer=5, model=None,
                     identity=None, activation="topk", before="none", k=32, tensors=(),
-                    latents_first=True, decoder=None),),
+                    latents_first=True, decoder=None, rectified=True),),
     ),
 }  # fmt: skip
 """Of those whose units are latents, by the card of the coders."""

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from universal_ray.errors import MissingError, ModelError
 from universal_ray.maths.latents import encode
 from universal_ray.models.capture import Capture
-from universal_ray.models.sae import found_in, load, place_of, shape_of
+from universal_ray.models.coder import load, shape_of
+from universal_ray.models.sae import found_in, place_of
 from universal_ray.models.site import site_of
 from universal_ray.models.source import ModelSource, resolve
 from universal_ray.storage.hub import sha256_of
@@ -250,7 +251,7 @@ def silent() -> dict[str, torch.Tensor]:
         ({"weights": narrow()}, r"reads 9 channels where resid_post of model .*tiny' has 8"),
         ({"hook": "hook_q"}, "reads 'blocks.0.hook_q', which is no place that is known"),
         ({"model": "pythia-70m"}, r"is of model 'pythia-70m', not of .*tiny'"),
-        ({"metadata": {"model_identity": "0" * 64}}, r"is of model None, not of .*tiny'"),
+        ({"metadata": {"model_identity": "0" * 64}}, r"is of another model, not of .*tiny'"),
         ({"layer": 2}, r"reads layer 2 where .*tiny' has 2"),
         ({"weights": silent()}, "has no latent that can fire: it reads nothing"),
         ({"architecture": "temporal"}, "architecture 'temporal', which is not known"),

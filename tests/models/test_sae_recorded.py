@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from universal_ray.maths.latents import encode
-from universal_ray.models.sae import found_in, load, shape_of
+from universal_ray.models.coder import load, shape_of
+from universal_ray.models.sae import found_in
 from universal_ray.storage.hub import sha256_of
 
 CODERS = Path(__file__).parent / "coders"

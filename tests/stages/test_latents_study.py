@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 from helpers_models import make_gpt2
-from helpers_study import CONTEXT, VOCABULARY, inputs_of, make, make_tokens, plan_of
-from helpers_whole import whole_study
+from helpers_study import (
+    CONTEXT,
+    VOCABULARY,
+    computed,
+    inputs_of,
+    make,
+    make_tokens,
+    plan_of,
+    table_bytes,
+)
+from helpers_whole import changed, whole_study
 from safetensors.torch import save_file
 
 from universal_ray.config.study import Baseline, Exclusion, Study, check
@@ -19,7 +28,10 @@ from universal_ray.models.site import site_of
 from universal_ray.planning.capacity import Footprint
 from universal_ray.planning.costs import forward_flops
 from universal_ray.planning.items import Model, make_items
+from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.stages.registry import possible
+from universal_ray.storage.names import ours
+from universal_ray.storage.store import Store
 
 D, ROWS, SILENT = 24, 10, 3
 
@@ -77,6 +89,7 @@ def best(x_TN: np.ndarray, y_TM: np.ndarray) -> np.ndarray:
 
 def test_latents_and_their_baseline_are_those_of_a_plain_computation(study):
     store = make(study)
+    assert [path for path in store.list() if not ours(path)] == []
     rows = store.get_table("tables/pairs.parquet").to_pylist()
     assert {row["site"] for row in rows} == {"sae"}
     assert {row["unit_kind"] for row in rows} == {"latent"}
@@ -194,6 +207,49 @@ def test_neurons_have_the_shifted_baseline_too(study, tmp_path):
     assert len(plan.pairs) == 1 and len(plan.items) == 2 + 1 + 2
     rows = make(neurons).get_table("tables/pairs.parquet").to_pylist()
     assert all(-1 < row["baseline_corr"] < 1 for row in rows)
+
+
+def test_a_batch_of_too_few_rows_for_its_draws_is_told(study, tmp_path):
+    def told() -> str:
+        found = inputs_of(few)
+        return dict(CorrelationsStage.describe(found, Store(few.run.dir)))["baseline"]
+
+    few = changed(study, run__dir=str(tmp_path / "run"), units__batch=3 * CONTEXT)
+    assert told() == "2 shifts of tokens, each as long as the correlations"
+    few.baseline.rotations = 4
+    assert "each as long as the correlations, of which only 2 are unlike among the 3 rows" in told()
+    few.units.batch = CONTEXT + 1
+    with pytest.raises(ConfigurationError, match=r"which is of one row of 32 tokens: raise u"):
+        told()
+
+
+@pytest.mark.thorough
+def test_of_another_baseline_only_what_is_new_is_summed(study, tmp_path):
+    expected = table_bytes(make(study))
+
+    def summed(**changes) -> set[str]:
+        """Items of new sums, without their models."""
+        before = len(computed(store)) if store.exists("metrics.jsonl") else 0
+        make(changed(study, run__dir=store.url, **changes))
+        lines = store.get("metrics.jsonl").decode().splitlines()[before:]
+        return {item.split("-")[0] for line in lines for item in json.loads(line)["items"]}
+
+    store = Store(str(tmp_path / "run"))
+    assert summed(baseline__kind=Baseline.gaussian) == {"model", "pair"}
+    rotated = table_bytes(store)
+    assert summed(baseline__rotations=1) == {"shifted0.0"}
+    assert summed() == {"shifted0.1"}
+    assert table_bytes(store) == expected
+    assert summed(baseline__seed=1) == {"shifted1.0", "shifted1.1"}
+    assert table_bytes(store) != expected
+    assert summed(baseline__kind=Baseline.gaussian) == set()
+    assert table_bytes(store) == rotated
+    old = next(path for path in store.list("moments/") if "shifted0.1" in path and "done" in path)
+    marker = json.loads(store.get(old))
+    del marker["of"]["shift"]  # as of draws that were of other tokens
+    store.put(old, json.dumps(marker).encode())
+    assert summed() == {"shifted0.1"}
+    assert table_bytes(store) == expected
 
 
 def wide(name: str, reads: int) -> Model:

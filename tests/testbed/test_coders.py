@@ -13,7 +13,8 @@ from universal_ray.corpus.rows import open_corpus
 from universal_ray.errors import ConfigurationError, CorpusError
 from universal_ray.maths.latents import encode
 from universal_ray.models.capture import Capture
-from universal_ray.models.sae import found_in, load
+from universal_ray.models.coder import load
+from universal_ray.models.sae import found_in
 from universal_ray.models.site import site_of
 from universal_ray.models.source import resolve
 from universal_ray.storage.hub import sha256_of

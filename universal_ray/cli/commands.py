@@ -1,6 +1,7 @@
 """The commands of `universal-ray`, which `jobs/*.py` are too, and their options."""
 
 import inspect
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,7 +141,7 @@ def compare(job: Compare) -> None:
     for what, neurons in (("lost", found.flips.lost), ("gained", found.flips.gained)):
         some = ", ".join(f"{layer}.{neuron}" for layer, neuron in list(neurons)[:10])
         out.print(f"{len(neurons)} neurons {what} at the threshold{': ' if some else ''}{some}")
-    draw(found.columns, found.own, found.published, Path(job.picture).expanduser())
+    draw(found.columns, found.own, found.published, Path(os.path.expanduser(job.picture)))
     out.print(job.picture)
 
 
@@ -163,7 +164,7 @@ def benchmark(job: Benchmark) -> None:
     means = Means(job.device, job.threads, job.policy or POLICY[job.device], job.forward)
     extent = Extent(**vars(job.exactness))
     for found in run(job.sections, Shape(**vars(job.shape)), means, job.naive_tokens, extent):
-        show(found, Path(job.output).expanduser())
+        show(found, Path(os.path.expanduser(job.output)))
     print(f"results.json, table.md and the picture are in {job.output}")
 
 

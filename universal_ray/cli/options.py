@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import os
 import re
 import sys
 from argparse import ArgumentParser, Namespace
@@ -161,7 +162,7 @@ def _folders(flags: Namespace, folder: Path = FOLDER) -> list[Path]:
     """Where choices are, the entry point's own first. Raises MissingError for none."""
     if not flags.config_dir:
         return [folder]
-    given = Path(flags.config_dir).expanduser()
+    given = Path(os.path.expanduser(flags.config_dir))
     if not given.is_dir():
         raise MissingError(f"--config-dir {flags.config_dir} is no folder: name one of choices")
     return [folder, given.absolute()]

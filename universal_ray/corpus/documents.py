@@ -266,8 +266,8 @@ def _value(record: dict[str, Any], column: str, number: int, where: str) -> Any:
 def _opening(settings: TextSettings) -> tuple[Parts, dict[str, Any]]:
     """The parts of a source, and the record of it for the manifest."""
     source = settings.source
-    if Path(source).expanduser().is_dir():
-        source = _within(Path(source).expanduser())
+    if Path(os.path.expanduser(source)).is_dir():
+        source = _within(Path(os.path.expanduser(source)))
     stem = source
     for compression in COMPRESSIONS:
         stem = stem.removesuffix(compression)
@@ -293,7 +293,7 @@ def _matching(source: str) -> list[str]:
     """Files that a path or glob names, sorted. What is there as it is written is meant as such,
     whatever signs of a glob it has.
     """
-    there, *rest = Path(source).expanduser().parts
+    there, *rest = Path(os.path.expanduser(source)).parts
     if not Path(there).exists():
         there, rest = "", [there, *rest]
     while rest and Path(there, rest[0]).exists():

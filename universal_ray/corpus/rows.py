@@ -10,6 +10,7 @@ Shapes: B rows, P positions of a row, T = B·P tokens.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,7 +166,7 @@ def glance(path: str) -> tuple[int, int]:
     Raises MissingError for a path that is not there, StorageError for files that are no tables,
     and CorpusError where there are no rows of tokens.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = Path(os.path.expanduser(path)).resolve()
     rows = context = 0
     for name in _arrow_files(folder):
         column = _token_column(_table(folder / name), path)
@@ -185,12 +186,11 @@ def open_corpus(path: str) -> TokenCorpus:
     Raises MissingError for a path that is not there, StorageError for damaged files, and
     CorpusError for whatever is no `Dataset` of rows of token ids, all of one length.
     """
-    path = str(Path(path).expanduser().resolve())  # a worker may live in another directory
-    names = _arrow_files(Path(path))
+    path = str(Path(os.path.expanduser(path)).resolve())  # a worker may live in another directory
     files: list[tuple[str, int]] = []
     context, rows, smallest_id, largest_id = None, 0, 0, 0
     classes: tuple[str, ...] | None = None
-    for name in names:
+    for name in _arrow_files(Path(path)):
         table = _table(Path(path) / name)
         column = _sound(_token_column(table, path), name)
         if SUBSET in table.column_names:

@@ -1,6 +1,7 @@
 """Word lists: YAML files that declare features of the token, this project's own and the user's."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ ends with one; stripped, case and all, it is one (`case`); as it stands, spaces 
 
 def read_words(path: Path) -> tuple[IdFeature, ...]:
     """The features that one file declares. Raises ConfigurationError for anything unexpected."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     _check_there(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -56,7 +57,8 @@ def contents(paths: Iterable[str]) -> list[str]:
     Raises MissingError for a file that is not there.
     """
     found = []
-    for path in [*sorted(OWN_LISTS.glob("*.yaml")), *(Path(path).expanduser() for path in paths)]:
+    given = (Path(os.path.expanduser(path)) for path in paths)
+    for path in [*sorted(OWN_LISTS.glob("*.yaml")), *given]:
         _check_there(path)
         found.append(hashlib.sha256(path.read_bytes()).hexdigest())
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -18,9 +19,8 @@ TOKENIZER = [
 
 def locate(name: str, what: str) -> tuple[str, str | None]:
     """A name as (absolute directory, None) or (hub id, revision). Raises MissingError."""
-    directory = Path(name).expanduser()
-    if name and directory.is_dir():  # Path("") is the working directory
-        return str(directory.resolve()), None
+    if directory := directory_at(name):
+        return str(directory), None
     match = NAME.fullmatch(name)
     if match is None:
         raise MissingError(
@@ -28,6 +28,12 @@ def locate(name: str, what: str) -> tuple[str, str | None]:
             "owner/name[@revision]."
         )
     return match["id"], match["revision"] or "main"
+
+
+def directory_at(name: str) -> Path | None:
+    """The absolute directory of a name, None where it is of none, whatever else it is."""
+    path = os.path.expanduser(name)  # which leaves a user that is none as it is
+    return Path(path).resolve() if name and os.path.isdir(path) else None  # "" is no directory
 
 
 def directory_of(name: str, location: str, revision: str | None, patterns: list[str]) -> Path:

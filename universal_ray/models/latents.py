@@ -11,6 +11,8 @@ from pathlib import Path
 from universal_ray.config.hashing import fingerprint
 from universal_ray.errors import HubError, MissingError, ModelError
 from universal_ray.models import places, sae
+from universal_ray.models.coder import Coder, Coders, load, shape_of
+from universal_ray.models.hub import directory_at
 from universal_ray.models.source import ModelSource, names_of
 from universal_ray.storage import hub
 from universal_ray.storage.hub import sha256_of
@@ -49,11 +51,11 @@ def with_coders(where: str, source: ModelSource, label: str = "") -> ModelSource
     another width or places that are not alike, or have no latent that can fire.
     """
     short = source.name.split("@")[0].rstrip("/").split("/")[-1]
-    given, _, hook = where.replace(HERE, short).replace(LABEL, label).partition(":")
+    given, hook = _parted(where.replace(HERE, short).replace(LABEL, label))
     location, commit, folder, directory = _located(given)
     each = sae.found_in(directory, hook)
     _check_layers(given, source, each)
-    shapes = {coder: sae.shape_of(directory, coder) for coder in each}
+    shapes = {coder: shape_of(directory, coder) for coder in each}
     channels = places.width(source, each[0].place)
     for coder, (reads, _) in shapes.items():
         if reads != channels:
@@ -70,7 +72,7 @@ def with_coders(where: str, source: ModelSource, label: str = "") -> ModelSource
         )
     names = {name: None for coder in each for name in (coder.configuration, coder.weights)}
     files = tuple((name, sha256_of(directory / name)) for name in names)
-    found = sae.Coders(
+    found = Coders(
         location=location, commit=commit, folder=folder, files=files, each=tuple(each),
         channels=channels, width=widths[0],
     )  # fmt: skip
@@ -80,13 +82,25 @@ def with_coders(where: str, source: ModelSource, label: str = "") -> ModelSource
     return replace(source, coders=found, identity=fingerprint(content))
 
 
-def check_alike(sources: Sequence[ModelSource]) -> None:
-    """Raises ModelError where coders of the models of a study read unlike places or layers."""
+def check_alike(where: str, sources: Sequence[ModelSource]) -> None:
+    """Raises ModelError where coders of the models of a study read unlike places or layers, or two
+    models would have the same by the last part of their names; `where`: `models.site`.
+    """
     read: dict[str, str] = {}
+    having: dict[tuple[str, str], str] = {}
     for source in sources:
-        if source.coders is not None:
-            what = ", ".join(coder.where for coder in source.coders.each)
-            read.setdefault(what, source.name)
+        if (coders := source.coders) is None:
+            continue
+        what = ", ".join(coder.where for coder in coders.each)
+        read.setdefault(what, source.name)
+        plain = labelled(source.name, where)[0].split("@")[0].rstrip("/")
+        first = having.setdefault((coders.location, coders.folder), plain)
+        if HERE in where and first != plain:
+            raise ModelError(
+                f"{HERE} in models.site is the last part of both {first!r} and {plain!r}, so that "
+                f"they would have the same sparse autoencoders: write {LABEL} there, and labels "
+                "after their names."
+            )
     if len(read) > 1:
         (first, one), (other, two) = list(read.items())[:2]
         raise ModelError(
@@ -95,11 +109,20 @@ def check_alike(sources: Sequence[ModelSource]) -> None:
         )
 
 
+def _parted(where: str) -> tuple[str, str]:
+    """A location, and after its last colon what is read, where it is not a folder as it stands and
+    no path goes on there.
+    """
+    given, _, hook = where.rpartition(":")
+    if not given or {"/", "\\"} & set(hook) or directory_at(where):
+        return where, ""
+    return given, hook
+
+
 def _located(given: str) -> tuple[str, str | None, str, Path]:
     """A location, its commit where it is on the hub, a folder in it, and that on this machine."""
-    directory = Path(given).expanduser()
-    if given and directory.is_dir():
-        return str(directory.resolve()), None, "", directory.resolve()
+    if directory := directory_at(given):
+        return str(directory), None, "", directory
     match = ON_HUB.fullmatch(given)
     if match is None:
         raise MissingError(
@@ -119,7 +142,7 @@ def _located(given: str) -> tuple[str, str | None, str, Path]:
     return match["id"], snapshot.name, folder, snapshot / folder
 
 
-def _check_layers(given: str, source: ModelSource, each: Sequence[sae.Coder]) -> None:
+def _check_layers(given: str, source: ModelSource, each: Sequence[Coder]) -> None:
     known = names_of(source.name)
     for coder in each:
         of_another = (
@@ -127,10 +150,13 @@ def _check_layers(given: str, source: ModelSource, each: Sequence[sae.Coder]) ->
             else coder.model is not None and not known & names_of(coder.model)
         )  # fmt: skip
         if of_another:
+            named = "another model" if coder.model is None else f"model {coder.model!r}"
+            if coder.model is not None and known & names_of(coder.model):
+                named += " with other weights"
             raise ModelError(
-                f"The sparse autoencoder {coder.configuration} in {given} is of model "
-                f"{coder.model!r}, not of {source.name!r}: give those of this model, with "
-                f"{HERE} in models.site where its name is."
+                f"The sparse autoencoder {coder.configuration} in {given} is of {named}, not of "
+                f"{source.name!r}: give those of this model, with {HERE} in models.site where its "
+                "name is."
             )
         if coder.layer >= source.layers:
             raise ModelError(
@@ -153,11 +179,11 @@ def _check_layers(given: str, source: ModelSource, each: Sequence[sae.Coder]) ->
             )
 
 
-def _check_silent(given: str, source: ModelSource, found: sae.Coders, directory: Path) -> None:
+def _check_silent(given: str, source: ModelSource, found: Coders, directory: Path) -> None:
     """Say which latents never fire by their weights; raise where all of a layer's are such."""
     silent = {}
     for coder in found.each:
-        encoder = sae.load(directory, coder, dict(found.files)[coder.weights])
+        encoder = load(directory, coder, dict(found.files)[coder.weights])
         if encoder.silent == found.width:
             raise ModelError(
                 f"The sparse autoencoder {coder.weights} in {given} has no latent that can fire: "

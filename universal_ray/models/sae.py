@@ -12,13 +12,13 @@ Shapes: C channels that are read, D latents.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from universal_ray.errors import ModelError
+from universal_ray.errors import ModelError, words
 from universal_ray.maths.latents import (
     AS_IT_IS,
     GATED,
@@ -28,11 +28,10 @@ from universal_ray.maths.latents import (
     RELU,
     STANDARD,
     TOPK,
-    Encoder,
 )
 from universal_ray.models.checkpoint import read_weights
+from universal_ray.models.coder import Coder
 from universal_ray.models.configuration import check_regular, read_json
-from universal_ray.storage import hub
 
 LENS, SPARSIFY, LEARNING, TRACER = (
     "sae_weights.safetensors", "sae.safetensors", "ae.pt", "config.yaml",
@@ -50,78 +49,20 @@ MODULES = {"": "resid_post", "mlp": "mlp_out", "attn": "attn_out", "self_attn": 
 """The same by modules of transformers in a block, of which the output is read."""
 INPUTS = {"resid_post": "resid_pre", "mlp_out": "mlp_in"}
 """What such a module reads."""
-HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.(?P<hook>[\w.]+)")
-MODULE = re.compile(r"([\w.]+\.)?(layers|h|blocks)\.(?P<layer>\d+)(\.(?P<module>\w+))?")
-SUBMODULE = re.compile(r"(?P<what>[a-z]+)_(?P<end>pre|post|in|out)_layer_(?P<layer>\d+)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coder:
-    """One sparse autoencoder or transcoder, without its weights."""
-
-    configuration: str
-    """its files, from the folder that they are in"""
-    weights: str
-    place: str
-    layer: int
-    model: str | None
-    """that it was trained on, as it says itself"""
-    identity: str | None
-    """content of that model, where it says that"""
-    activation: str
-    before: str
-    k: int | None
-    tensors: tuple[tuple[str, str], ...]
-    """names in the file, by the fields of an `Encoder`"""
-    latents_first: bool
-    """whether the encoder's matrix is [D, C] in the file"""
-    decoder: str | None
-    """the matrix of which each row's length is the scale that its latent is told in, where the
-    largest k are chosen in it; else no correlation depends on it"""
-
-    @property
-    def where(self) -> str:
-        return f"{self.place} of layer {self.layer}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coders:
-    """Those of one model, one of each of some layers; holds no weights."""
-
-    location: str
-    """absolute directory, or "owner/name" """
-    commit: str | None
-    """of a hub repository; None for a directory"""
-    folder: str
-    """in the repository that they are in"""
-    files: tuple[tuple[str, str], ...]
-    """from the folder, each with its sha256"""
-    each: tuple[Coder, ...]
-    """by layer"""
-    channels: int
-    """that each reads"""
-    width: int
-    """latents of each"""
-
-    @property
-    def directory(self) -> Path:
-        """On this machine, downloaded where they are on the hub."""
-        if self.commit is None:
-            return Path(self.location)
-        names = [f"{self.folder}/{name}".lstrip("/") for name, _ in self.files]
-        repository = hub.Repository(hub.MODEL, self.location)
-        return hub.fetch(repository, self.commit, names) / self.folder
+HOOK = re.compile(r"blocks\.(?P<layer>[0-9]{1,6})\.(?P<hook>[\w.]+)")
+MODULE = re.compile(r"([\w.]+\.)?(layers|h|blocks)\.(?P<layer>[0-9]{1,6})(\.(?P<module>\w+))?")
+SUBMODULE = re.compile(r"(?P<what>[a-z]+)_(?P<end>pre|post|in|out)_layer_(?P<layer>[0-9]{1,6})")
 
 
 def found_in(folder: Path, hook: str = "") -> list[Coder]:
-    """Every coder in a folder and the folders in it, by the layers that they read: `hook`, where
-    their files do not say.
+    """Every coder in a folder and the folders in it, links followed and hidden ones left out, by
+    the layers that they read: `hook`, where their files do not say.
 
     Raises ModelError where there is none, one is of a kind that is not known, or says that it reads
     something else.
     """
     coders: list[Coder] = []
-    for path in sorted(folder.rglob("*")):
+    for path in _within(folder):
         if path.name in FORMATS:
             coders += FORMATS[path.name](folder, path, hook)
     if not coders:
@@ -132,63 +73,26 @@ def found_in(folder: Path, hook: str = "") -> list[Coder]:
     return sorted(coders, key=lambda coder: coder.layer)
 
 
-def shape_of(folder: Path, coder: Coder) -> tuple[int, int]:
-    """How many channels it reads and how many latents it has, by the header of its file.
+def _within(folder: Path) -> list[Path]:
+    """All but folders, sorted. Raises ModelError for a folder that cannot be read."""
 
-    Raises ModelError where tensors are missing, or do not fit together.
-    """
-    path = folder / coder.weights
-    state = read_weights(str(folder), path)
-    wanted = dict(coder.tensors)
-    for name in (*wanted.values(), *([coder.decoder] if coder.decoder else [])):
-        if name not in state:
-            raise ModelError(
-                f"{path} lacks {name}: save it again, or choose another sparse autoencoder."
-            )
-    weight = state[wanted["weight_CD"]]
-    if weight.dim() != 2:
-        raise ModelError(f"{path} has an encoder that is no matrix: choose another.")
-    channels, latents = weight.shape[::-1] if coder.latents_first else weight.shape
-    sizes = {"C": {(channels,)}, "D": {(latents,)}}
-    for name, tensor in wanted.items():
-        axis = name[-1]
-        of_all = name == "threshold_D" and state[tensor].dim() == 0
-        if name not in ("weight_CD", "k") and tuple(state[tensor].shape) not in sizes[axis]:
-            if of_all:
-                continue
-            raise ModelError(
-                f"{path} has {tensor} of {list(state[tensor].shape)} beside an encoder of "
-                f"{latents} latents that read {channels} channels: save it again."
-            )
-    k = coder.k
-    if k is not None and (
-        not 0 < k <= latents or (coder.activation == GROUPS and latents % k)
-    ):
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # of the hub, which has none
+            return
         raise ModelError(
-            f"{folder / coder.configuration} has k={k} for {latents} latents: correct it."
-        )
-    return channels, latents
+            f"{error.filename} cannot be read ({error.strerror}): let it be, as sparse "
+            "autoencoders may be in it."
+        ) from error
 
-
-def load(folder: Path, coder: Coder, sha256: str) -> Encoder:
-    """The encoder in float32, of the very file that was planned with.
-
-    Raises ModelError for another one.
-    """
-    state = read_weights(str(folder), folder / coder.weights, sha256)
-    given: dict[str, Any] = {name: state[tensor] for name, tensor in coder.tensors}
-    k = int(given.pop("k")) if "k" in given else coder.k
-    given = {name: tensor.float() for name, tensor in given.items()}
-    if coder.latents_first:
-        given["weight_CD"] = given["weight_CD"].T.contiguous()
-    latents = given["weight_CD"].shape[1]
-    if "gain_D" in given:
-        given["gain_D"] = given["gain_D"].exp()
-    if "threshold_D" in given:
-        given["threshold_D"] = given["threshold_D"].expand(latents).contiguous()
-    if coder.decoder:
-        given["scale_D"] = state[coder.decoder].float().norm(dim=1)
-    return Encoder(activation=coder.activation, before=coder.before, k=k, **given)
+    found = []
+    for at, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(at).resolve()
+        folders[:] = [
+            name for name in folders
+            if not name.startswith(".") and not here.is_relative_to((here / name).resolve())
+        ]  # fmt: skip
+        found += [Path(at, name) for name in names]
+    return sorted(found)
 
 
 def place_of(name: str, *, inputs: bool = False) -> tuple[str, int] | None:
@@ -211,49 +115,69 @@ def _placed(path: Path, name: Any, hook: str, *, inputs: bool = False) -> tuple[
     told = place_of(name, inputs=inputs) if isinstance(name, str) else None
     said = place_of(hook, inputs=inputs)
     if hook and (said is None or told not in (None, said)):
-        why = "is no place that is known" if said is None else f"is not what {path} says, {name!r}"
+        other = f"is not what {path} says, {_shown(name)}"
+        why = "is no place that is known" if said is None else other
         raise ModelError(
             f"models.site says that {hook!r} is read, which {why}: correct it, or leave it out."
         )
     found = told or said
     if found is None:
         raise ModelError(
-            f"{path} says that it reads {name!r}, which is no place that is known: give one that "
-            f"reads one of {', '.join(dict.fromkeys(PLACES.values()))}, or say it after a colon at "
-            "the end of models.site, as in sae:folder:layers.5.mlp."
+            f"{path} says that it reads {_shown(name)}, which is no place that is known: give one "
+            f"that reads one of {', '.join(dict.fromkeys(PLACES.values()))}, or say it after a "
+            "colon at the end of models.site, as in sae:folder:layers.5.mlp."
         )
     return found
 
 
-def _unknown(path: Path, what: str) -> ModelError:
+def _unknown(path: Path, what: str, *given: Any) -> ModelError:
+    what = " ".join([what, *map(_shown, given)])
     return ModelError(f"{path} is of a sparse autoencoder with {what}, which is not known: choose "
                       "another.")  # fmt: skip
+
+
+def _shown(given: Any) -> str:
+    """What a configuration tells, which may be a structure of any size."""
+    plain = given is None or isinstance(given, str | int | float)
+    return f"{given!r:.80}" if plain else f"of type {type(given).__name__}"
+
+
+def _section(path: Path, content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object in a configuration, empty where it has none. Raises ModelError for another kind."""
+    found = {} if content.get(name) is None else content[name]
+    if not isinstance(found, dict):
+        raise _unknown(path, name, found)
+    return found
 
 
 def _lens(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     path = weights.with_name("cfg.json")
     cfg, _ = read_json(str(folder), path)
-    told = {**cfg, **(cfg.get("metadata") or {})}
-    kind = str(cfg.get("architecture", "standard"))
-    transcoder = kind.endswith("transcoder")
-    k = cfg.get("k") or (cfg.get("activation_fn_kwargs") or {}).get("k")
-    if "topk" in (cfg.get("activation_fn"), cfg.get("activation_fn_str")):
-        kind = "topk"
+    told = {**cfg, **_section(path, cfg, "metadata")}
+    kind = cfg.get("architecture", "standard")
+    transcoder = isinstance(kind, str) and kind.endswith("transcoder")
+    k = cfg.get("k")
+    if k is None:
+        k = _section(path, cfg, "activation_fn_kwargs").get("k")
+    for function in (cfg.get("activation_fn"), cfg.get("activation_fn_str")):
+        if function not in (None, "relu", "topk"):
+            raise _unknown(path, "activation_fn", function)
+        kind = "topk" if function == "topk" else kind
     tensors = {"weight_CD": "W_enc", "bias_D": "b_enc"}
     if kind in ("standard", "transcoder", "skip_transcoder"):
         activation = RELU
     elif kind in ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"):
         activation, tensors["threshold_D"] = JUMP, "threshold"
-    elif kind == "topk" and isinstance(k, int):
+    elif kind == "topk":
         activation = TOPK
     elif kind == "gated":
         activation = GATED
         tensors |= {"bias_D": "b_mag", "gate_D": "b_gate", "gain_D": "r_mag"}
     else:
-        raise _unknown(path, f"architecture {kind!r}")
+        raise _unknown(path, "architecture", kind)
     before = cfg.get("normalize_activations") or AS_IT_IS
     if before not in (AS_IT_IS, STANDARD, LENGTH):
-        raise _unknown(path, f"normalize_activations {before!r}")
+        raise _unknown(path, "normalize_activations", before)
     if told.get("hook_head_index", told.get("hook_point_head_index")) is not None:
         raise _unknown(path, "a head of its own")
     if cfg.get("apply_b_dec_to_input", not transcoder):
@@ -262,7 +186,7 @@ def _lens(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     yield _coder(
         folder, path, weights, place=place, layer=layer, model=told.get("model_name"),
         identity=told.get("model_identity"), activation=activation, before=before, tensors=tensors,
-        k=k if activation == TOPK else None,
+        k=k,
         decoder="W_dec" if cfg.get("rescale_acts_by_decoder_norm") else None,
     )  # fmt: skip
 
@@ -270,10 +194,9 @@ def _lens(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
 def _sparsify(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     path = weights.with_name("cfg.json")
     cfg, _ = read_json(str(folder), path)
-    activations = {"topk": TOPK, "groupmax": GROUPS}
-    activation = activations.get(cfg.get("activation", "topk"))
-    if activation is None or not isinstance(cfg.get("k"), int):
-        raise _unknown(path, f"activation {cfg.get('activation')!r} and k {cfg.get('k')!r}")
+    named = cfg.get("activation", "topk")
+    if named not in ("topk", "groupmax"):
+        raise _unknown(path, "activation", named)
     for name in ("signed", "gram_lookup"):
         if cfg.get(name):
             raise _unknown(path, name)
@@ -282,12 +205,12 @@ def _sparsify(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     if not reads_input:
         tensors["centre_C"] = "b_dec"
     # With several seeds each has a folder in that of the module.
-    named = [each.name for each in weights.parents[:2]]
-    name = next((each for each in named if place_of(each)), named[0])
+    folders = [each.name for each in weights.parents[:2]]
+    name = next((each for each in folders if place_of(each)), folders[0])
     place, layer = _placed(path, name, hook, inputs=reads_input)
     yield _coder(
-        folder, path, weights, place=place, layer=layer, activation=activation, k=cfg["k"],
-        tensors=tensors, latents_first=True,
+        folder, path, weights, place=place, layer=layer, k=cfg.get("k"), tensors=tensors,
+        activation=TOPK if named == "topk" else GROUPS, latents_first=True,
     )  # fmt: skip
 
 
@@ -319,47 +242,56 @@ LEARNED: Mapping[str, dict[str, Any]] = {
 def _learning(folder: Path, weights: Path, hook: str) -> Iterator[Coder]:
     path = weights.with_name("config.json")
     config, _ = read_json(str(folder), path)
-    trainer, buffer = (config.get(name) or {} for name in ("trainer", "buffer"))
-    kind = LEARNED.get(trainer.get("dict_class", ""))
-    if kind is None:
-        raise _unknown(path, f"dict_class {trainer.get('dict_class')!r}")
+    trainer, buffer = (_section(path, config, name) for name in ("trainer", "buffer"))
+    named = trainer.get("dict_class")
+    if not isinstance(named, str) or named not in LEARNED:
+        raise _unknown(path, "dict_class", named)
+    kind = LEARNED[named]
     usual = {"weight_CD": "encoder.weight", "bias_D": "encoder.bias"}
     tensors = {**usual, **kind["tensors"]}
     reads_input = buffer.get("io") == "in"
     place, layer = _placed(path, trainer.get("submodule_name"), hook, inputs=reads_input)
-    k = trainer.get("k") if kind["activation"] == TOPK else None
-    if kind["activation"] == TOPK and not isinstance(k, int):
-        raise _unknown(path, f"k {k!r}")
     more = {"latents_first": True, **kind, "tensors": tensors}
     yield _coder(folder, path, weights, place=place, layer=layer, model=trainer.get("lm_name"),
-                 identity=trainer.get("model_identity"), k=k, **more)  # fmt: skip
+                 identity=trainer.get("model_identity"), k=trainer.get("k"), **more)  # fmt: skip
 
 
 def _tracer(folder: Path, path: Path, hook: str) -> Iterator[Coder]:
     import yaml
 
-    check_regular(str(folder), path, 2**20)
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or config.get("model_kind", "") != "transcoder_set":
-        raise _unknown(path, "a config.yaml that is not that of a transcoder_set")
-    read = str(config.get("feature_input_hook")).removeprefix("blocks.{layer}.")
     files = sorted(path.parent.glob("layer_*.safetensors"))
+    check_regular(str(folder), path, 2**20)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ModelError(f"{path} is no YAML ({words(error)}): restore it.") from error
+    of_a_set = isinstance(config, dict) and config.get("model_kind") == "transcoder_set"
+    if not of_a_set and not files:
+        return  # of something else that lies beside coders
+    if not of_a_set:
+        raise _unknown(path, "a config.yaml that is not that of a transcoder_set")
     if "transcoders" in config or not files:
         raise _unknown(path, "weights that are not layer_<i>.safetensors beside it")
+    read, named = config.get("feature_input_hook"), config.get("activation")
+    if not isinstance(read, str):
+        raise _unknown(path, "feature_input_hook", read)
+    if named not in (None, "relu", "topk", "jumprelu"):
+        raise _unknown(path, "activation", named)
     for weights in files:
         layer = weights.stem.removeprefix("layer_")
-        place, number = _placed(path, f"blocks.{layer}.{read}", hook)
+        hook_name = f"blocks.{layer}.{read.removeprefix('blocks.{layer}.')}"
+        place, number = _placed(path, hook_name, hook)
         state = read_weights(str(folder), weights)
         tensors = {"weight_CD": "W_enc", "bias_D": "b_enc"}
-        activation, k = RELU, None
-        if "activation_function.threshold" in state:
-            activation, tensors["threshold_D"] = JUMP, "activation_function.threshold"
-        elif "k" in state or config.get("activation") == "topk":
-            activation, k = TOPK, config.get("k")
-            if "k" in state:
+        activation, k = RELU, config.get("k")
+        if named == "topk" or (named is None and "k" in state):
+            activation = TOPK
+            if "k" in state and k is None:
                 tensors["k"] = "k"
+        elif named != "relu" and ("activation_function.threshold" in state or named == "jumprelu"):
+            activation, tensors["threshold_D"] = JUMP, "activation_function.threshold"
         yield _coder(folder, path, weights, place=place, layer=number, activation=activation, k=k,
-                     model=config.get("model_name"), tensors=tensors,
+                     model=config.get("model_name"), tensors=tensors, rectified=False,
                      latents_first=True)  # fmt: skip
 
 
@@ -368,8 +300,16 @@ def _coder(
 ) -> Coder:
     usual: dict[str, Any] = {
         "model": None, "identity": None, "before": AS_IT_IS, "k": None, "latents_first": False,
-        "decoder": None,
+        "decoder": None, "rectified": True,
     }  # fmt: skip
+    for article, name in (("a", "model"), ("an", "identity")):
+        if not isinstance(more.get(name), str | None):
+            raise _unknown(configuration, f"{article} {name} that is no name,", more[name])
+    if more["activation"] in (TOPK, GROUPS):
+        if type(more["k"]) is not int and "k" not in tensors:
+            raise _unknown(configuration, "k", more["k"])
+    else:
+        more["k"] = None
     return Coder(
         configuration=configuration.relative_to(folder).as_posix(),
         weights=weights.relative_to(folder).as_posix(),

@@ -21,7 +21,8 @@ import torch
 from universal_ray.config.site import LATENTS, content_of
 from universal_ray.errors import ModelError
 from universal_ray.maths.latents import encode
-from universal_ray.models import places, sae
+from universal_ray.models import places
+from universal_ray.models.coder import load
 from universal_ray.models.latents import labelled, with_coders
 from universal_ray.models.source import ModelSource, resolve
 
@@ -295,7 +296,7 @@ class Latents(Site):
         parameter = next(bridge.original_model.parameters())
         dtype = torch.promote_types(parameter.dtype, torch.float32)
         for index, coder in enumerate(coders.each):
-            encoder = sae.load(directory, coder, sha256[coder.weights])
+            encoder = load(directory, coder, sha256[coder.weights])
             encoder = encoder.to(parameter.device, dtype)
 
             def read(

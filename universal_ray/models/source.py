@@ -21,9 +21,9 @@ from universal_ray.models.checkpoint import (
     read_shapes,
     read_weights,
 )
+from universal_ray.models.coder import Coders
 from universal_ray.models.configuration import CONFIGURATION, check_regular, configure, read_json
 from universal_ray.models.hub import directory_of, locate
-from universal_ray.models.sae import Coders
 from universal_ray.storage import hub
 from universal_ray.storage.hub import sha256_of
 from universal_ray.storage.hub_answers import offline

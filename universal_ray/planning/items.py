@@ -13,6 +13,9 @@ from universal_ray.config.hashing import fingerprint
 from universal_ray.config.study import Pairs
 from universal_ray.errors import ConfigurationError
 
+SHIFTS = 2
+"""Version of the shifted baseline, raised where a draw of the same name is of other tokens."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -105,6 +108,7 @@ class Item:
             "calibrated": [model.calibrated for model in self.models],
             "bits": units[0].bits,
             "rows": [unit.content for unit in units],
+            **({"shift": SHIFTS} if self.shift else {}),
         }
 
     @property

@@ -72,7 +72,7 @@ def find_models(study: Study, store: Store) -> Models:
         for names in model_groups(study.models)
     )
     sources = [each for group in groups for each in group]
-    check_alike(sources)
+    check_alike(study.models.site, sources)
     _check_apart(groups)
     _check_revisions(groups, site)
     if study.corpus.align is Align.tokens:

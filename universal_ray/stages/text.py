@@ -1,5 +1,6 @@
 """The text that the tokens of a study are made of, and where they lie."""
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def text_of(study: Study, store: Store) -> Text | None:
         )
     # With more tokens another directory, whose first rows are the same: so a run grows.
     beside = Path(store.url) / f"corpus-{study.corpus.tokens or 'all'}"
-    destination = str(Path(text.prepared).expanduser() if text.prepared else beside)
+    destination = str(Path(os.path.expanduser(text.prepared)) if text.prepared else beside)
     given = {each.name: getattr(text, each.name) for each in fields(text)}
     del given["prepared"]
     settings = TextSettings(

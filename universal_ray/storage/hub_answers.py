@@ -72,6 +72,8 @@ def ask(
     Raises MissingError for what the hub does not have, does not show or is not asked for, HubError
     for what it did not give meanwhile, StorageError where its cache cannot be written.
     """
+    from huggingface_hub.errors import HFValidationError
+
     waited, pause = 0.0, 1.0
     while True:
         try:
@@ -79,6 +81,10 @@ def ask(
                 return call()
         except (UniversalRayError, MemoryError):
             raise
+        except HFValidationError as error:
+            raise MissingError(
+                f"The hub can have no {wanted} ({words(error)}): check the spelling."
+            ) from error
         except Exception as error:
             failure = _failure(error)
             if failure.passing and not waited and (found := cached()) is not None:

@@ -14,7 +14,7 @@ PARTIAL = ".partial-"
 
 _ID = "[0-9a-f]{12}"
 _KEY = "[0-9a-f]{8}"
-_ITEM = f"(model-{_ID}|pair-{_ID}-{_ID})"
+_ITEM = rf"(model-{_ID}|(pair|shifted-?\d+\.\d+)-{_ID}-{_ID})"
 _LAYER = r"(done\.json|layer-\d{2,}\.(safetensors|json))"
 _NAMES = (
     r"study\.yaml|hardware\.json|progress\.json|metrics\.jsonl",

@@ -279,6 +279,15 @@ def test_what_has_no_correlation_is_null_with_its_reason():
     assert one["max_corr"].notna().sum() == 19
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 3, 9, 31])
+def test_few_tokens_are_beside_others_too(tokens):
+    x, _ = matrices()
+    draws = ur.correlate(x[:tokens], x[:tokens].copy(), kind="shifted", rotations=2).pairs
+    assert draws["max_corr"].isna().all() if tokens == 1 else (draws["max_corr"] > 0.999).all()
+    own = np.stack(draws["baseline_draws"].dropna())[:, 0] if tokens > 3 else np.zeros(1)
+    assert (own < 0.999).any()
+
+
 @pytest.mark.parametrize(
     ("change", "options", "sentence"),
     [
@@ -310,6 +319,8 @@ def test_what_has_no_correlation_is_null_with_its_reason():
         (lambda x, y: (x, y), {"policy": "fp8"}, "policy=fp8 is none: choose from fp32, fp16"),
         (lambda x, y: (x, y), {"device": "gpu"}, "device=gpu is none"),
         (lambda x, y: (x, y), {"threshold": float("nan")}, "threshold is nan"),
+        (lambda x, y: (x, y), {"kind": "shifted", "batch": 1},
+         "beside others of their batch, which is of one: raise unit and batch"),
         (lambda x, y: (x, y), {"unit": 5, "batch": 10}, r"batch \(10\) is larger than unit \(5\)"),
         (lambda x, y: (iter([x]), iter([y])), {"unit": 10, "fold": 1, "memory": 90e3 / GIB},
          "the sums of more than .* blocks of tokens do not fit memory: give a larger unit or fold"),

@@ -7,6 +7,7 @@ from unicodedata import normalize
 import datasets
 import numpy as np
 import pytest
+import torch
 from helpers_models import make_gpt2
 from helpers_segments import CHINESE, LATIN, byte_ends, make_other, text_of
 from helpers_study import inputs_of, make, stages, true_activations
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer
 from universal_ray import compose, testbed
 from universal_ray.config.study import (
     Align,
+    Baseline,
     BaselineConfig,
     ClusterConfig,
     CorpusConfig,
@@ -32,6 +34,7 @@ from universal_ray.config.study import (
     UnitsConfig,
 )
 from universal_ray.errors import ConfigurationError, CorpusError
+from universal_ray.maths.moments.shift import partners
 from universal_ray.report.screen import show_results
 from universal_ray.storage.finished import CORRELATIONS, PROFILE, REPORT, ROLES
 
@@ -78,8 +81,9 @@ def study_of(folder, models, text, names="abc", pool=Segment.last, **corpus):
 
 
 def true_segments(models, rows, names, pool, out):
-    """Activations [S, N] of the segments that count, by model; all of it row by row, token by token
-    and from what the tokenizers say themselves.
+    """Activations [S, N] of the segments that count, by model, and the row and the position that
+    each ends in, of the reference's tokens; all of it row by row, token by token and from what the
+    tokenizers say themselves.
 
     `out`: ids that do not count, by name. A text is what lies between the reference's ends.
     """
@@ -152,7 +156,29 @@ def true_segments(models, rows, names, pool, out):
             else x_BPN[number, each[name]].mean(0)
             for number, each in kept
         ])  # fmt: skip
-    return found
+    return found, [(number, each[first][-1]) for number, each in kept]
+
+
+def baselines(study, rows, places, x_SN, y_SM):
+    """By draw the best correlation of each unit of a pair with those of the other, of which the
+    second is of other segments: units of seven rows, batches of three.
+    """
+    kept_BP = torch.zeros(rows, CONTEXT, dtype=torch.bool)
+    for number, position in places:
+        kept_BP[number, position] = True
+    for drawn in study.baseline.shifts:
+        order = []
+        for start in range(0, rows, 7):
+            for first in range(start, min(start + 7, rows), 3):
+                part_BP = kept_BP[first : min(first + 3, start + 7, rows)]
+                order.append(partners(part_BP, drawn) + first * CONTEXT)
+        moved_T = torch.cat(order)
+        assert kept_BP.flatten()[moved_T].equal(kept_BP.flatten())
+        assert not (moved_T == torch.arange(len(moved_T)))[kept_BP.flatten()].any()
+        number_T = kept_BP.flatten().cumsum(0) - 1
+        moved_S = number_T[moved_T[kept_BP.flatten()]].numpy()
+        r_NM = np.corrcoef(x_SN.T, y_SM[moved_S].T)[: x_SN.shape[1], x_SN.shape[1] :]
+        yield r_NM.max(1), r_NM.max(0)
 
 
 def excluded(models, names, rule):
@@ -180,6 +206,7 @@ def test_every_correlation_is_that_of_segments(names, pool, rule, models, text, 
     if names[0] == "c":  # it has no token that could divide rows
         text = None
     study = study_of(tmp_path / "run", models, text or "", names, pool, exclude=rule)
+    study.baseline.kind = Baseline.shifted
     if text is None:
         tokenizer = AutoTokenizer.from_pretrained(models / "c")
         ids = tokenizer.encode("".join(DOCUMENTS), add_special_tokens=False)
@@ -190,11 +217,12 @@ def test_every_correlation_is_that_of_segments(names, pool, rule, models, text, 
     corpus = inputs_of(study).corpus
     rows = corpus.read(0, corpus.rows).tolist()
     assert len(rows) > 14
-    truth = true_segments(models, rows, names, pool, excluded(models, names, rule))
+    truth, places = true_segments(models, rows, names, pool, excluded(models, names, rule))
     count = len(truth[names[0]])
     assert 0.2 * corpus.rows * CONTEXT < count < 0.95 * corpus.rows * CONTEXT
     show_results(Console(file=(screen := StringIO()), width=100), store)
     assert f"{count:,} segments of {corpus.rows * CONTEXT:,} tokens counted" in screen.getvalue()
+    identities = {model.name: model.identity for model in inputs_of(study).everyone}
     table = store.get_table("tables/pairs.parquet").to_pylist()
     for one in names:
         for other in set(names) - {one}:
@@ -216,6 +244,12 @@ def test_every_correlation_is_that_of_segments(names, pool, rule, models, text, 
             seen = ~np.isnan(found)
             assert seen.sum() > neurons * 40
             assert np.abs(found - matrix)[seen].max() < 2e-5
+            side = identities[one] > identities[other]
+            pair = (other, one) if side else (one, other)
+            drawn = baselines(study, len(rows), places, *(truth[name] for name in pair))
+            expected_NK = np.stack([best[side] for best in drawn], 1)
+            found_NK = [row["baseline_draws"] for row in part]
+            np.testing.assert_allclose(found_NK, expected_NK, atol=2e-5)
 
 
 def test_where_tokenizers_agree_tokens_are_summed_and_no_option_of_segments_makes_them_others(

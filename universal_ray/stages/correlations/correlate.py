@@ -134,6 +134,11 @@ def correlate(
     given = Given(x, y, names)
     models = _models(given, layers, identities or names)
     units = _units(UnitsConfig(tokens=unit, batch=batch, fold=fold), given.tokens, terms)
+    if terms.shifts and units.batch == 1:
+        raise ConfigurationError(
+            "kind=shifted puts tokens beside others of their batch, which is of one: raise unit "
+            "and batch"
+        )
     reading = Reading(given, models, units, terms, grows=given.tokens is None and fold is None)
     allowed = memory * GIB if memory is not None else MEMORY * machine_bytes()
     own, cross = sums_of(reading, allowed)
@@ -194,7 +199,8 @@ def _units(given: UnitsConfig, tokens: int | None, terms: Terms) -> UnitsConfig:
         return choose(units, total_tokens=total, context=1, device=device, policy=policy)
 
     usual = filled(given)
-    shortest = max(-(-total // UNITS), given.batch or 1)
+    alone = 2 if terms.shifts else 1  # tokens of a batch at least
+    shortest = max(-(-total // UNITS), given.batch or alone)
     assert usual.tokens
     if given.tokens or usual.tokens <= shortest:
         return usual

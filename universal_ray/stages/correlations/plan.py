@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from universal_ray.config.study import Device, ModelsConfig
+from universal_ray.maths.moments.shift import unlike
 from universal_ray.planning.capacity import RING_BYTES, Footprint, Pass, models_of, size
 from universal_ray.planning.costs import (
     DOUBLE,
@@ -286,6 +287,17 @@ def describe(plan: Plan, models: ModelsConfig, unit: str) -> list[tuple[str, str
             f"{size(plan.bytes_to_write)}, of which {size(plan.bytes_kept)} stay as blocks",
         ),
     ]
+
+
+def shifts_of(shifts: Sequence[str], rows: int) -> list[tuple[str, str]]:
+    """A row of the plan, where the baseline is of other tokens of batches of so many rows."""
+    if not shifts:
+        return []
+    told = f"{len(shifts)} shifts of tokens, each as long as the correlations"
+    if (distinct := unlike(rows, shifts)) < len(shifts):
+        told += (f", of which only {distinct} are unlike among the {rows} rows of a batch: raise "
+                 "units.batch, or lower baseline.rotations")  # fmt: skip
+    return [("baseline", told)]
 
 
 def _revisions(models: ModelsConfig) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
 from universal_ray.config.study import Device
+from universal_ray.errors import ConfigurationError
 from universal_ray.planning.items import Item, Layout, Unit, marker
 from universal_ray.runtime.measure import expected_memory
 from universal_ray.stages.correlations.folding import calibrations
@@ -21,9 +22,14 @@ Done = frozenset[tuple[int, str]]
 
 def make_plan(found: Outline, done: Done) -> Plan:
     """What is left to sum up. Raises ConfigurationError where the workers' memory is known to be
-    too small for it.
+    too small for it, or a row has no other in its batch whose tokens could be beside its own.
     """
     settings = found.study.cluster
+    if found.study.baseline.shifts and found.calibration_rows < 2:
+        raise ConfigurationError(
+            "baseline.kind=shifted puts tokens beside those of other rows of their batch, which is "
+            f"of one row of {found.context} tokens: raise units.batch to several"
+        )
     plan = Plan(
         models=found.everyone,
         references=found.references,

@@ -21,7 +21,7 @@ from universal_ray.stages.correlations.artifacts import (
     stand,
     tables_fingerprint,
 )
-from universal_ray.stages.correlations.plan import Plan, Work, cost, describe
+from universal_ray.stages.correlations.plan import Plan, Work, cost, describe, shifts_of
 from universal_ray.stages.correlations.prepare import claimed, find_done, make_plan
 from universal_ray.stages.correlations.summary import assemble
 from universal_ray.stages.correlations.worker import MomentsAssignment, MomentsWorker
@@ -87,7 +87,8 @@ class CorrelationsStage:
         """The plan as rows of a table on screen."""
         plan, study = make_plan(found, claimed(found, store)), found.study
         rows = describe(plan, study.models, found.site.unit)
-        return [*rows, *told_of(found.apart, study.corpus.pool)]
+        baseline = shifts_of(study.baseline.shifts, found.calibration_rows)
+        return [*rows, *baseline, *told_of(found.apart, study.corpus.pool)]
 
     @staticmethod
     def cost(found: Outline, store: Store) -> Cost:
