@@ -162,7 +162,7 @@ def _checked_k(path: Path, coder: Coder, told: list[Any], latents: int) -> int |
     """What a file or a configuration tells of k. Raises ModelError for what is none."""
     if coder.activation not in (TOPK, GROUPS):
         return None
-    (k,) = told if len(told) == 1 else (None,)
+    k: Any = told[0] if len(told) == 1 else None
     if k not in range(1, latents + 1) or (coder.activation == GROUPS and latents % k):
         raise ModelError(f"{path} is told to have k={k} for {latents} latents: correct it.")
     return int(k)
