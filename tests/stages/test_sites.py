@@ -69,7 +69,7 @@ def test_all_stages_are_made_but_that_which_such_units_lack_and_that_is_told(res
     ) in said
     assert "│ dimensions" in said
     assert "roles" not in run.summary and run.store.exists("report/index.html")
-    with pytest.raises(MissingError, match=r"roles.parquet is not made: The dimensions of site"):
+    with pytest.raises(MissingError, match=r"roles.parquet is not made: the dimensions of site"):
         run.table("roles")
 
 
@@ -93,7 +93,7 @@ def test_what_was_published_of_neurons_stands_beside_no_other_unit(residual):
 def test_the_report_does_not_say_that_what_such_units_lack_can_be_made(residual):
     _, run, _ = residual
     missing = " ".join(gather(run).missing)
-    assert "roles.parquet is not made: The dimensions of site residual have no roles" in missing
+    assert "roles.parquet is not made: the dimensions of site residual have no roles" in missing
     assert "stages=[" not in missing
 
 
@@ -117,7 +117,9 @@ def test_every_figure_is_drawn_of_such_units_or_says_what_they_lack(residual):
     weights = SITES["residual"].lacks[Ask.weights]
     for name in ("firing", "redundancy", "logit_moments", "logit_skew"):
         assert reasons[name].endswith(f"was not measured: {weights}")
-    assert "The dimensions of site residual have no roles" in reasons["logit_effects"]
+    assert reasons["logit_effects"].startswith(
+        "its table tables/roles.parquet is not made: the dimensions of site residual have no roles"
+    )
     assert not reasons.keys() & {"densities", "spread", "depth", "percentiles", "by_layer"}
     (drawn_one,) = drawn([each for each in FIGURES if each.name == "depth"], source)
     assert drawn_one.caption.endswith(no_neurons(run.summary))

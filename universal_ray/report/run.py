@@ -203,7 +203,8 @@ class Run:
             stage = next(stage for stage, paths in finished.TABLES.items() if path in paths)
             lacking = registry.why_not(stage, self.site)
             if lacking:
-                raise MissingError(f"{self.url}/{path} is not made: {lacking}")
+                why = f"{lacking[0].lower()}{lacking[1:]}"
+                raise MissingError(f"{self.url}/{path} is not made: {why}")
             raise MissingError(
                 f"{self.url}/{path} is not made yet, or was not whole: the run's command with "
                 f"stages=[{stage}] makes it"

@@ -66,8 +66,8 @@ class Source:
         found = self.tables.get(table)
         if found is None:
             path = PATHS[table]
-            told = next((each for each in self.missing if each.startswith(f"{path}: ")), path)
-            raise NotDrawn(f"its table cannot be read: {told.rstrip('.')}")
+            told = next((each for each in self.missing if each.startswith(path)), None)
+            raise NotDrawn(f"its table {(told or f'{path} is not there').rstrip('.')}")
         for name in (*columns, *equal):
             if name not in found.column_names or not _alike(
                 found.schema.field(name).type, SCHEMAS[table].field(name).type

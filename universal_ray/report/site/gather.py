@@ -24,7 +24,7 @@ SEVERAL = (
     "pairs", "features", "examples", "conditional", "attention", "interventions",
 )
 """Tables with any number of rows per neuron."""
-OTHERS = ("vocabulary", "heads", "bank")
+OTHERS = tuple(name for name in PATHS if name not in (*ONE_EACH, *SEVERAL))
 OPTIONAL = ("descriptions", "examples", "conditional", "vocabulary")
 NOTHING = -1
 """The place of what is no neuron of the run."""
@@ -101,14 +101,12 @@ def gather(run: Run) -> Gathered:
     try:
         found.summary = run.summary
     except (MissingError, DamagedError, StorageError) as error:
-        found.missing.append(f"{SUMMARY_PATH}: {error}")
+        found.missing.append(_sentence(run, SUMMARY_PATH, error))
     for name in (*ONE_EACH, *SEVERAL, *OTHERS):
-        if name not in PATHS:
-            continue
         try:
             table = run.table(name)
         except (MissingError, DamagedError, StorageError) as error:
-            found.missing.append(f"{PATHS[name]}: {error}")
+            found.missing.append(_sentence(run, PATHS[name], error))
             continue
         wrong = _unlike(name, table)
         if wrong:
@@ -119,6 +117,12 @@ def gather(run: Run) -> Gathered:
         found.tables[name] = table
     found.blocks = _blocks(found)
     return found
+
+
+def _sentence(run: Run, path: str, error: Exception) -> str:
+    """Why a file is not read, its path in the run first and once."""
+    told = str(error).removeprefix(f"{run.url}/")
+    return told if told.startswith(path) else f"{path}: {told}"
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

@@ -33,7 +33,7 @@ from universal_ray.storage.store import Receipt, Store
 PAGE = f"{REPORT}/index.html"
 MARKER = f"{REPORT}/done.json"
 DRAFT = f"{REPORT}/unfinished"
-VERSION = 4
+VERSION = 5
 """Of what the code makes of tables: another one makes the site anew."""
 MEGABYTES = 200.0
 """How large a site becomes, if its list and search are not larger already."""
