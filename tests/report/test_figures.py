@@ -165,6 +165,17 @@ def test_every_character_is_seen(text, shown):
     assert paint.shown(text) == shown
 
 
+def test_axes_and_ticks_say_another_word_and_numbers_stay():
+    page = Page()
+    panel = page.subplots()
+    panel.set_xlabel("pre-activation")
+    panel.set_yticks([0, 1], ["pre-activation: mean", "input bias"])
+    paint.rename(page, "pre-activation", "value")
+    page.canvas.draw()
+    assert panel.get_xlabel() == "value" and panel.get_xticklabels()[0].get_text() == "0.0"
+    assert [each.get_text() for each in panel.get_yticklabels()] == ["value: mean", "input bias"]
+
+
 # What is not there
 
 

@@ -1,6 +1,7 @@
 """The site in a real browser, from a folder, without a network."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,12 +127,14 @@ def test_units_that_are_no_neurons_are_called_what_they_are(browser, tmp_path, m
     visit = Visit(browser, tmp_path)
     visit.open("#/")
     assert visit.text("h1").endswith("of 8 dimensions are universal")
-    assert ("What is called a neuron here is a dimension, the unit of the site residual."
-            in visit.text("p.lead"))  # fmt: skip
-    assert "than the best match in them at other tokens" in visit.text("p.lead")
+    said = "What tables call a neuron is a dimension here, the unit of the site residual."
+    assert said in visit.text("p.lead")
+    assert "than its best match would beside other text" in visit.text("p.lead")
     for address in ("#/", "#/list", "#/neuron/a:0.1"):
         visit.open(address)
         assert "shifted" in visit.text("main") and "rotat" not in visit.text("main")
+        told = visit.page.locator("nav, h1, h2, h3, th, caption, figcaption, figure text")
+        assert not re.search(r"neurons?\b(?!\.parquet)", " ".join(told.all_text_contents()), re.I)
     visit.open("#/list")
     assert visit.text(".summary").startswith("16 of 16 dimensions")
     visit.open("#/neuron/a:0.1")

@@ -1,5 +1,6 @@
 """A study of units that are no neurons, through all stages; and how a site is known in a run."""
 
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from universal_ray.report.figures.draw import drawn
 from universal_ray.report.figures.registry import FIGURES
 from universal_ray.report.figures.source import NotDrawn, Source
 from universal_ray.report.run import Run
+from universal_ray.report.screen import show_results
 from universal_ray.report.site.gather import gather
 from universal_ray.report.units import no_neurons
 from universal_ray.stages.correlations.published import published
@@ -67,7 +69,12 @@ def test_all_stages_are_made_but_that_which_such_units_lack_and_that_is_told(res
         "The dimensions of site residual have no roles and interventions, as roles are of neurons, "
         "by what they write to the logits and to heads: the stage roles is left out"
     ) in said
-    assert "│ dimensions" in said
+    assert "│ dimensions" in said and "one of every dimension" in said
+    results = StringIO()
+    show_results(Console(width=200, file=results), run.store)
+    results = results.getvalue().partition("\n")[2].replace(run.url, "")
+    assert "dimensions with excess correlation" in " ".join(results.split())
+    assert not re.search(r"neurons?\b(?!\.parquet)", results)
     assert "roles" not in run.summary and run.store.exists("report/index.html")
     with pytest.raises(MissingError, match=r"roles.parquet is not made: the dimensions of site"):
         run.table("roles")
@@ -100,7 +107,7 @@ def test_the_report_does_not_say_that_what_such_units_lack_can_be_made(residual)
 def test_what_says_neuron_of_them_can_say_what_they_are(residual):
     _, run, _ = residual
     assert no_neurons(run.summary) == (
-        "What is called a neuron here is a dimension, the unit of the site residual."
+        "What tables call a neuron is a dimension here, the unit of the site residual."
     )
 
 
@@ -122,7 +129,7 @@ def test_every_figure_is_drawn_of_such_units_or_says_what_they_lack(residual):
     )
     assert not reasons.keys() & {"densities", "spread", "depth", "percentiles", "by_layer"}
     (drawn_one,) = drawn([each for each in FIGURES if each.name == "depth"], source)
-    assert drawn_one.caption.endswith(no_neurons(run.summary))
+    assert drawn_one.caption.startswith("Layer of the best match, by the layer of the dimension:")
 
 
 def test_the_notebook_reads_such_a_run(residual, monkeypatch):

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from universal_ray.report.run import Run
-from universal_ray.report.units import chance, no_neurons
+from universal_ray.report.units import chance, no_neurons, unit, worded
 from universal_ray.runtime.progress import Progress, remaining
 from universal_ray.storage.store import Store
 
@@ -50,8 +50,23 @@ def show_plan(out: Console, rows: list[tuple[str, str]], title: str) -> None:
     out.print(table)
 
 
+class Worded:
+    """A console for sentences and tables on neurons, about units that may be called otherwise."""
+
+    def __init__(self, out: Console, called: str):
+        self._out, self._called = out, called
+
+    def print(self, told: str | Table) -> None:
+        if isinstance(told, Table):
+            for each in (told, *told.columns):
+                for name in ("title", "caption", "header"):
+                    if isinstance(text := getattr(each, name, None), str):
+                        setattr(each, name, worded(text, self._called))
+        self._out.print(worded(told, self._called) if isinstance(told, str) else told)
+
+
 def show_rows(
-    out: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
+    out: Console | Worded, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
     """Rows of figures under their heads."""
     table = Table(title=title, title_justify="left")
@@ -128,10 +143,11 @@ def show_results(out: Console, store: Store) -> None:
     summary = run.summary
     if told := no_neurons(summary):
         out.print(told)
+    words = Worded(out, unit(summary))
     for followed in summary.get("followed", []):
-        out.print(_persistence(followed))
+        words.print(_persistence(followed))
     if "followed" not in summary:
-        _show_references(out, run, summary)
+        _show_references(words, run, summary)
     kept, tokens = (f"{summary[name]:,}" for name in ("tokens_kept", "tokens"))
     segments = summary.get("counted") == "segments"  # earlier versions, which do not say it: tokens
     out.print(f"{kept} segments of {tokens} tokens" if segments else f"{kept} of {tokens} tokens",
@@ -141,7 +157,7 @@ def show_results(out: Console, store: Store) -> None:
             out.print(f"{store.url.rstrip('/')}/{path}", soft_wrap=True)
 
 
-def _show_references(out: Console, run: Run, summary: dict[str, Any]) -> None:
+def _show_references(out: Worded, run: Run, summary: dict[str, Any]) -> None:
     neurons = run.table("neurons")
     partners = run.table(
         "pairs", ["model", "other", "layer", "neuron", "max_corr", "max_layer", "max_neuron"],
@@ -163,7 +179,7 @@ def _show_references(out: Console, run: Run, summary: dict[str, Any]) -> None:
         _show_descriptions(out, told)
 
 
-def _show_families(out: Console, reference: dict[str, Any]) -> None:
+def _show_families(out: Worded, reference: dict[str, Any]) -> None:
     """Which share of the universal neurons a feature explains, by family, beside the others."""
     families = reference["profile"]["families"]
     rows = [("any family", families["explained"]), *families["by_family"].items()]
@@ -195,7 +211,7 @@ def _part(row: dict[str, Any]) -> str:
     return f"{count(row['members'])} of {count(row['neurons'])}"
 
 
-def _show_roles(out: Console, roles: dict[str, Any]) -> None:
+def _show_roles(out: Worded, roles: dict[str, Any]) -> None:
     """How many neurons have each role, in all models and among universal neurons, and what
     ablating these does.
     """
@@ -248,7 +264,7 @@ def _show_roles(out: Console, roles: dict[str, Any]) -> None:
                 )
 
 
-def _show_descriptions(out: Console, told: dict[str, Any]) -> None:
+def _show_descriptions(out: Worded, told: dict[str, Any]) -> None:
     """Whether the words of universal neurons hold for their partners more than those of others."""
     for who, row in (("universal", told["universal"]), ("other", told["others"])):
         score, partners, random, gain = (

@@ -2,10 +2,13 @@
 are neurons, and what they are held against is rotated.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 NEURON = "neuron"
+_SAID = re.compile(r"(?<![\w./-])([Nn])euron(s?)(?![\w/]|\.\w)")
+"""The word in a sentence, not in the name of a file, a column or an option."""
 
 
 def unit(summary: Mapping[str, Any]) -> str:
@@ -21,8 +24,17 @@ def chance(summary: Mapping[str, Any]) -> str:
 
 
 def no_neurons(summary: Mapping[str, Any]) -> str:
-    """A sentence for what says "neuron" of every unit; none where they are neurons."""
+    """A sentence for tables, which say "neuron" of every unit; none where they are neurons."""
     called = unit(summary)
     if called == NEURON:
         return ""
-    return f"What is called a neuron here is a {called}, the unit of the site {summary['site']}."
+    return f"What tables call a neuron is a {called} here, the unit of the site {summary['site']}."
+
+
+def worded(text: str, called: str) -> str:
+    """A sentence on neurons, about units that are called otherwise."""
+    return _SAID.sub(lambda found: _like(found[1], called) + found[2], text)
+
+
+def _like(letter: str, word: str) -> str:
+    return word.capitalize() if letter.isupper() else word

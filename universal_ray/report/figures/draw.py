@@ -10,9 +10,11 @@ from matplotlib.figure import Figure as Page
 from universal_ray.report.figures import paint
 from universal_ray.report.figures.figure import Figure, Made
 from universal_ray.report.figures.source import NotDrawn, Source
-from universal_ray.report.units import no_neurons
+from universal_ray.report.units import NEURON, unit, worded
 
 KINDS = ("svg", "pdf", "csv")
+PRE = "pre-activation"
+"""What neurons alone have; of other units it is the value itself."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,20 @@ def _drawn(source: Source, figure: Figure, reference: str, name: str) -> Drawn:
     except NotDrawn as told:
         reason = str(told)
         return Drawn(figure, reference, name, reason=f"{reason[0].upper()}{reason[1:]}.")
-    files, inches = rendered(figure, made)
-    caption = " ".join(filter(None, (made.caption, no_neurons(source.summary))))
-    return Drawn(figure, reference, name, caption, inches=inches, files=files)
+    called = unit(source.summary)
+    files, inches = rendered(figure, made, called)
+    return Drawn(figure, reference, name, worded(made.caption, called), inches=inches, files=files)
 
 
-def rendered(figure: Figure, made: Made) -> tuple[dict[str, bytes], tuple[float, float]]:
-    """Contents by kind, and width and height in inches."""
+def rendered(
+    figure: Figure, made: Made, called: str = NEURON
+) -> tuple[dict[str, bytes], tuple[float, float]]:
+    """Contents by kind, and width and height in inches; `called`: what its units are."""
     with paint.settings():
         page = Page()
         figure.draw(made.data, page)
+        if called != NEURON:
+            paint.rename(page, PRE, "value")
         files = {
             "svg": paint.svg(page), "pdf": paint.pdf(page), "csv": paint.csv(made.data)
         }  # fmt: skip

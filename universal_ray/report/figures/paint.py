@@ -126,6 +126,16 @@ def panels(
     return made
 
 
+def rename(page: Page, old: str, new: str) -> None:
+    """Say another word on axes and at their ticks."""
+    for panel in page.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_label_text(axis.get_label_text().replace(old, new))
+            labels = [each.get_text() for each in axis.get_ticklabels()]
+            if any(old in each for each in labels):
+                axis.set_ticks(axis.get_ticklocs(), [each.replace(old, new) for each in labels])
+
+
 def few_ticks(panel: Axes, across: int, up: int) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(across))
     panel.yaxis.set_major_locator(MaxNLocator(up))

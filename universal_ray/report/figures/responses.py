@@ -85,8 +85,8 @@ def _caption(
     families = " and ".join(dict.fromkeys(every["family"]))
     tokens = rows.groupby("panel")["tokens_counted"].sum().max()
     return (
-        f"Pre-activations {' and '.join(groups)}, each area 1, of {len(chosen)} of {len(every):,} "
-        f"members of the family {families}: universal ones (●, excess above "
+        f"{source.value.capitalize()}s {' and '.join(groups)}, each area 1, of {len(chosen)} of "
+        f"{len(every):,} members of the family {families}: universal ones (●, excess above "
         f"{source.threshold:g}; {every['is_universal'].sum():,} of them) first, and of these the "
         "best explained. Above each: layer.neuron, the share of variance that its feature "
         f"explains, and the {'subset' if AT_BEST in groups else 'feature'}. n = {tokens:,} tokens."
@@ -139,7 +139,7 @@ def words(source: Source) -> Made:
     return Made(
         of_activations(shown),
         "Neurons that one feature of tokens explains best, where there are three or more of it, by "
-        "the role of the token in its word: pre-activations over all tokens of a role, each area "
+        f"the role of the token in its word: {source.value}s over all tokens of a role, each area "
         f"1 (●: universal, excess above {source.threshold:g}). Features: {told}. "
         f"n = {rows.groupby('panel')['tokens_counted'].sum().max():,} tokens.",
     )
@@ -164,12 +164,12 @@ def positions(source: Source) -> Made:
     span = -(-int(rows["position"].max() + 1) // SPANS)
     rows["first"] = rows["position"] // span * span
     data = _pooled(rows)
+    both = ", before and after the activation function," if source.neurons else ""
     return Made(
         data,
-        f"Mean and standard deviation by position in the row, before and after the activation "
-        f"function, of {len(chosen)} of {len(every):,} neurons that position explains best: "
-        f"universal ones (●, excess above {source.threshold:g}) first. "
-        f"n = {rows.groupby('panel')['tokens'].sum().max():,} tokens"
+        f"Mean and standard deviation by position in the row{both} of {len(chosen)} of "
+        f"{len(every):,} neurons that position explains best: universal ones (●, excess above "
+        f"{source.threshold:g}) first. n = {rows.groupby('panel')['tokens'].sum().max():,} tokens"
         + (f"; {span} positions are drawn as one." if span > 1 else "."),
     )
 

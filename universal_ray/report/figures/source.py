@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from universal_ray.report.run import PATHS
+from universal_ray.report.units import NEURON, unit
 from universal_ray.stages import registry
 from universal_ray.storage.reasons import KEY, why_null
 
@@ -58,6 +59,16 @@ class Source:
             raise NotDrawn("the threshold of universal neurons is not told by summary.json")
         return float(found)
 
+    @property
+    def neurons(self) -> bool:
+        """Whether its units are neurons: others show one value, before no activation function."""
+        return unit(self.summary) == NEURON
+
+    @property
+    def value(self) -> str:
+        """What of a unit its histograms count."""
+        return "pre-activation" if self.neurons else "value"
+
     def rows(self, table: str, *columns: str, **equal: str) -> pd.DataFrame:
         """Columns of a table, of the rows in which some columns have a value.
 
@@ -93,7 +104,9 @@ class Source:
                 continue
             (reasons, *_) = self.rows(table, KEY, **equal)[KEY]
             why = why_null(SCHEMAS[table], dict(reasons or ())).get(name)
-            raise NotDrawn(f"{name} was not measured: {why}" if why else f"{name} has no value")
+            raise NotDrawn(
+                f"the column {name} {f'was not measured: {why}' if why else 'has no value'}"
+            )
 
     def told(self, key: str) -> dict[str, Any]:
         """What the summary says of the reference model under `references`, at a key. Raises

@@ -59,7 +59,7 @@ def _reference(
     ]
     page["by_layer"] = [
         {
-            "layer": layer, "neurons": int(np.isfinite(row).sum()),
+            "layer": layer, "neurons": block.width,
             "above": {str(each): int((row > each).sum()) for each in THRESHOLDS},
         }
         for layer, row in enumerate(excess.reshape(block.layers, block.width))

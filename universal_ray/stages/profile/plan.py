@@ -153,14 +153,14 @@ def _work(
     ]
 
 
-def describe(plan: Plan, counts: dict[str, int] | None) -> list[tuple[str, str]]:
+def describe(plan: Plan, counts: dict[str, int] | None, unit: str) -> list[tuple[str, str]]:
     """The plan as rows of a table on screen; `counts`: features `ids` and `rows` of a bank that is
-    there.
+    there; `unit`: what its units are called.
     """
     recipe, readings = plan.recipe, plan.readings
     neurons = sum(model.neurons for model in recipe.models)
     return [
-        ("profile", f"{len(recipe.models)} models, {neurons:,} neurons, {recipe.tokens:,} tokens "
+        ("profile", f"{len(recipe.models)} models, {neurons:,} {unit}s, {recipe.tokens:,} tokens "
          f"in {len(recipe.shards)} shards"),
         ("features", f"{counts['ids']} of the token id, each on two tokens, and {counts['rows']} "
          "of the row" if counts else _asked(plan)),

@@ -44,7 +44,7 @@ class ProfileStage:
         """The plan as rows of a table on screen."""
         plan = make_plan(found, store)
         bank = checked.marker_of(plan.recipe.bank_file)
-        return describe(plan, checked.told(store, bank).get("features"))
+        return describe(plan, checked.told(store, bank).get("features"), found.site.unit)
 
     @staticmethod
     def cost(found: Outline, store: Store) -> Cost:

@@ -127,8 +127,8 @@ def row_shards(rows: int, context: int) -> tuple[Shard, ...]:
     )
 
 
-def describe(plan: ReportPlan, options: ReportConfig) -> list[tuple[str, str]]:
-    """The plan as rows of a table on screen."""
+def describe(plan: ReportPlan, options: ReportConfig, unit: str) -> list[tuple[str, str]]:
+    """The plan as rows of a table on screen; `unit`: what its units are called."""
     neurons = sum(each.model.neurons for each in plan.described)
     own, sample = plan.rows * plan.context, len(plan.sample) * plan.context
     lowest = any(each.model.signed for each in plan.described)
@@ -136,12 +136,12 @@ def describe(plan: ReportPlan, options: ReportConfig) -> list[tuple[str, str]]:
     read = len(plan.described) * (own + sample)
     read += len(plan.partners) * plan.partner_rows * plan.context
     return [
-        ("report", f"of {neurons:,} neurons, up to {count} windows of {plan.window} tokens each: "
+        ("report", f"of {neurons:,} {unit}s, up to {count} windows of {plan.window} tokens each: "
          f"{own:,} tokens for the largest activations, {sample:,} at random for the others, and "
          f"up to {plan.partner_rows * plan.context:,} for partners in {len(plan.partners)} models; "
          f"{read:,} tokens in forward passes"),
-        ("pages", f"one of every neuron, in {options.megabytes:,} MB at most"
-         if options.detail is Detail.chosen else "one of every neuron in full"),
+        ("pages", f"one of every {unit}, in {options.megabytes:,} MB at most"
+         if options.detail is Detail.chosen else f"one of every {unit} in full"),
         ("figures", "those of the paper that the tables allow, in about half a minute"
          if options.figures else "none (report.figures)"),
     ]  # fmt: skip

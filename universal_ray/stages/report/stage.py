@@ -64,7 +64,8 @@ class ReportStage:
     @staticmethod
     def describe(found: Outline, store: Store) -> list[tuple[str, str]]:
         """The plan as rows of a table on screen."""
-        return describe(make_plan(found, profile.profile(found, store).rows), found.study.report)
+        plan = make_plan(found, profile.profile(found, store).rows)
+        return describe(plan, found.study.report, found.site.unit)
 
     @staticmethod
     def cost(found: Outline, store: Store) -> Cost:

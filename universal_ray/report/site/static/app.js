@@ -112,7 +112,7 @@ function pressed(event) {
 function fillHelp() {
   const dialog = document.getElementById("help");
   dialog.append(h("h2", { id: "help-title" }, "Keys"),
-    h("dl", {}, Object.entries(KEYS).map(([key, [what]]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)))),
+    h("dl", {}, Object.entries(KEYS).map(([key, [what]]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, worded(what))))),
     h("p", {}, h("label", {}, h("input", { type: "checkbox", checked: kept.get("keys") !== "off", change: (event) => kept.set("keys", event.target.checked ? "on" : "off") }), " single keys do something")),
     h("form", { method: "dialog" }, h("button", {}, "Close")));
 }
@@ -128,7 +128,6 @@ function searched(event) {
 
 async function start() {
   setTheme(THEMES.includes(kept.get("theme")) ? kept.get("theme") : "");
-  fillHelp();
   showPins();
   document.getElementById("search").addEventListener("submit", searched);
   document.getElementById("random").addEventListener("click", random);
@@ -138,6 +137,11 @@ async function start() {
   addEventListener("keydown", pressed);
   addEventListener("hashchange", show);
   await run.start();
+  fillHelp();
+  document.querySelector("nav a[data-page=list]").textContent = worded("Neurons");
+  document.querySelector("label[for=query]").textContent = worded("Search a token, or a neuron as 8.859 or L8/N859");
+  document.getElementById("random").title = worded("A random neuron (r)");
+  document.querySelector("#random .hidden").textContent = worded("A random neuron");
   await show();
 }
 

@@ -61,6 +61,12 @@ function measured(value, reason, text = fixed) {
     h("span", { "aria-hidden": "true" }, "–"), h("span", { class: "hidden" }, NOT_MEASURED));
 }
 
+/** A sentence on neurons, about the units of the run, as report/units.py has it. */
+function worded(text) {
+  if (typeof text !== "string" || !run.no_neurons) return text;
+  return text.replace(/(?<![\w./-])([Nn])euron(s?)(?![\w/]|\.\w)/g, (_, letter, more) => (letter === "N" ? run.unit[0].toUpperCase() + run.unit.slice(1) : run.unit) + more);
+}
+
 function plural(many, one, more = one + "s") {
   return `${count(many)} ${many === 1 ? one : more}`;
 }

@@ -5,6 +5,7 @@
  * `table` is {heads, rows}, and may be a function.
  */
 function picture({ title, caption, alt, draw, table, from }) {
+  alt = worded(alt);
   const canvas = h("div", { class: "canvas", role: "img", "aria-label": alt });
   let width = 0;
   new ResizeObserver(([entry]) => {
@@ -12,8 +13,8 @@ function picture({ title, caption, alt, draw, table, from }) {
     if (next && next !== width) canvas.replaceChildren(draw((width = next)));
   }).observe(canvas);
   return h("figure", { class: "picture" },
-    title && h("h3", {}, title), canvas,
-    h("figcaption", {}, caption, from && [" ", h("span", { class: "from" }, from)]),
+    title && h("h3", {}, worded(title)), canvas,
+    h("figcaption", {}, [caption].flat(Infinity).map(worded), from && [" ", h("span", { class: "from" }, from)]),
     table && numbersBelow(table, alt));
 }
 
@@ -24,7 +25,7 @@ function numbersBelow(table, name) {
     if (details.childElementCount > 1) return;
     const { heads, rows } = typeof table === "function" ? table() : table;
     details.append(scrolling(h("table", {},
-      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
+      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, worded(head))))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell)))))), name));
   });
   return details;
@@ -205,5 +206,5 @@ function path(places, values, x, y) {
 
 /** What the marks of a picture mean. */
 function legend(entries) {
-  return h("p", { class: "legend" }, entries.map(([kind, name]) => [h("span", { class: `key ${kind}`, "aria-hidden": "true" }), h("span", {}, name)]));
+  return h("p", { class: "legend" }, entries.map(([kind, name]) => [h("span", { class: `key ${kind}`, "aria-hidden": "true" }), h("span", {}, worded(name))]));
 }

@@ -10,17 +10,17 @@ function figuresPage() {
       page && run.pages.length > 1 && [`They are of ${page.label}, or of the whole run.`]),
     run.figures.length === 0 && h("p", { class: "missing" }, "None were asked for: report.figures=true draws them."),
     chapters.map((chapter) => section(chapter, h("div", { class: "plates" }, drawn.filter((each) => each.chapter === chapter).map(figureFile)))),
-    left.length > 0 && section("Not drawn", h("ul", { class: "plainly" }, left.map((each) => h("li", {}, h("b", {}, each.title), ofThePaper(each), ": ", each.reason)))));
+    left.length > 0 && section("Not drawn", h("ul", { class: "plainly" }, left.map((each) => h("li", {}, h("b", {}, worded(each.title)), ofThePaper(each), ": ", each.reason)))));
 }
 
 /** A figure with its caption and its files. */
 function figureFile({ name, title, caption, tables, inches: [wide, tall], ...told }) {
   const file = (kind) => `figures/${name}.${kind}`;
   return h("figure", { class: "picture plate", id: `figure-${name}` },
-    h("h3", {}, title, ofThePaper(told)),
+    h("h3", {}, worded(title), ofThePaper(told)),
     h("img", { src: file("svg"), alt: caption, width: Math.round(wide * 96), height: Math.round(tall * 96), loading: "lazy", decoding: "async" }),
     h("figcaption", { "aria-hidden": "true" }, caption, " ", h("span", { class: "from" }, tables.join(", "))),
-    h("p", { class: "links" }, ["svg", "pdf", "csv"].map((kind) => [h("a", { href: file(kind), download: `${name}.${kind}` }, kind.toUpperCase(), h("span", { class: "hidden" }, ` of ${title}`)), " "])));
+    h("p", { class: "links" }, ["svg", "pdf", "csv"].map((kind) => [h("a", { href: file(kind), download: `${name}.${kind}` }, kind.toUpperCase(), h("span", { class: "hidden" }, ` of ${worded(title)}`)), " "])));
 }
 
 /** Which figure of the paper it is. */

@@ -23,7 +23,7 @@ function names(models) {
 
 function opening(page) {
   const own = (page.counts || []).find((each) => each.threshold === run.threshold);
-  const title = own ? `${count(own.count)} of ${count(page.measured)} ${run.unit}s are universal` : `${count(page.neurons)} ${run.unit}s of ${page.label}`;
+  const title = own ? `${count(own.count)} of ${count(page.neurons)} ${run.unit}s are universal` : `${count(page.neurons)} ${run.unit}s of ${page.label}`;
   const others = names(page.others || []);
   return h("header", { class: "opening" }, h("h1", {}, title),
     h("p", { class: "lead" }, "Models that were trained alike, from other random numbers: do they grow the same ", `${run.unit}s? Every ${run.unit} of `,
@@ -31,7 +31,7 @@ function opening(page) {
       run.tokens_kept && [` over ${count(run.tokens_kept)} tokens`],
       ". It counts as universal when its best match in the other models, averaged over them, correlates more by ",
       h("b", {}, String(run.threshold ?? "a threshold")),
-      run.chance === "shifted" ? ` than the best match in them at other tokens, row by row of other text.`
+      run.chance === "shifted" ? ` than its best match would beside other text: units of the other models at the tokens of other rows.`
         : ` than the best match in a random rotation of them, which has no ${run.unit}s to find.`, run.no_neurons && ` ${run.no_neurons}`,
       page.published && [" The paper found ", count(page.published.universal), ` (${percent(page.published.universal_share, 2)}).`]));
 }
@@ -44,7 +44,7 @@ function facts(page) {
       h("a", { href: listAddress({ model: page.label, ranges: { excess_corr: [threshold, null] }, sort: "-excess_corr" }) },
         h("span", { class: "many" }, count(many)),
         h("span", { class: "what" }, `above ${threshold}`),
-        h("span", { class: "share" }, percent(many / page.measured, 2)))))),
+        h("span", { class: "share" }, percent(many / page.neurons, 2)))))),
     cliff(page));
 }
 
@@ -62,6 +62,7 @@ function cliff(page) {
     draw, from: "neurons.parquet, pairs.parquet",
     caption: [legend([["filled own", "excess correlation"], ...(chance ? [["line base", `the same of a ${run.chance} model`]] : [])]),
       `n = ${count(page.measured)} neurons of ${page.label}; heights are logarithmic. The threshold is a cliff: a little lower, and many more are universal.`,
+      Object.entries(page.reasons_without_correlation || {}).map(([why, many]) => ` Without a correlation: ${count(many)}, ${why}.`),
       !chance && " With a single draw of the baseline there is no second one to compare it with."],
     table: () => ({ heads: ["from", "to", "excess", run.chance], rows: excess.map((_, bin) => [fixed(edges[bin]), fixed(edges[bin + 1]), ...[excess, chance].map((each) => count(each?.[bin]))]) }),
   });
@@ -73,7 +74,7 @@ function missing(table, what) {
 }
 
 function section(title, ...children) {
-  return h("section", {}, h("h2", {}, title), children);
+  return h("section", {}, h("h2", {}, worded(title)), children);
 }
 
 /** The strongest neuron with the same text under every model, and those after it. */
@@ -82,8 +83,8 @@ function strongest(page) {
   const [first] = page.strongest;
   const rows = run.strongest.neurons[first] && run.rows(run.strongest, first);
   return section("The strongest match",
-    h("p", {}, "Neuron ", link(first), ": ", rows?.pairs ? "its best matches, and the tokens that it is largest on." : "the largest excess correlation.", " ",
-      h("a", { href: listAddress({ model: page.label, sort: "-excess_corr" }) }, "All neurons, strongest first")),
+    h("p", {}, worded("Neuron "), link(first), ": ", rows?.pairs ? "its best matches, and the tokens that it is largest on." : "the largest excess correlation.", " ",
+      h("a", { href: listAddress({ model: page.label, sort: "-excess_corr" }) }, worded("All neurons, strongest first"))),
     rows?.examples ? sameText(first, rows, { kinds: ["top"], most: 4 }) : [missing("examples", "the same text under every model"), rows?.statistics && contexts(rows.statistics, 4)],
     h("ol", { class: "chips" }, page.strongest.slice(1).map((place) => h("li", {}, link(place)))));
 }
@@ -101,8 +102,8 @@ function layersSection(page) {
       picture({
         title: "Share that is universal, by layer", from: "neurons.parquet",
         alt: `Share of universal neurons in each of ${entries.length} layers`,
-        draw: (width) => bars(width, { entries, text: percent, room: 70, name: "share of the layer’s neurons" }),
-        caption: [legend([["filled own", `above ${run.threshold ?? 0.5}`], ["mark base", "above 0.4"]]), `n = ${count(page.by_layer[0]?.neurons)} neurons in each layer; told are the numbers above ${run.threshold ?? 0.5} and 0.4.`],
+        draw: (width) => bars(width, { entries, text: percent, room: 70, name: worded("share of the layer’s neurons") }),
+        caption: [legend([["filled own", `above ${run.threshold ?? 0.5}`], ["mark base", "above 0.4"]]), `n = ${count(page.by_layer[0]?.neurons)} neurons in each layer, a correlation or none; told are the numbers above ${run.threshold ?? 0.5} and 0.4.`],
         table: { heads: ["layer", "neurons", "above 0.4", "above 0.45", "above 0.5"], rows: page.by_layer.map((row) => [row.layer, count(row.neurons), ...["0.4", "0.45", "0.5"].map((each) => count(row.above[each]))]) },
       }),
       told.length > 0 && picture({
@@ -149,8 +150,14 @@ function word(name) {
   return name === "mean_baseline" ? run.chance : WORDS[name] || name.replaceAll("_", " ");
 }
 
+/** Whether an activation's statistic is that of the value before it, as of units that have but one. */
+function same(one, other) {
+  return known(other) && one !== other && ["delta", "median_universal", "median_others"].every((each) => one[each] === other[each]);
+}
+
 function against(page) {
-  const told = Object.entries(page.universal_against_others || {}).filter(([, each]) => each && known(each.delta));
+  const all = page.universal_against_others || {};
+  const told = Object.entries(all).filter(([name, each]) => each && known(each.delta) && !same(each, all[name.replace(/^post_/, "")]));
   if (!told.length) return null;
   told.sort(([, a], [, b]) => b.delta - a.delta);
   const entries = told.map(([name, each]) => ({ name: word(name), value: each.delta, low: each.delta_low, high: each.delta_high, kind: each.direction ? "own" : "faint" }));
@@ -183,7 +190,7 @@ function descriptionsSection(page) {
   const told = (run.descriptions || []).find((each) => each.model === page.model);
   if (!told) return null;
   const groups = [["universal", told.universal], ["other", told.others]].filter(([, row]) => row);
-  const entries = groups.flatMap(([name, row]) => [["itself", "score", "own"], ["partners", "transfer", "own"], ["random neurons", "transfer_control", ""]].map(([who, key, kind]) => ({ name: `${name}: ${who}`, value: row[key], kind })));
+  const entries = groups.flatMap(([name, row]) => [["itself", "score", "own"], ["partners", "transfer", "own"], [worded("random neurons"), "transfer_control", ""]].map(([who, key, kind]) => ({ name: `${name}: ${who}`, value: row[key], kind })));
   return section("Do descriptions carry over?", picture({
     alt: "Correlation of descriptions with the activations of their neurons, of partners and of random neurons", from: "descriptions.parquet, summary.json",
     draw: (width) => bars(width, { entries, text: (value) => fixed(value, 2), name: "correlation", room: 170 }),
@@ -236,6 +243,16 @@ function persistence() {
     h("tbody", {}, told.revisions.map((revision, place) => h("tr", {}, h("th", { scope: "row" }, revision), h("td", { class: "number" }, count(told.universal[place])), told.persistence[place].map((each) => h("td", { class: "number" }, percent(each, 0))))))), "Through training")));
 }
 
+/** Sentences that begin with a file, those of several files that say the same as one. */
+function gathered(sentences) {
+  const files = new Map();
+  for (const each of sentences) {
+    const [file, rest] = each.split(/(?<=^\S+) /);
+    files.set(rest, [...(files.get(rest) || []), file]);
+  }
+  return [...files].map(([rest, which]) => `${which.join(", ")} ${which.length > 1 ? rest.replace(/^is /, "are ") : rest}`);
+}
+
 /** What is not here, and what the page is made of. */
 function notes() {
   const lacks = Object.entries(run.not_measured).flatMap(([model, each]) => Object.entries(each).map(([what, why]) => [run.labels.get(model) || model, what, why]));
@@ -243,10 +260,10 @@ function notes() {
   for (const [model, what, why] of lacks) alike.set(`${what}: ${why}`, [...(alike.get(`${what}: ${why}`) || []), model]);
   const { slim, full } = run.levels;
   return h("section", { class: "notes" }, h("h2", {}, "What this rests on"),
-    h("p", {}, `${plural(run.blocks.length, "model")}, ${count(run.neurons)} neurons in the list; ${count(full)} of them are told in full, ${count(slim)} in short`,
+    h("p", {}, `${plural(run.blocks.length, "model")}, ${plural(run.neurons, run.unit)} in the list; ${count(full)} of them are told in full, ${count(slim)} in short`,
       full + slim < run.neurons ? `, ${count(run.neurons - full - slim)} by their row in the list alone, so that the report stays small.` : ".",
       ` Made by universal_ray ${run.version}; what each column means is said where it is shown.`),
     (run.missing.length > 0 || alike.size > 0) && h("ul", {},
-      run.missing.map((sentence) => h("li", {}, sentence)),
+      gathered(run.missing).map((sentence) => h("li", {}, sentence)),
       [...alike].map(([sentence, models]) => h("li", {}, `${NOT_MEASURED}, ${sentence} (${models.join(", ")})`))));
 }

@@ -176,8 +176,8 @@ async function listPage(query) {
   await run.all(["fires_on", "promotes"]);
   const words = run.words ? (await load("tokens")).content.texts : [];
   run.said = await run.descriptionsOf();
-  return h("article", { class: "list" }, h("h1", {}, "Neurons"), filters(state), summary(state, result),
-    result.places.length ? table(state, shown, extra, words) : h("p", { class: "nothing" }, "No neuron passes all of these. ", h("a", { href: "#/list" }, "Show all")),
+  return h("article", { class: "list" }, h("h1", {}, worded("Neurons")), filters(state), summary(state, result),
+    result.places.length ? table(state, shown, extra, words) : h("p", { class: "nothing" }, worded("No neuron passes all of these. "), h("a", { href: "#/list" }, "Show all")),
     pager(state, pages), csvButton(state, extra, words));
 }
 
@@ -248,7 +248,7 @@ function summary(state, { places, words, unmeasured }) {
 }
 
 const HEADS = () => [
-  ["", "", "pin"], ["place", "neuron", "id"], ["excess_corr", "excess", "number bar"], ["mean_corr", "best r", "number more"], ["mean_baseline", run.chance, "number more"],
+  ["", "", "pin"], ["place", run.unit, "id"], ["excess_corr", "excess", "number bar"], ["mean_corr", "best r", "number more"], ["mean_baseline", run.chance, "number more"],
   ["mutual_partners", "mutual", "number more"], ["", "description", "said more"], ["family", "family", "family"], ["roles", "roles", "more"], ["", "fires on", "words"], ["", "promotes", "words more"],
 ];
 
@@ -263,7 +263,7 @@ function table(state, places, extra, words) {
       h("a", { href: listAddress({ ...state, sort: column === "place" ? "place" : next, page: 1 }), title: run.columns.get(column)?.description || "by place" }, title, here && h("span", { class: "arrow", "aria-hidden": "true" }, down ? " ↓" : " ↑")));
   };
   return scrolling(h("table", { class: "neurons" }, h("thead", {}, h("tr", {}, heads.map(head))),
-    h("tbody", {}, places.map((place) => h("tr", {}, heads.map(([column, title, kind]) => cell(place, column || title, kind, words)))))), "Neurons");
+    h("tbody", {}, places.map((place) => h("tr", {}, heads.map(([column, title, kind]) => cell(place, column || title, kind, words)))))), worded("Neurons"));
 }
 
 function cell(place, column, kind, words) {
@@ -347,7 +347,7 @@ function saveCsv(extra, words) {
   const address = URL.createObjectURL(new Blob([lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
   h("a", { href: address, download: "neurons.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
-  say(`${plural(listed.places.length, "neuron")} saved`);
+  say(`${plural(listed.places.length, run.unit)} saved`);
 }
 
 /** As short as float32 allows; nothing where not measured. */

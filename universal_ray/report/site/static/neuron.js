@@ -30,7 +30,7 @@ function showPins() {
 
 async function neuronPage(name) {
   const place = run.find(name);
-  if (place < 0) return h("article", {}, h("h1", {}, "No such neuron"), h("p", {}, h("bdi", {}, visible(name)), " is not in this run. ", h("a", { href: "#/list" }, "All neurons")));
+  if (place < 0) return h("article", {}, h("h1", {}, worded("No such neuron")), h("p", {}, h("bdi", {}, visible(name)), " is not in this run. ", h("a", { href: "#/list" }, worded("All neurons"))));
   return h("article", { class: "neuron" }, await neuronBody(place, false));
 }
 
@@ -39,7 +39,7 @@ async function neuronBody(place, beside) {
   const rows = await run.detail(place);
   return [neuronHead(place, rows, beside), strip(place, beside), rows ? [
     examplesSection(place, rows), partnersSection(place, rows), logitsSection(rows), activationsSection(place, rows), headsSection(rows), interventionsSection(rows), featuresSection(rows), rawSection(place, rows),
-  ] : h("p", { class: "missing" }, "This neuron is told by its row in the list alone, so that the report stays small: report.detail=all tells all neurons in full."), rows ? null : numbersOfList(place)];
+  ] : h("p", { class: "missing" }, worded("This neuron is told by its row in the list alone, so that the report stays small: report.detail=all tells all neurons in full.")), rows ? null : numbersOfList(place)];
 }
 
 function neuronHead(place, rows, beside) {
@@ -81,7 +81,7 @@ function description(place, rows) {
 /** How well a description holds, here and for partners. */
 function evidence(told) {
   const mean = (values) => { const all = (values || []).filter(known); return all.length ? all.reduce((sum, each) => sum + each, 0) / all.length : NaN; };
-  return h("p", { class: "evidence" }, `On tokens that it was not fitted on: r ${fixed(told.score, 2)} (shuffled ${fixed(told.score_shuffled, 2)}), average precision ${fixed(told.auprc, 2)}, F1 ${fixed(told.f1, 2)}; with its partners r ${fixed(mean(told.transfer), 2)}, with random neurons ${fixed(mean(told.transfer_control), 2)}.`);
+  return h("p", { class: "evidence" }, worded(`On tokens that it was not fitted on: r ${fixed(told.score, 2)} (shuffled ${fixed(told.score_shuffled, 2)}), average precision ${fixed(told.auprc, 2)}, F1 ${fixed(told.f1, 2)}; with its partners r ${fixed(mean(told.transfer), 2)}, with random neurons ${fixed(mean(told.transfer_control), 2)}.`));
 }
 
 /** Where it stands: excess and its error, and its place among its layer. */
@@ -139,12 +139,12 @@ function partnersSection(place, rows) {
   const line = (pair) => {
     const block = run.blocks.find((each) => each.model === pair.other);
     const other = (layer, neuron) => (block && known(layer) ? link(run.place(block, layer, neuron)) : measured(null, pair.null_reason));
-    return h("tr", {}, h("th", { scope: "row" }, run.labels.get(pair.other) || pair.other), h("td", {}, other(pair.max_layer, pair.max_neuron), " ", pair.mutual && h("span", { class: "sign own", title: "its own best partner is this neuron" }, "mutual")),
+    return h("tr", {}, h("th", { scope: "row" }, run.labels.get(pair.other) || pair.other), h("td", {}, other(pair.max_layer, pair.max_neuron), " ", pair.mutual && h("span", { class: "sign own", title: worded("its own best partner is this neuron") }, "mutual")),
       h("td", { class: "number" }, correlation(pair.max_corr, pair.corr_se, pair.null_reason)), h("td", { class: "number" }, measured(pair.baseline_corr, pair.null_reason)),
       h("td", { class: "more" }, (pair.top_neuron || []).slice(1, 4).map((neuron, at) => [other(pair.top_layer[at + 1], neuron), ` ${fixed(pair.top_corr[at + 1], 2)} `])),
       h("td", { class: "number more" }, other(pair.min_layer, pair.min_neuron), " ", fixed(pair.min_corr, 2)));
   };
-  return section("Partners", scrolling(h("table", { class: "plain partners" }, h("caption", {}, "Its best match among the neurons of each other model. ", h("span", { class: "from" }, "pairs.parquet")),
+  return section("Partners", scrolling(h("table", { class: "plain partners" }, h("caption", {}, worded("Its best match among the neurons of each other model. "), h("span", { class: "from" }, "pairs.parquet")),
     h("thead", {}, h("tr", {}, [["model", ""], ["best partner", ""], ["r", "number"], [run.chance, "number"], ["next", "more"], ["most opposed", "number more"]].map(([name, kind]) => h("th", { scope: "col", class: kind }, name)))), h("tbody", {}, rows.pairs.map(line))), "Partners"));
 }
 
@@ -288,8 +288,8 @@ async function comparePage(query) {
   const form = h("form", { class: "filters", "aria-label": "Which two", submit: (event) => {
     event.preventDefault();
     location.hash = `#/compare?with=${[...event.target.querySelectorAll("input")].map((input) => encodeURIComponent(input.value.trim())).join(",")}`;
-  } }, ["first", "second"].map((which, at) => h("div", { class: "field" }, h("label", { for: `compare-${at}` }, `The ${which} neuron`), h("input", { id: `compare-${at}`, value: names[at] || "", placeholder: "as a:1.848", list: "pinned", autocomplete: "off" }))),
+  } }, ["first", "second"].map((which, at) => h("div", { class: "field" }, h("label", { for: `compare-${at}` }, worded(`The ${which} neuron`)), h("input", { id: `compare-${at}`, value: names[at] || "", placeholder: "as a:1.848", list: "pinned", autocomplete: "off" }))),
   h("datalist", { id: "pinned" }, [...pins].map((id) => h("option", { value: id }))), h("button", { type: "submit" }, "Compare"));
-  const sides = await Promise.all(places.map(async (place, at) => h("div", { class: "side" }, place < 0 ? h("p", { class: "missing" }, "No such neuron: ", h("bdi", {}, visible(names[at]))) : await neuronBody(place, true))));
-  return h("article", { class: "compare" }, h("h1", {}, "Two neurons"), form, places.length < 2 && h("p", {}, "Pin two neurons by the ring beside their names, or name them here."), h("div", { class: "sides" }, sides));
+  const sides = await Promise.all(places.map(async (place, at) => h("div", { class: "side" }, place < 0 ? h("p", { class: "missing" }, worded("No such neuron: "), h("bdi", {}, visible(names[at]))) : await neuronBody(place, true))));
+  return h("article", { class: "compare" }, h("h1", {}, worded("Two neurons")), form, places.length < 2 && h("p", {}, worded("Pin two neurons by the ring beside their names, or name them here.")), h("div", { class: "sides" }, sides));
 }
