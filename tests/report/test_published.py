@@ -9,7 +9,13 @@ from helpers_jobs import enter
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
 from universal_ray.report.compare import compared, draw, rows
 from universal_ray.storage import checked
-from universal_ray.storage.finished import MARKER, NEURONS_PATH, PROFILE, STATISTICS_PATH
+from universal_ray.storage.finished import (
+    MARKER,
+    NEURONS_PATH,
+    PROFILE,
+    STATISTICS_PATH,
+    SUMMARY_PATH,
+)
 from universal_ray.storage.names import STUDY_FILE
 from universal_ray.storage.store import Store
 
@@ -35,8 +41,8 @@ def finished(tmp_path):
     )
     store = Store(str(tmp_path / "run"))
     store.put(STUDY_FILE, RECORD)
-    written = store.put_table(NEURONS_PATH, own)
-    checked.finish(store, MARKER, [written], stages={PROFILE: ""})
+    written = [store.put_table(NEURONS_PATH, own), store.put_json(SUMMARY_PATH, {})]
+    checked.finish(store, MARKER, written, stages={PROFILE: ""})
     chosen = own.filter(pa.array(excess > 0.55)).drop_columns(["model", "family"])
     kurt = chosen["kurt"].to_numpy().copy()
     kurt[3] += 2.0
@@ -91,6 +97,7 @@ def weighed(tmp_path):
     written = [
         store.put_table(NEURONS_PATH, pa.table(named)),
         store.put_table(STATISTICS_PATH, pa.table(other).take(order)),
+        store.put_json(SUMMARY_PATH, {"chance": "shifted"}),
     ]
     checked.finish(store, MARKER, written, stages={PROFILE: ""})
     theirs = own | {"sparsity": (pre_NT > edges[101]).mean(1)}  # a bin below zero
@@ -107,7 +114,8 @@ def test_sparsity_is_compared_as_the_authors_count_it(weighed):
     told, theirs, _ = weighed
     made = told()
     assert made.columns["sparsity"].max_difference == 0
-    assert "above -0.098" in made.notes[0] and len(made.notes) == 1
+    assert "above -0.098" in made.notes[0] and len(made.notes) == 2
+    assert "is over other tokens in the run (baseline.kind=shifted), and" in made.notes[1]
     assert (theirs["sparsity"] > 0).any()
 
 
@@ -133,7 +141,7 @@ def test_a_table_of_other_weights_is_refused_and_one_column_of_them_told(weighed
     made = told(vocab_kurt=other["vocab_kurt"])
     assert made.notes[1].startswith("vocab_kurt are of weights alone, and differ")
     rounded = {name: theirs[name].astype(np.float16) for name in other}
-    assert len(told(**{name: each.astype(float) for name, each in rounded.items()}).notes) == 1
+    assert len(told(**{name: each.astype(float) for name, each in rounded.items()}).notes) == 2
 
 
 def test_the_job_shows_all_and_draws(finished, tmp_path):

@@ -93,8 +93,9 @@ def test_what_was_published_of_neurons_stands_beside_no_other_unit(residual):
     _, run, _ = residual
     with pytest.raises(ConfigurationError, match="is of the site residual, and published tables"):
         compared(run.store, "universal.csv", None, 0.5)
-    assert published("EleutherAI/pythia-160m", "residual") is None
-    assert published("EleutherAI/pythia-160m", "mlp_post") is not None
+    assert published("EleutherAI/pythia-160m", "residual", "rotated") is None
+    assert published("EleutherAI/pythia-160m", "mlp_post", "shifted") is None
+    assert published("EleutherAI/pythia-160m", "mlp_post", "rotated") is not None
 
 
 def test_the_report_does_not_say_that_what_such_units_lack_can_be_made(residual):

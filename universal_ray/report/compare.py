@@ -12,6 +12,7 @@ import pyarrow.csv
 
 from universal_ray.config.site import FORMER
 from universal_ray.errors import ConfigurationError, MissingError, StorageError
+from universal_ray.maths.moments.shift import SHIFTED
 from universal_ray.maths.statistics.comparison import (
     WEIGHTS,
     Agreement,
@@ -24,6 +25,7 @@ from universal_ray.maths.statistics.comparison import (
 )
 from universal_ray.report.run import Run
 from universal_ray.report.screen import UNDEFINED, figure
+from universal_ray.report.units import chance
 from universal_ray.storage.failures import reason
 from universal_ray.storage.finished import PROFILE
 from universal_ray.storage.store import Store
@@ -95,6 +97,11 @@ def compared(store: Store, published: str, model: str | None, threshold: float) 
         )
     elif not found.keys() & set(WEIGHTS):
         notes.append("the tables share no column of weights, so that nothing shows one model")
+    if chance(run.summary) == SHIFTED:
+        notes.append(
+            "excess_corr is over other tokens in the run (baseline.kind=shifted), and over "
+            "rotations in published tables"
+        )
     return Compared(found, flips(own, theirs, threshold), own, theirs, notes)
 
 

@@ -65,7 +65,7 @@ def test_every_reason_is_told_apart_in_both_tables_and_counted():
             assert reasons == [None, constant, faint, None, moved, faint]
             nothing = [value is None for value in table[column].to_pylist()]
             assert nothing == [reason is not None for reason in reasons]
-        counted = summary(MODEL, neurons, tables)
+        counted = summary(MODEL, neurons, tables, "rotated")
         assert counted["neurons_without_correlation"] == 4
         assert counted["reasons_without_correlation"] == {constant: 1, faint: 2, moved: 1}
 
@@ -73,7 +73,7 @@ def test_every_reason_is_told_apart_in_both_tables_and_counted():
 def test_a_model_of_the_paper_stands_beside_its_figures_whatever_it_is_called():
     tables = pairs("fp32", torch.ones(5, dtype=torch.bool))
     hub = replace(MODEL, given="EleutherAI/pythia-160m@main")
-    told = summary(hub, neuron_table(tables, 0.5), tables)
+    told = summary(hub, neuron_table(tables, 0.5), tables, "rotated")
     assert told["model"] == "m" and told["published"]["universal"] == 465
     said = {
         key.removeprefix("references[]."): each
@@ -86,14 +86,14 @@ def test_where_no_neuron_has_a_correlation_how_many_are_universal_is_null():
     live_M = torch.ones(5, dtype=torch.bool)
     half_N = torch.tensor([0, 0, CONSTANT, FAINT, FAINT, FAINT])
     tables = pairs("fp32", live_M, null_N=half_N)
-    told = summary(MODEL, neuron_table(tables, -1.0), tables)
+    told = summary(MODEL, neuron_table(tables, -1.0), tables, "rotated")
     first, second = told["layers"]
     assert (told["universal"], told["universal_share"]) == (2, 2 / 6)
     assert (first["universal"], first["universal_share"]) == (2, 2 / 3)
     assert second["neurons"] == 3
     assert second["universal"] is second["universal_share"] is None
     tables = pairs("fp32", live_M, null_N=torch.full((6,), FAINT))
-    told = summary(MODEL, neuron_table(tables, -1.0), tables)
+    told = summary(MODEL, neuron_table(tables, -1.0), tables, "rotated")
     assert told["universal"] is told["universal_share"] is told["largest_excess"] is None
     assert set(told["excess_above"].values()) == {None}
 

@@ -4,6 +4,8 @@ Source: arXiv 2401.12181, section 4.1, and counts in the authors' released table
 neurons (for GPT2-medium the text says 1253, its table and its percentage say 1211).
 """
 
+from universal_ray.maths.moments.shift import SHIFTED
+
 STUDIES = {
     "stanford-crfm/alias-gpt2-small-x21": {
         "universal": 1533,
@@ -31,10 +33,10 @@ STUDIES = {
 """By hub id of the reference; `spread` is the mean of max_corr - min_corr over neurons."""
 
 
-def published(name: str, site: str) -> dict | None:
+def published(name: str, site: str, chance: str) -> dict | None:
     """The published figures for the units of a site in a reference model, or None: the paper's are
-    neurons, by what they write.
+    neurons, by what they write, over rotated models.
     """
-    if site != "mlp_post":
+    if site != "mlp_post" or chance == SHIFTED:
         return None
     return STUDIES.get(name.split("@")[0])

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 
 from universal_ray.config.study import ModelsConfig
+from universal_ray.maths.moments.shift import SHIFTED
 from universal_ray.planning.items import Model
 from universal_ray.planning.names import short_names
 from universal_ray.stages.correlations.artifacts import Matched, Reduction
@@ -80,6 +81,7 @@ def assemble(
     draft.put_table(PAIRS_PATH, pa.concat_tables(every), width)
     draft.put_table(NEURONS_PATH, pa.concat_tables(neurons), width)
     draft.put_table(SIMILARITY_PATH, pa.concat_tables([similar[who] for who in order]), width)
+    chance = SHIFTED if recipe.shifts else "rotated"
     content: dict[str, Any] = {
         "models": [
             {
@@ -93,13 +95,13 @@ def assemble(
         ],
         "site": recipe.site.name,
         "unit_kind": recipe.site.unit,
-        "chance": "shifted" if recipe.shifts else "rotated",
+        "chance": chance,
         "threshold": threshold,
         "tokens": plan.total_tokens,
         "tokens_kept": int(rows.n),
         "counted": recipe.counted,
         "references": [
-            summary(model, table, by_model[model.name])
+            summary(model, table, by_model[model.name], chance)
             for model, table in zip(plan.references, neurons, strict=True)
         ],
     }
@@ -134,9 +136,9 @@ def _universal(known: np.ndarray, neurons: int) -> dict[str, int | float | None]
     return {"universal": int(known.sum()), "universal_share": float(known.sum() / neurons)}
 
 
-def summary(model: Model, neurons: pa.Table, pairs: list[pa.Table]) -> dict:
+def summary(model: Model, neurons: pa.Table, pairs: list[pa.Table], chance: str) -> dict:
     """What the paper prints about a reference model, with the published figures where it has them;
-    null where no neuron has a correlation.
+    null where no neuron has a correlation. `chance`: what baselines are of.
 
     `partner_layers[l][k]`: share of layer l's neurons whose best partner lies in layer k, averaged
     over the other models. `spread`: mean of max_corr - min_corr. `statistics`: Pearson
@@ -198,7 +200,7 @@ def summary(model: Model, neurons: pa.Table, pairs: list[pa.Table]) -> dict:
         ),
         "partner_layers": partner_layers(pairs, layers),
         "statistics": statistics,
-        "published": published(model.given, neurons["site"][0].as_py()),
+        "published": published(model.given, neurons["site"][0].as_py(), chance),
     }
 
 
