@@ -26,7 +26,7 @@ class TrainSaes:
 
 @entry(
     "train_saes", TrainSaes,
-    ("", "of the first two embedded seeds, in minutes"),
+    ("", "of the first two embedded seeds, in twenty minutes"),
     ("training.latents=4096 training.hook=hook_resid_post", "wider ones of the residual stream"),
 )  # fmt: skip
 def main(job: TrainSaes) -> None:

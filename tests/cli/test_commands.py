@@ -92,6 +92,7 @@ def test_help_tells_choices_and_the_values_that_options_lead_to(typed, tmp_path)
     status, told, _ = typed("run", *flags, "experiment=mine", "roles.sweep=[1,2.5]")
     assert status == 0
     assert "\n  experiment=mine\n      Mine alone\n" in told
+    assert "First, for twenty minutes: python jobs/train_saes.py\n" in told
     assert "\n  baseline.rotations=17\n" in told and "\n  roles.sweep=[1.0,2.5]\n" in told
     assert "\n  models.tokenizer=null\n" in told and "\n  dry_run=false\n" in told
     assert "\n  corpus.text.source=\n" in told  # of a section that is null

@@ -136,6 +136,7 @@ def test_status_without_ray(finished):
     assert rows["finished tables"] == "correlations"
     assert rows["sums"].startswith("13 of 13 done, ")
     assert "tokens/s" in rows["sums"]
+    assert "similarities" not in rows  # none was asked for
 
 
 def test_status_while_a_run_is_on(tmp_path, monkeypatch):
@@ -168,7 +169,7 @@ def test_status_while_a_run_is_on(tmp_path, monkeypatch):
     assert rows["driver"].startswith("process")
     assert rows["sums"] == "2 of 10 done, 100 tokens/s"
     # A minute at that rate, of which five seconds had passed.
-    assert rows["remaining"] == "55 s of sums, about 60 min in all, with roles"
+    assert rows["remaining"] == "55 s of sums, about 60 min left in all, with roles"
     assert rows["running"].startswith("unit 3 for ")
     assert "s of sums" in found.stdout and "unit 3 for" in found.stdout
 

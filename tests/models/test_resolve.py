@@ -137,6 +137,9 @@ def test_refuses_what_is_neither_directory_nor_hub_id(name, tmp_path, monkeypatc
         resolve(name)
     assert repr(name) in sentence(error) and "owner/name[@revision]" in str(error.value)
     assert isinstance(error.value, FileNotFoundError)
+    assert "--help" not in str(error.value)
+    with pytest.raises(MissingError, match=r"--help` tells what an experiment needs first"):
+        resolve(f"./runs/of/{name}")
 
 
 @pytest.mark.parametrize("name", ["models/seed_a", "owner/name", "owner/name@step8"])

@@ -284,6 +284,8 @@ def test_a_folder_of_unlike_ones_is_refused(tmp_path, model):
         site_of(f"sae:{tmp_path / 'none'}").find(model.name)
     with pytest.raises(MissingError, match="neither a directory nor a hub id"):
         site_of("sae:no-such-folder").find(model.name)
+    with pytest.raises(MissingError, match=r"--help` tells what an experiment needs first"):
+        site_of("sae:./runs/no-such-folder").find(model.name)
 
 
 def test_latents_that_can_never_fire_are_told_before_work(tmp_path, model, caplog):

@@ -242,6 +242,7 @@ def test_describe_says_what_will_be_done():
     named = ModelsConfig(reference="a", compared=["b", "c", "d"])
     rows = dict(describe(plan, named, "neuron"))
     assert rows["reference"] == "a" and rows["compared"] == "b, c, d" and "revisions" not in rows
+    assert rows["site"] == "mlp_post"
     assert rows["neurons"] == "2 x 8 = 16 in the reference, 68 in all"
     assert rows["tokens"] == "336 in rows of 16"
     assert rows["units"] == "6 (2 blocks of 2, 2 after them), 1 already done"

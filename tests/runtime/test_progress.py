@@ -40,7 +40,7 @@ def test_before_anything_is_done_all_is_as_planned(clock):
     made = Progress()
     made.foresee(PLAN)
     assert made.left == (0, 200)
-    assert told(made, clock, 50.0) == "about 3 min in all, with profile and roles"
+    assert told(made, clock, 50.0) == "about 3 min left in all, with profile and roles"
     begin(made, clock, "correlations", "sums", 10)
     assert made.left == (100, 100) and list(made.ahead) == list(PLAN)
 
@@ -80,7 +80,7 @@ def test_a_batch_that_is_too_small_for_the_plan_hides_nothing_that_is_in_it(cloc
     made = Progress(ahead=dict(PLAN))
     begin(made, clock, "correlations", "calibration", 2)
     assert made.left == (None, 200)
-    assert told(made, clock, 300.0) == "about 3 min in all, with profile and roles"
+    assert told(made, clock, 300.0) == "about 3 min left in all, with profile and roles"
 
 
 def test_of_shares_nothing_is_known_before_one_is_timed(clock):
@@ -106,18 +106,19 @@ def test_a_batch_of_which_nothing_is_planned_has_its_own_rate_alone(clock):
     assert made.left == (None, 0)
     assert told(made, clock) == "not known yet in all"
     finish(made, clock, 1, 7.0)
-    assert told(made, clock) == "21 s of work, about 21 s in all"
+    assert told(made, clock) == "21 s of work, about 21 s left in all"
 
 
 def test_what_takes_longer_than_foreseen_takes_nothing_from_what_comes_after(clock):
     made = Progress(ahead=dict(PLAN))
     begin(made, clock, "correlations", "sums", 10)
-    assert told(made, clock, 40.0) == "60 s of sums, about 3 min in all, with profile and roles"
+    soon = told(made, clock, 40.0)
+    assert soon == "60 s of sums, about 3 min left in all, with profile and roles"
     late = told(made, clock, 5000.0)
-    assert late == "sums longer than foreseen, about 100 s in all, with profile and roles"
+    assert late == "sums longer than foreseen, about 100 s left in all, with profile and roles"
     alone = Progress(ahead={"roles": Forecast({"interventions": 50.0})})
     begin(alone, clock, "roles", "interventions", 1)
-    assert told(alone, clock, 49.9) == "1 s of interventions, about 1 s in all"
+    assert told(alone, clock, 49.9) == "1 s of interventions, about 1 s left in all"
     assert told(alone, clock, 50.0) == "interventions longer than foreseen"
 
 

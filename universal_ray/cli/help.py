@@ -102,7 +102,7 @@ def help_text(
     chosen = "[GROUP=CHOICE ...] " if choices else ""
     lines = [*_wrapped(about, 0), "", f"usage: {usage} {chosen}[KEY=VALUE ...]", "", "Examples:"]
     for options, told in examples:
-        lines += [f"  {usage} {options}", *_wrapped(told, 6)]
+        lines += [f"  {usage} {options}".rstrip(), *_wrapped(told, 6)]
     if choices:
         lines += ["", "Groups of values, by choice:"]
     for group, paths in choices.items():
@@ -150,11 +150,13 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 
 def _head(path: Path) -> str:
-    """The first sentence of the comment at the head of a file of a group."""
+    """The first sentence of the comment at the head of a group's file, and what it takes first."""
     lines = []
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
             break
         if not line.startswith("# @"):  # which Hydra reads
             lines.append(line.removeprefix("#").strip())
-    return " ".join(lines).split(". ")[0]
+    text, _, first = " ".join(lines).partition(" First, ")
+    text = text.split(". ")[0]
+    return f"{text.removesuffix('.')}. First, {first}" if first else text

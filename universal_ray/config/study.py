@@ -62,8 +62,8 @@ class Baseline(Enum):
     gaussian = "gaussian"
     orthogonal = "orthogonal"
     shifted = "shifted"
-    """the tokens of the other model are those of other rows: for sparse units, whose rotations are
-    none"""
+    """other rows of text: units of the other model are read at the tokens of other rows; for
+    sparse units, which a rotation would make dense"""
 
 
 @dataclass(kw_only=True)

@@ -25,9 +25,16 @@ def locate(name: str, what: str) -> tuple[str, str | None]:
     if match is None:
         raise MissingError(
             f"There is no {what} {name!r}: it is neither a directory nor a hub id of the form "
-            "owner/name[@revision]."
+            f"owner/name[@revision]{made_first(name)}."
         )
     return match["id"], match["revision"] or "main"
+
+
+def made_first(name: str) -> str:
+    """What to say of a folder that is not there where jobs of this project put theirs."""
+    if not name.removeprefix("./").startswith("runs/"):
+        return ""
+    return "; `python jobs/run.py --help` tells what an experiment needs first, and what makes it"
 
 
 def directory_at(name: str) -> Path | None:

@@ -12,7 +12,7 @@ from universal_ray.config.hashing import fingerprint
 from universal_ray.errors import HubError, MissingError, ModelError
 from universal_ray.models import places, sae
 from universal_ray.models.coder import Coder, Coders, load, shape_of
-from universal_ray.models.hub import directory_at
+from universal_ray.models.hub import directory_at, made_first
 from universal_ray.models.source import ModelSource, names_of
 from universal_ray.storage import hub
 from universal_ray.storage.hub import sha256_of
@@ -127,7 +127,7 @@ def _located(given: str) -> tuple[str, str | None, str, Path]:
     if match is None:
         raise MissingError(
             f"There is no folder {given!r} of sparse autoencoders: it is neither a directory nor a "
-            "hub id of the form owner/name[@revision][/folder]."
+            f"hub id of the form owner/name[@revision][/folder]{made_first(given)}."
         )
     folder = (match["folder"] or "").strip("/")
     before = f"{folder}/" if folder else ""

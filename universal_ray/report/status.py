@@ -56,6 +56,8 @@ def describe_run(store: Store) -> list[tuple[str, str]]:
     rows.append(("stage", stage + (f": {state['error']}" if state.get("error") else "")))
     now = time.time()
     for batch in state["batches"]:
+        if not batch["tasks_total"]:
+            continue  # it was asked for nothing
         rate, what = batch["rate"], "tokens/s" if batch["tokens_total"] else "tasks/s"
         told = f", {rate:,.0f} {what}" if rate >= 10 else f", {rate:.1f} {what}" if rate else ""
         rows.append((batch["name"], f"{batch['tasks_done']} of {batch['tasks_total']} done{told}"))

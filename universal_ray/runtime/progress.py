@@ -182,7 +182,7 @@ def remaining(state: Mapping[str, Any], now: float) -> str:
     if later is None or (own is None and not later):
         told.append("not known yet in all")
     elif rest + later:
-        told.append(f"about {_about(rest + later)} in all")
+        told.append(f"about {_about(rest + later)} left in all")
     elif not own:
         told.append("no task is left")
     ahead = state.get("ahead", [])

@@ -261,6 +261,7 @@ def describe(plan: Plan, models: ModelsConfig, unit: str) -> list[tuple[str, str
         ("reference", models.reference),
         ("compared", ", ".join(models.compared)),
         *_revisions(models),
+        ("site", models.site),
         (
             f"{unit}s",
             ", ".join(f"{m.layers} x {m.width} = {m.neurons:,}" for m in plan.models[:1])
