@@ -28,12 +28,15 @@ from universal_ray.models.site import site_of
 from universal_ray.planning.capacity import Footprint
 from universal_ray.planning.costs import forward_flops
 from universal_ray.planning.items import Model, make_items
+from universal_ray.report.run import Run
+from universal_ray.report.units import no_neurons
 from universal_ray.stages.correlations.stage import CorrelationsStage
 from universal_ray.stages.registry import possible
 from universal_ray.storage.names import ours
 from universal_ray.storage.store import Store
 
 D, ROWS, SILENT = 24, 10, 3
+PLACES = ["resid_post of layer 0", "resid_post of layer 1"]
 
 
 def save(folder, seed: int, model: str, *, hook: str = "hook_resid_post", layers: int = 2):
@@ -161,6 +164,9 @@ def test_one_model_with_several_sets_of_latents_has_a_label_for_each(study, tmp_
     found = whole_study(tmp_path / "run", named, str(study.corpus.path), models__site=site)
     found.baseline.kind = Baseline.shifted
     store = make(found)
+    summary = Run(store).summary
+    assert [each["places"] for each in summary["models"]] == 3 * [PLACES]
+    assert no_neurons(summary).endswith("of the site sae.")
     rows = store.get_table("tables/pairs.parquet").to_pylist()
     assert {(row["model"], row["other"]) for row in rows} >= {("a#seed0", "a#seed1"),
                                                               ("a#seed0", "a#seed2")}  # fmt: skip
@@ -221,6 +227,16 @@ def test_a_batch_of_too_few_rows_for_its_draws_is_told(study, tmp_path):
     few.units.batch = CONTEXT + 1
     with pytest.raises(ConfigurationError, match=r"which is of one row of 32 tokens: raise u"):
         told()
+
+
+def test_layers_of_coders_of_some_layers_are_told_to_be_those(study, tmp_path):
+    found = changed(study, run__dir=str(tmp_path), models__site=f"{study.models.site}/layer-1")
+    told = dict(CorrelationsStage.describe(inputs_of(found), Store(str(tmp_path))))
+    assert told["read by layer"] == PLACES[1] == "resid_post of layer 1"
+    (one, _) = inputs_of(found).everyone
+    assert (one.layers, one.places) == (1, (PLACES[1],))
+    summary = {"unit_kind": "latent", "site": "sae", "models": [{"places": one.places}]}
+    assert no_neurons(summary).endswith("sae. Of these, layer 0 reads resid_post of layer 1.")
 
 
 @pytest.mark.thorough

@@ -69,6 +69,11 @@ class Coders:
     """latents of each"""
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """What each reads, in words."""
+        return tuple(coder.where for coder in self.each)
+
+    @property
     def directory(self) -> Path:
         """On this machine, downloaded where they are on the hub."""
         if self.commit is None:

@@ -91,7 +91,7 @@ def check_alike(where: str, sources: Sequence[ModelSource]) -> None:
     for source in sources:
         if (coders := source.coders) is None:
             continue
-        what = ", ".join(coder.where for coder in coders.each)
+        what = ", ".join(coders.places)
         read.setdefault(what, source.name)
         plain = labelled(source.name, where)[0].split("@")[0].rstrip("/")
         first = having.setdefault((coders.location, coders.folder), plain)

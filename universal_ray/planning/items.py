@@ -43,6 +43,8 @@ class Model:
     """blocks of the model, where these are not the layers of its units"""
     reads: int = 0
     """channels that each unit is made of by weights beside the model's; 0 where there are none"""
+    places: tuple[str, ...] = field(default=(), compare=False)
+    """what each layer of its units reads, in words, where that may be another layer of the model"""
     calibrated: str = ""
     """fingerprint of what its calibration is made from: the first rows, and all that fixes bits"""
 

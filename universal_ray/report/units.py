@@ -28,7 +28,11 @@ def no_neurons(summary: Mapping[str, Any]) -> str:
     called = unit(summary)
     if called == NEURON:
         return ""
-    return f"What tables call a neuron is a {called} here, the unit of the site {summary['site']}."
+    told = f"What tables call a neuron is a {called} here, the unit of the site {summary['site']}."
+    places = summary["models"][0].get("places", ()) if summary.get("models") else ()
+    other = [f"layer {layer} reads {place}" for layer, place in enumerate(places)
+             if not place.endswith(f" {layer}")]  # fmt: skip
+    return f"{told} Of these, {', '.join(other)}." if other else told
 
 
 def worded(text: str, called: str) -> str:

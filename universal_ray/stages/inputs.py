@@ -320,6 +320,7 @@ def _planned(found: source.ModelSource, name: str, site: Site, calibrated: str) 
         **vars(site.shape(found)),
         depth=found.layers,
         reads=site.reads(found),
+        places=found.coders.places if found.coders else (),
         d_model=found.d_model,
         d_mlp=found.d_mlp,
         gated=found.gated,

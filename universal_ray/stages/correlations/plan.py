@@ -267,6 +267,7 @@ def describe(plan: Plan, models: ModelsConfig, unit: str) -> list[tuple[str, str
             ", ".join(f"{m.layers} x {m.width} = {m.neurons:,}" for m in plan.models[:1])
             + f" in the reference, {sum(m.neurons for m in plan.models):,} in all",
         ),
+        *([("read by layer", ", ".join(plan.models[0].places))] if plan.models[0].places else []),
         ("pairs", f"{len(plan.pairs)}, both directions of each"),
         ("tokens", f"{plan.total_tokens:,} in rows of {plan.context}"),
         (

@@ -172,6 +172,7 @@ SUMMARY: dict[str, tuple[str, str]] = {
         "identity": ("name", "hash of its configuration and weights, as in study.yaml"),
         "layers": ("1", "how many"),
         "neurons_per_layer": ("neurons", "how many"),
+        "places[]": ("name", "what each of its layers reads, of latents: `mlp_out of layer 5`"),
     }),
     **under("references[]", {
         "model": ("name", "the reference model"),

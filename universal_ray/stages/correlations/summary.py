@@ -90,6 +90,7 @@ def assemble(
                 "identity": model.identity,
                 "layers": model.layers,
                 "neurons_per_layer": model.width,
+                "places": list(model.places),
             }
             for model in plan.models
         ],
