@@ -3,12 +3,15 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -165,15 +168,44 @@ def test_every_character_is_seen(text, shown):
     assert paint.shown(text) == shown
 
 
-def test_axes_and_ticks_say_another_word_and_numbers_stay():
+def test_titles_axes_and_ticks_say_another_word_and_numbers_stay():
     page = Page()
     panel = page.subplots()
+    panel.set_title("pre-activation: mean", loc="left")
     panel.set_xlabel("pre-activation")
     panel.set_yticks([0, 1], ["pre-activation: mean", "input bias"])
     paint.rename(page, "pre-activation", "value")
     page.canvas.draw()
     assert panel.get_xlabel() == "value" and panel.get_xticklabels()[0].get_text() == "0.0"
+    assert panel.get_title(loc="left") == "value: mean"
     assert [each.get_text() for each in panel.get_yticklabels()] == ["value: mean", "input bias"]
+
+
+def test_units_with_one_value_are_drawn_by_it():
+    whole = source()
+    latents = replace(whole, summary={**whole.summary, "site": "sae", "unit_kind": "latent"})
+    for name in ("positions", "words", "by_layer"):
+        (of_neurons,), (told,) = drawn([BY_NAME[name]], whole), drawn([BY_NAME[name]], latents)
+        assert of_neurons.files["svg"] != told.files["svg"]
+        assert not re.search("activation function|[Pp]re-activation|neurons? ", told.caption)
+    lines = BY_NAME["positions"].data(latents.of("a")).data
+    assert "post_mean" in lines and "pre_mean" not in lines
+
+
+def test_what_is_nearly_always_zero_is_drawn_on_logarithmic_heights():
+    whole = source()
+    assert "logarithmic" not in BY_NAME["words"].data(whole.of("a")).caption
+    rows = whole.tables["conditional"].to_pandas()
+    sparse = np.zeros(257, dtype=np.int64)
+    sparse[100], sparse[101:110] = 10_000, 1
+    rows["histogram"] = [None if each is None else sparse for each in rows["histogram"]]
+    tables = {**whole.tables, "conditional": pa.Table.from_pandas(
+        rows, whole.tables["conditional"].schema, preserve_index=False)}  # fmt: skip
+    made = BY_NAME["words"].data(replace(whole, tables=tables).of("a"))
+    page = Page()
+    BY_NAME["words"].draw(made.data, page)
+    assert made.caption.endswith("Heights are logarithmic.")
+    assert {panel.get_yscale() for panel in page.axes if panel.lines or panel.patches} == {"log"}
 
 
 # What is not there

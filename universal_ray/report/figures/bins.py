@@ -13,6 +13,8 @@ from universal_ray.maths.statistics.activations import EDGES
 
 CELLS = 80
 """Bins along each axis of a picture of two numbers."""
+SPIKE = 0.9
+"""Share of a histogram in one bin, of which nothing but this bin is seen."""
 NICE = np.array([1, 2, 2.5, 5, 10])
 
 
@@ -75,6 +77,19 @@ def of_activations(histograms: pd.DataFrame) -> pd.DataFrame:
     one `panel` alike; the outermost of all have no end, and are drawn as wide as the others.
     """
     return pd.concat(_of_activations(histograms), ignore_index=True)
+
+
+def spiked(bins: pd.DataFrame) -> bool:
+    """Whether in most panels one bin holds nearly all of a group, as zero does of what is sparse:
+    where areas are 1, nothing else is seen of it unless heights are logarithmic.
+    """
+    over = bins.groupby(["panel", "group"])["tokens"]
+    return bool((over.max() / over.sum()).groupby("panel").max().median() > SPIKE)
+
+
+def heights(bins: pd.DataFrame) -> str:
+    """What a caption says of heights that are not in proportion."""
+    return " Heights are logarithmic." if spiked(bins) else ""
 
 
 def _of_activations(histograms: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Page
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 OWN, BASE, GREY, INK, SOFT = "#1f6fb4", "#d0701a", "#9aa0a8", "#22252a", "#5a606b"
@@ -127,10 +128,12 @@ def panels(
 
 
 def rename(page: Page, old: str, new: str) -> None:
-    """Say another word on axes and at their ticks."""
+    """Say another word in titles, on axes and at their ticks."""
+    for text in page.findobj(Text):
+        if old in text.get_text():
+            text.set_text(text.get_text().replace(old, new))
     for panel in page.axes:
         for axis in (panel.xaxis, panel.yaxis):
-            axis.set_label_text(axis.get_label_text().replace(old, new))
             labels = [each.get_text() for each in axis.get_ticklabels()]
             if any(old in each for each in labels):
                 axis.set_ticks(axis.get_ticklocs(), [each.replace(old, new) for each in labels])
@@ -164,6 +167,7 @@ def legend_beside(panel: Axes) -> None:
 def hide_heights(panel: Axes) -> None:
     """Of densities, which all have the area 1."""
     panel.set_yticks([])
+    panel.minorticks_off()
     panel.spines["left"].set_visible(False)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Page
 
 from universal_ray.report.figures import paint
-from universal_ray.report.figures.bins import of_activations
+from universal_ray.report.figures.bins import heights, of_activations, spiked
 from universal_ray.report.figures.figure import RESPONSES, Figure, Made
 from universal_ray.report.figures.source import NotDrawn, Source
 
@@ -74,7 +74,9 @@ def features_of(*families: str) -> Callable[[Source], Made]:
         rows["tokens_counted"] = rows.pop("tokens")
         rows["group"] = np.where(rows.pop("inside").astype(bool), WITH, WITHOUT)
         shown = rows.drop(columns=["layer", "neuron", "family"])
-        return Made(of_activations(shown), _caption(source, every, chosen, rows, WITH, WITHOUT))
+        bins = of_activations(shown)
+        told = _caption(source, every, chosen, rows, WITH, WITHOUT)
+        return Made(bins, told + heights(bins))
 
     return data
 
@@ -95,14 +97,14 @@ def _caption(
 
 def _gallery(page: Page, data: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], None]) -> None:
     """A small panel for each neuron, with a legend for all."""
-    panels = list(data["panel"].unique())
+    panels, scale = list(data["panel"].unique()), "log" if spiked(data) else "linear"
     made = paint.panels(page, len(panels), columns=5, height=0.75, top=0.58, left=0.12,
                         apart=(0.15, 0.52))  # fmt: skip
     for panel, (_, rows) in zip(made, data.groupby("panel", sort=False), strict=True):
         draw(panel, rows)
         panel.set_title(_titled(rows), fontsize=6.5, linespacing=1.3)
         panel.tick_params(labelsize=6)
-        panel.set_ylim(0)
+        panel.set(yscale=scale, ylim=(0 if scale == "linear" else None, None))
         paint.hide_heights(panel)
     for panel in paint.below(made, 5):
         panel.set_xlabel("pre-activation", fontsize=6.5)
@@ -136,12 +138,13 @@ def words(source: Source) -> Made:
     rows["tokens_counted"] = rows.pop("tokens")
     shown = rows.drop(columns=["layer", "neuron", "family"])
     told = ", ".join(f"{paint.shown(name)} ({count} neurons)" for name, count in many.items())
+    bins = of_activations(shown)
     return Made(
-        of_activations(shown),
+        bins,
         "Neurons that one feature of tokens explains best, where there are three or more of it, by "
         f"the role of the token in its word: {source.value}s over all tokens of a role, each area "
         f"1 (●: universal, excess above {source.threshold:g}). Features: {told}. "
-        f"n = {rows.groupby('panel')['tokens_counted'].sum().max():,} tokens.",
+        f"n = {rows.groupby('panel')['tokens_counted'].sum().max():,} tokens.{heights(bins)}",
     )
 
 
@@ -164,6 +167,8 @@ def positions(source: Source) -> Made:
     span = -(-int(rows["position"].max() + 1) // SPANS)
     rows["first"] = rows["position"] // span * span
     data = _pooled(rows)
+    if not source.neurons:
+        data = data.drop(columns=["pre_mean", "pre_deviation"])
     both = ", before and after the activation function," if source.neurons else ""
     return Made(
         data,
@@ -200,15 +205,16 @@ def draw_positions(data: pd.DataFrame, page: Page) -> None:
     panels = list(data["panel"].unique())
     made = paint.panels(page, len(panels), columns=4, height=1.05, top=0.5, left=0.35,
                         apart=(0.3, 0.45))  # fmt: skip
-    look = {"pre": (paint.GREY, "--", "before"), "post": (paint.OWN, "-", "after")}
+    both = "pre_mean" in data
+    look = {"pre": (paint.GREY, "--", "before the activation function")} if both else {}
+    look["post"] = (paint.OWN, "-", "after the activation function" if both else "mean")
     for panel, (_, rows) in zip(made, data.groupby("panel", sort=False), strict=True):
         at = (rows["first"] + rows["last"]) / 2
         for side, (color, line, label) in look.items():
             mean, deviation = rows[f"{side}_mean"], rows[f"{side}_deviation"]
             panel.fill_between(at, mean - deviation, mean + deviation, color=color, alpha=0.2,
                                linewidth=0)  # fmt: skip
-            panel.plot(at, mean, color=color, linestyle=line, linewidth=1,
-                       label=f"{label} the activation function")  # fmt: skip
+            panel.plot(at, mean, color=color, linestyle=line, linewidth=1, label=label)
         panel.set_title(_titled(rows, feature=False), fontsize=6.5)
         panel.tick_params(labelsize=6)
     for panel in paint.below(made, 4):
@@ -245,8 +251,8 @@ def subset_histograms(source: Source) -> Made:
                 "histogram": counts_H,
             })  # fmt: skip
     rows = pd.DataFrame(parts)
-    caption = _caption(source, every, chosen, rows, AT_BEST, ELSEWHERE)
-    return Made(of_activations(rows), caption)
+    bins, caption = of_activations(rows), _caption(source, every, chosen, rows, AT_BEST, ELSEWHERE)
+    return Made(bins, caption + heights(bins))
 
 
 def draw_subset_histograms(data: pd.DataFrame, page: Page) -> None:
