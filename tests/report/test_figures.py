@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from helpers_figures import (
     BY_NAME,
@@ -190,6 +191,15 @@ def test_units_with_one_value_are_drawn_by_it():
         assert not re.search("activation function|[Pp]re-activation|neurons? ", told.caption)
     lines = BY_NAME["positions"].data(latents.of("a")).data
     assert "post_mean" in lines and "pre_mean" not in lines
+
+
+def test_one_other_model_is_not_models():
+    whole = source()
+    alone = {name: found.filter(pc.equal(found["other"], "b")) if "other" in found.column_names
+             else found for name, found in whole.tables.items()}  # fmt: skip
+    for name in ("depth", "similarity", "best_layers"):
+        assert "2 other models," in BY_NAME[name].data(whole.of("a")).caption
+        assert "1 other model," in BY_NAME[name].data(replace(whole, tables=alone).of("a")).caption
 
 
 def test_what_is_nearly_always_zero_is_drawn_on_logarithmic_heights():

@@ -35,6 +35,11 @@ def no_neurons(summary: Mapping[str, Any]) -> str:
     return f"{told} Of these, {', '.join(other)}." if other else told
 
 
+def other_models(count: int) -> str:
+    """So many other models."""
+    return f"{count} other model{'s' * (count != 1)}"
+
+
 def worded(text: str, called: str) -> str:
     """A sentence on neurons, about units that are called otherwise."""
     return _SAID.sub(lambda found: _like(found[1], called) + found[2], text)

@@ -8,7 +8,7 @@ from universal_ray.report.figures import paint
 from universal_ray.report.figures.bins import by_group, cells, counted, edges_of
 from universal_ray.report.figures.figure import UNIVERSALITY, Figure, Made
 from universal_ray.report.figures.source import NotDrawn, Source, check_neurons
-from universal_ray.report.units import chance
+from universal_ray.report.units import chance, other_models
 
 QUANTITIES = {
     "mean_corr": "best match", "mean_baseline": "best by chance", "excess_corr": "excess",
@@ -122,7 +122,7 @@ def depth(source: Source) -> Made:
     return Made(
         data,
         f"Layer of the best match, by the layer of the neuron: shares of a row add up to 1. Mean "
-        f"over {len(shares)} other models, n = {len(rows):,} best matches; {near:.0%} of them lie "
+        f"over {other_models(len(shares))}, n = {len(rows):,} best matches; {near:.0%} of them lie "
         "in the same layer or next to it.",
     )
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure as Page
 from universal_ray.report.figures import paint
 from universal_ray.report.figures.figure import UNIVERSALITY, Figure, Made
 from universal_ray.report.figures.source import NotDrawn, Source
+from universal_ray.report.units import other_models
 
 MOST_NAMES = 8
 FEW_LAYERS = 6
@@ -41,7 +42,7 @@ def matrices(source: Source) -> Made:
     return Made(
         data,
         "How alike each layer is to each layer of another model, mean over "
-        f"{cells['other'].nunique()} other models, n = {int(cells['n'].iloc[0]):,} tokens. "
+        f"{other_models(cells['other'].nunique())}, n = {int(cells['n'].iloc[0]):,} tokens. "
         f"Mean of what chance gives: {chance}.",
     )
 
@@ -92,7 +93,7 @@ def best_layers(source: Source) -> Made:
     return Made(
         data,
         "Each layer beside the layer of another model that is most like it, a line for each of "
-        f"{data['other'].nunique()} other models, with standard errors; dashed, the largest over "
+        f"{other_models(data['other'].nunique())}, with standard errors; dashed, the largest over "
         "as many layers of what chance gives. Layers above it: "
         f"{told}. n = {int(best['n'].iloc[0]):,} tokens.",
     )

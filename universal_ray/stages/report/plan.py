@@ -134,11 +134,13 @@ def describe(plan: ReportPlan, options: ReportConfig, unit: str) -> list[tuple[s
     lowest = any(each.model.signed for each in plan.described)
     count = options.top * (2 if lowest else 1) + options.quantiles + options.random + options.silent
     read = len(plan.described) * (own + sample)
-    read += len(plan.partners) * plan.partner_rows * plan.context
+    many = len(plan.partners)
+    read += many * plan.partner_rows * plan.context
     return [
         ("report", f"of {neurons:,} {unit}s, up to {count} windows of {plan.window} tokens each: "
          f"{own:,} tokens for the largest activations, {sample:,} at random for the others, and "
-         f"up to {plan.partner_rows * plan.context:,} for partners in {len(plan.partners)} models; "
+         f"up to {plan.partner_rows * plan.context:,} for partners in {many} "
+         f"model{'s' * (many != 1)}; "
          f"{read:,} tokens in forward passes"),
         ("pages", f"one of every {unit}, in {options.megabytes:,} MB at most"
          if options.detail is Detail.chosen else f"one of every {unit} in full"),
