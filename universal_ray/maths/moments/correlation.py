@@ -24,6 +24,8 @@ LEAST_SQUARES = {"fp32": 0.0, "fp16": 2.0**-4, "split": 2.0**-4}
 MOST_MOVED = 32
 """Largest Σu² over Σ(u - mean)²: products are rounded as parts of the first, r is of the second."""
 
+PART, LEAST_ROWS = 2**22, 64
+"""Entries of a matrix that are worked on at a time, and rows at least."""
 CONSTANT, FAINT, MOVED = 1, 2, 3
 NULL_REASONS = {
     CONSTANT: "constant over the kept tokens",
@@ -69,12 +71,24 @@ def centred_gram(part: LayerSums) -> Float[Tensor, "D D"]:
     return part["gram"] - torch.outer(part["sum"], part["sum"]) / part["n"]
 
 
+def row_parts(rows: int, columns: int) -> list[slice]:
+    """Rows of a matrix of float64, some at a time, so that what is made of them on the way stays
+    small beside the matrix.
+    """
+    step = max(LEAST_ROWS, PART // max(columns, 1))
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
 def centred_cross(
     cross_RM: Float[Tensor, "R M"], rows: NeuronMoments, columns: NeuronMoments, *, first: int
 ) -> Float[Tensor, "R M"]:
     """Σ(u − mean)(v − mean)ᵀ for the rows from `first` on; zero where one is constant."""
     block = slice(first, first + cross_RM.shape[0])
-    centred_RM = cross_RM - torch.outer(rows.sum_N[block], columns.sum_N) / rows.n
+    centred_RM, sum_R = torch.empty_like(cross_RM), rows.sum_N[block]
+    for part in row_parts(*cross_RM.shape):
+        torch.sub(
+            cross_RM[part], torch.outer(sum_R[part], columns.sum_N) / rows.n, out=centred_RM[part]
+        )
     centred_RM[rows.null_N[block] == CONSTANT] = 0
     centred_RM[:, columns.null_N == CONSTANT] = 0
     return centred_RM
@@ -95,10 +109,11 @@ def correlation(
     block = slice(first, first + centred_RM.shape[0])
     deviation_R = rows.squares_N[block].clamp_min(0).sqrt()
     deviation_M = columns.squares_N.clamp_min(0).sqrt()
-    r_RM = centred_RM / deviation_R[:, None] / deviation_M
+    r_RM = (centred_RM / deviation_R[:, None]).div_(deviation_M)
     r_RM[rows.null_N[block] > 0] = torch.nan
     r_RM[:, columns.null_N > 0] = torch.nan
-    largest = float(r_RM.nan_to_num(0).abs().max())
+    parts = row_parts(*r_RM.shape)
+    largest = max(float(r_RM[part].nan_to_num(0).abs().max()) for part in parts)
     if largest > 1 + OVERSHOOT[policy]:
         raise NumericalError(
             f"a correlation of {largest:.6f} exceeds 1 by more than precision.moments={policy} "

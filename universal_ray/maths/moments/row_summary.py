@@ -3,11 +3,13 @@
 Shapes: R rows, M columns, K entries of a top list, B = 101 bins.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from universal_ray.maths.moments.correlation import row_parts
 
 BINS = 101
 EDGES = torch.linspace(-1, 1, BINS - 1, dtype=torch.float64)
@@ -57,6 +59,19 @@ def summarise(
 
     Rows of NaN (dead neurons) give a summary that means nothing; the tables null it.
     """
+    parts = [
+        _summarised(r_RM[part].contiguous(), live_M, first, count)
+        for part in row_parts(*r_RM.shape)
+    ]
+    return RowSummary(
+        **{
+            field.name: torch.cat([getattr(part, field.name) for part in parts])
+            for field in fields(RowSummary)
+        }
+    )
+
+
+def _summarised(r_RM: Tensor, live_M: Tensor, first: int, count: int) -> RowSummary:
     rows = r_RM.shape[0]
     top_RK, top_index_RK = largest(r_RM.masked_fill(~live_M, -torch.inf), None, count)
     bottom_RK, bottom_index_RK = largest(

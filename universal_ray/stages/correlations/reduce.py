@@ -150,7 +150,7 @@ def reduced_rows(
     del total
     r_DM = correlation(centred_DM, rows, columns, first=begin, policy=terms.policy)
     row_summary = summarise(r_DM, columns.null_N == 0, first=0, count=TOP)
-    column_summary = summarise(r_DM.T.contiguous(), rows.null_N[block] == 0, first=begin, count=TOP)
+    column_summary = summarise(r_DM.T, rows.null_N[block] == 0, first=begin, count=TOP)
     alike = (first.layers, first.width) == (second.layers, second.width)
     diagonal_D, after_D, before_D = (_beside(r_DM, begin + step, alike) for step in (0, 1, -1))
     del r_DM
