@@ -38,11 +38,11 @@ def measured(shifts: tuple[str, ...]) -> float:
         return {"n": torch.tensor(float(TOKENS)).double(), "sum": u_TD.sum(0),
                 "gram": u_TD.T @ u_TD, **extremes}  # fmt: skip
 
-    reduced = [
+    left, right = (
         reduced_model(terms, model, torch.ones(LAYERS * D).double(),
                       (Merged([own(x_TD)]) for x_TD in x_TN.split(D, dim=1)))
         for model, x_TN in zip(models, values, strict=True)
-    ]  # fmt: skip
+    )  # fmt: skip
     cross_DM = values[0][:, :D].T @ values[1]
     values.clear()
     gc.collect()
@@ -52,7 +52,7 @@ def measured(shifts: tuple[str, ...]) -> float:
 
     Path("/proc/self/clear_refs").write_text("5")
     before = peak()["VmRSS"]
-    reduced_rows(terms, Item(models), 0, *reduced, *[read] * (1 + len(shifts)))
+    reduced_rows(terms, Item(models), 0, left, right, read, *[read] * len(shifts))
     return (peak()["VmHWM"] - before) / cross_DM.nbytes
 
 
