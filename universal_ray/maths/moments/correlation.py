@@ -3,6 +3,7 @@
 Shapes: R rows and M columns of neurons, N neurons, D of a layer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,9 +67,15 @@ def neuron_moments(layers: list[LayerSums], policy: str) -> NeuronMoments:
     return NeuronMoments(n, sum_N, squares_N, null_N)
 
 
+def of_layers(layers: Sequence[NeuronMoments]) -> NeuronMoments:
+    """Those of a model from those of each of its layers."""
+    sums, squares, nulls = zip(*((m.sum_N, m.squares_N, m.null_N) for m in layers), strict=True)
+    return NeuronMoments(layers[0].n, torch.cat(sums), torch.cat(squares), torch.cat(nulls))
+
+
 def centred_gram(part: LayerSums) -> Float[Tensor, "D D"]:
     """Σ(u − mean)(u − mean)ᵀ of one layer from its merged sums."""
-    return part["gram"] - torch.outer(part["sum"], part["sum"]) / part["n"]
+    return _centred(part["gram"], part["sum"], part["sum"], part["n"])
 
 
 def row_parts(rows: int, columns: int) -> list[slice]:
@@ -84,13 +91,17 @@ def centred_cross(
 ) -> Float[Tensor, "R M"]:
     """Σ(u − mean)(v − mean)ᵀ for the rows from `first` on; zero where one is constant."""
     block = slice(first, first + cross_RM.shape[0])
-    centred_RM, sum_R = torch.empty_like(cross_RM), rows.sum_N[block]
-    for part in row_parts(*cross_RM.shape):
-        torch.sub(
-            cross_RM[part], torch.outer(sum_R[part], columns.sum_N) / rows.n, out=centred_RM[part]
-        )
+    centred_RM = _centred(cross_RM, rows.sum_N[block], columns.sum_N, rows.n)
     centred_RM[rows.null_N[block] == CONSTANT] = 0
     centred_RM[:, columns.null_N == CONSTANT] = 0
+    return centred_RM
+
+
+def _centred(products_RM: Tensor, sum_R: Tensor, sum_M: Tensor, n: Tensor | float) -> Tensor:
+    """Less what the means alone give."""
+    centred_RM = torch.empty_like(products_RM)
+    for part in row_parts(*products_RM.shape):
+        torch.sub(products_RM[part], torch.outer(sum_R[part], sum_M) / n, out=centred_RM[part])
     return centred_RM
 
 

@@ -21,6 +21,7 @@ from universal_ray.maths.moments.correlation import (
     centred_gram,
     correlation,
     neuron_moments,
+    of_layers,
 )
 from universal_ray.maths.moments.jackknife import GroupedSums, jackknife_error
 from universal_ray.maths.moments.row_summary import RowSummary, merge_summaries, summarise
@@ -74,28 +75,38 @@ def reduced_model(
     terms: Terms, model: Model, scale_N: torch.Tensor, layers: Iterable[Merged]
 ) -> ReducedModel:
     """Of the sums of every layer, in the scale (float64) that they are in units of."""
-    merged, parts, rotated_KN = [], [], []
+    moments, parts, rotated_KN = [], [], []
     for layer, found in enumerate(layers):
-        total = found.total
-        merged.append({**total, "gram": total["gram"].diagonal().diag_embed()})
+        moments.append(neuron_moments([found.total], terms.policy))
         parts.append(tuple(map(torch.stack, (found.n_G, found.sum_GD, found.raw_GD))))
-        gram_DD = centred_gram(total)
-        constant_D = neuron_moments([total], terms.policy).null_N == CONSTANT
-        gram_DD[constant_D] = 0
-        gram_DD[:, constant_D] = 0
-        rotated = [
-            rotation.rotated_squares(weights_DD, gram_DD)
-            for weights_DD in rotations(terms, model, layer, scale_N)
-        ]
-        rotated_KN.append(torch.stack(rotated) if rotated else gram_DD[:0])
+        rotated_KN.append(_rotated_squares(terms, model, layer, scale_N, found.total, moments[-1]))
     return ReducedModel(
         n_G=parts[0][0],
         sum_GN=torch.cat([sum_GD for _, sum_GD, _ in parts], 1),
         raw_GN=torch.cat([raw_GD for _, _, raw_GD in parts], 1),
         rotated_KN=torch.cat(rotated_KN, 1),
-        moments=neuron_moments(merged, terms.policy),
+        moments=of_layers(moments),
         scale_N=scale_N,
     )
+
+
+def _rotated_squares(
+    terms: Terms,
+    model: Model,
+    layer: int,
+    scale_N: torch.Tensor,
+    total: LayerSums,
+    moments: NeuronMoments,
+) -> torch.Tensor:
+    """Σ(y − mean)² [K, D] of every rotated unit of a layer; none where draws are shifts."""
+    if terms.shifts:
+        return torch.empty(0, model.width, dtype=torch.float64)
+    gram_DD = centred_gram(total)
+    constant_D = moments.null_N == CONSTANT
+    gram_DD[constant_D] = 0
+    gram_DD[:, constant_D] = 0
+    drawn = rotations(terms, model, layer, scale_N)
+    return torch.stack([rotation.rotated_squares(weights_DD, gram_DD) for weights_DD in drawn])
 
 
 def rotations(
