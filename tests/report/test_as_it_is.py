@@ -25,7 +25,9 @@ SHOWN = {
     "show_plan": lambda out, name: screen.show_plan(out, [(name, name)], name),
     "show_rows": lambda out, name: screen.show_rows(out, name, [name], [[name]]),
     "Watcher": advance,
+    "Worded": lambda out, name: screen.Worded(out, "latent").print(name),
 }
+CONSOLES = Console, screen.Worded, Console | screen.Worded
 BY_A_RUN = {
     "show_results", "_show_references", "_show_families", "_show_roles", "_show_descriptions",
 }  # fmt: skip
@@ -37,7 +39,7 @@ def test_everything_that_writes_on_a_screen_is_swept():
         name
         for name, each in vars(screen).items()
         if getattr(each, "__module__", "") == screen.__name__ and callable(each)
-        and any(one.annotation is Console for one in inspect.signature(each).parameters.values())
+        and any(one.annotation in CONSOLES for one in inspect.signature(each).parameters.values())
     }
     assert writing == SHOWN.keys() | BY_A_RUN
 
