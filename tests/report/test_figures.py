@@ -185,10 +185,13 @@ def test_titles_axes_and_ticks_say_another_word_and_numbers_stay():
 def test_units_with_one_value_are_drawn_by_it():
     whole = source()
     latents = replace(whole, summary={**whole.summary, "site": "sae", "unit_kind": "latent"})
-    for name in ("positions", "words", "by_layer"):
-        (of_neurons,), (told,) = drawn([BY_NAME[name]], whole), drawn([BY_NAME[name]], latents)
-        assert of_neurons.files["svg"] != told.files["svg"]
-        assert not re.search("activation function|[Pp]re-activation|neurons? ", told.caption)
+    (of_neurons,), (told,) = (drawn([BY_NAME["words"]], each) for each in (whole, latents))
+    assert of_neurons.files["svg"] != told.files["svg"]
+    assert not re.search("activation function|[Pp]re-activation|neurons? ", told.caption)
+    for name in ("positions", "by_layer"):
+        made, other = (BY_NAME[name].data(each.of("a")) for each in (whole, latents))
+        assert not made.data.equals(other.data)
+        assert not re.search("activation function|[Pp]re-activation", other.caption)
     lines = BY_NAME["positions"].data(latents.of("a")).data
     assert "post_mean" in lines and "pre_mean" not in lines
 
