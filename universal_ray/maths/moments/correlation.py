@@ -25,7 +25,7 @@ LEAST_SQUARES = {"fp32": 0.0, "fp16": 2.0**-4, "split": 2.0**-4}
 MOST_MOVED = 32
 """Largest Σu² over Σ(u - mean)²: products are rounded as parts of the first, r is of the second."""
 
-PART, LEAST_ROWS = 2**22, 64
+PART, LEAST_ROWS = 2**20, 64
 """Entries of a matrix that are worked on at a time, and rows at least."""
 CONSTANT, FAINT, MOVED = 1, 2, 3
 NULL_REASONS = {

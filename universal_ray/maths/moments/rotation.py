@@ -72,8 +72,7 @@ def best_rotated(
     give NaN; a layer without variance gives -inf.
     """
     alive_D = rotated_squares_D > 0
-    covariance_RD = centred_RD @ weights_DD.T
-    r_RD = covariance_RD / rotated_squares_D.clamp_min(0).sqrt()
+    r_RD = (centred_RD @ weights_DD.T).div_(rotated_squares_D.clamp_min(0).sqrt())
     r_RD[:, ~alive_D] = -torch.inf
     return (r_RD.amax(1) / squares_R.clamp_min(0).sqrt()).clamp_max(1)
 
