@@ -33,16 +33,6 @@ def offline(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    return make_gpt2(tmp_path_factory.mktemp("gpt2"), seed=0, layers=3, width=16, context=24)
-
-
-@pytest.fixture
-def copy(gpt2, tmp_path):
-    return Path(shutil.copytree(gpt2, tmp_path / "copy"))
-
-
 @pytest.fixture
 def hub(gpt2, tmp_path, monkeypatch):
     """A hub cache that holds `owner/name` at revision `step7`, and nothing else."""
