@@ -3,6 +3,7 @@
 Shapes: R rows, M columns, K entries of a top list, B = 101 bins.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -63,6 +64,11 @@ def summarise(
         _summarised(r_RM[part].contiguous(), live_M, first, count)
         for part in row_parts(*r_RM.shape)
     ]
+    return joined(parts)
+
+
+def joined(parts: Sequence[RowSummary]) -> RowSummary:
+    """Summaries of some rows after those of others, over the same columns."""
     return RowSummary(
         **{
             field.name: torch.cat([getattr(part, field.name) for part in parts])

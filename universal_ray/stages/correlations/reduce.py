@@ -7,7 +7,7 @@ Shapes as in `moments`: G groups (blocks, then trailing units), K draws of the r
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -24,7 +24,7 @@ from universal_ray.maths.moments.correlation import (
     of_layers,
 )
 from universal_ray.maths.moments.jackknife import GroupedSums, jackknife_error
-from universal_ray.maths.moments.row_summary import RowSummary, merge_summaries, summarise
+from universal_ray.maths.moments.row_summary import RowSummary, joined, merge_summaries, summarise
 from universal_ray.planning.items import Item, Model, calibration_file
 from universal_ray.stages.correlations.artifacts import (
     TOP,
@@ -337,12 +337,7 @@ def directions(
 ) -> tuple[Direction, Direction]:
     """Both directions of a pair, its columns merged over the row blocks."""
     first, second = pair.models
-    rows = RowSummary(
-        **{
-            field.name: torch.cat([getattr(part.rows.summary, field.name) for part in parts])
-            for field in fields(RowSummary)
-        }
-    )
+    rows = joined([part.rows.summary for part in parts])
     columns = merge_summaries([part.columns.summary for part in parts], TOP)
     # The error of a column's best correlation is that of the layer the best partner lies in.
     best_M = columns.top_index_RK[:, 0] // first.width
