@@ -214,7 +214,8 @@ def planned(study: Study) -> dict[str, str]:
     store = Store(study.run.dir)
     found = outline(find_models(study, store), store)
     assert found is not None
-    return dict(described(found, store, {name: registry.stage(name) for name in registry.STAGES}))
+    costs = {name: registry.stage(name).cost(found, store) for name in registry.STAGES}
+    return dict(described(found, store, costs))
 
 
 def test_the_plan_says_what_is_left_and_what_a_changed_key_makes_anew(again):

@@ -202,13 +202,15 @@ def _stages(
     from universal_ray.stages.inputs import Outline, find_models, outline, read
     from universal_ray.stages.total import check_room, described
 
-    named = {name: registry.stage(name) for name in wanted}
-    kinds = list(named.values())
+    kinds = [registry.stage(name) for name in wanted]
 
     def show(found: Outline) -> None:
+        costs = {name: kind.cost(found, store) for name, kind in zip(wanted, kinds, strict=True)}
         rows = [row for kind in kinds for row in kind.describe(found, store)]
-        rows += described(found, store, named)
+        rows += described(found, store, costs)
         show_plan(out, rows, f"plan of {store.url}")
+        if not dry:
+            check_room(store, costs)
 
     models = find_models(study, store)
     found = outline(models, store)
@@ -219,10 +221,7 @@ def _stages(
         show_plan(out, [("tokens", unknown)], f"plan of {store.url}")
     if dry:
         return []
-    if found is not None:
-        check_room(found, store, named)
     inputs = read(models, store)
     if found is None:
         show(inputs)
-        check_room(inputs, store, named)
     return [kind(inputs, store) for kind in kinds]

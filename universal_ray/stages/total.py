@@ -9,11 +9,11 @@ from universal_ray.corpus.documents import HUB_FILES
 from universal_ray.errors import ResourceError
 from universal_ray.models.source import is_here
 from universal_ray.planning.capacity import size
-from universal_ray.planning.costs import describe_total, disk_at_once
+from universal_ray.planning.costs import Cost, describe_total, disk_at_once
 from universal_ray.runtime.measure import expected_memory, known_speed
 from universal_ray.stages.changes import NOTHING, REFUSED, SAME, effect
 from universal_ray.stages.inputs import Outline
-from universal_ray.stages.registry import Kind, artifacts
+from universal_ray.stages.registry import artifacts
 from universal_ray.stages.text import text_of
 from universal_ray.storage.record import read_record
 from universal_ray.storage.store import Store
@@ -22,10 +22,9 @@ log = logging.getLogger(__name__)
 
 
 def described(
-    found: Outline, store: Store, kinds: Mapping[str, Kind]
+    found: Outline, store: Store, costs: Mapping[str, Cost]
 ) -> list[tuple[str, str]]:
-    """As rows of a table on screen."""
-    costs = {name: kind.cost(found, store) for name, kind in kinds.items()}
+    """As rows of a table on screen; `costs`: of its stages."""
     settings = found.study.cluster
     return [
         *_changes(found, store),
@@ -41,11 +40,10 @@ def described(
     ]
 
 
-def check_room(found: Outline, store: Store, kinds: Mapping[str, Kind]) -> None:
+def check_room(store: Store, costs: Mapping[str, Cost]) -> None:
     """Raises ResourceError where the disk has no room for what the stages leave on it; a warning
     where it may be full meanwhile.
     """
-    costs = {name: kind.cost(found, store) for name, kind in kinds.items()}
     left, most = sum(cost.kept for cost in costs.values()), disk_at_once(costs)
     room = store.room()
     if room is not None and left > room:
