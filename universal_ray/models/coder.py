@@ -40,7 +40,6 @@ class Coder:
     decoder: str | None
     """the matrix of which each row's length is the scale that its latent is told in, where the
     largest k are chosen in it; else no correlation depends on it"""
-
     rectified: bool
     """whether nothing below zero passes, whatever a threshold"""
 
@@ -113,13 +112,11 @@ def shape_of(folder: Path, coder: Coder) -> tuple[int, int]:
             f"{path} has {coder.decoder} of {list(state[coder.decoder].shape)} beside an encoder "
             f"of {latents} latents: save it again."
         )
-    sizes = {"C": {(channels,)}, "D": {(latents,)}}
+    sizes = {"C": channels, "D": latents}
     for name, tensor in wanted.items():
-        axis = name[-1]
-        of_all = name == "threshold_D" and state[tensor].dim() == 0
-        if name not in ("weight_CD", "k") and tuple(state[tensor].shape) not in sizes[axis]:
-            if of_all:
-                continue
+        shape = tuple(state[tensor].shape)
+        one_of_all = name == "threshold_D" and not shape
+        if name not in ("weight_CD", "k") and not one_of_all and shape != (sizes[name[-1]],):
             raise ModelError(
                 f"{path} has {tensor} of {list(state[tensor].shape)} beside an encoder of "
                 f"{latents} latents that read {channels} channels: save it again."

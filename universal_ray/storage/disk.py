@@ -63,6 +63,7 @@ def free_bytes(folder: str) -> int:
     path = Path(folder)
     return shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
 
+
 def save_tensors(tensors: dict[str, "torch.Tensor"], name: str, metadata: dict[str, str]) -> None:
     """A safetensors file; what the system refuses is an OSError."""
     from safetensors import SafetensorError
